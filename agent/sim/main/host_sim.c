@@ -1,0 +1,225 @@
+/* thole-host-sim: runs stories of the simulated cluster of whole hosts, repeats one, shrinks a
+ * failure. Each story runs in a child process, so that a failed assertion of the code under test is
+ * a finding, too. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/sim/play.h"
+#include "base/log.h"
+#include "shards/sim/sim.h"
+
+static struct play_report *shared; /* written by the child */
+static uint64_t wall_s_max = 120;  /* of one story: what takes longer hangs */
+
+static void run_child(const struct story *s, bool trace)
+{
+    (void)alarm((unsigned)wall_s_max);
+    if (!trace) {
+        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        (void)dup2(null, STDERR_FILENO);
+    }
+    struct play_report r;
+    play__run(s, trace, &r);
+    *shared = r;
+    fflush(stdout);
+    _exit(0);
+}
+
+static bool run(const struct story *s, bool trace, struct play_report *ret)
+{
+    int status = 0;
+    memset(shared, 0, sizeof *shared);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        run_child(s, trace);
+    }
+    pid_t ended;
+    do {
+        ended = waitpid(child, &status, 0);
+    } while (ended < 0 && errno == EINTR);
+    *ret = *shared;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        ret->failed = true;
+        snprintf(ret->failure, sizeof ret->failure, "the process died of signal %d%s",
+                 WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+                 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? ": it hangs" : "");
+    }
+    return !ret->failed;
+}
+
+/* Leaves out what the failure does not need: halves first, then single steps. */
+static void minimize(struct story *s)
+{
+    struct play_report r;
+    for (size_t part = s->count / 2; part > 0; part /= 2) {
+        for (size_t from = 0; from < s->count; from += part) {
+            struct story smaller = *s;
+            bool any = false;
+            for (size_t i = from; i < from + part && i < s->count; i++) {
+                any = any || !smaller.steps[i].left_out;
+                smaller.steps[i].left_out = true;
+            }
+            if (any && !run(&smaller, false, &r)) {
+                *s = smaller;
+            }
+        }
+    }
+    (void)run(s, false, &r);
+    story__print(s);
+    printf("then: %s\n", r.failure);
+}
+
+static double cpu_s(void)
+{
+    struct rusage u;
+    (void)getrusage(RUSAGE_CHILDREN, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+struct options {
+    uint64_t seed, seeds, seconds;
+    bool trace, minimize, story, replay;
+    const char *canary;
+};
+
+static bool parse(int argc, char **argv, struct options *ret)
+{
+    static const struct option known[] = {
+        {"seed", required_argument, NULL, 's'},
+        {"seeds", required_argument, NULL, 'n'},
+        {"seconds", required_argument, NULL, 't'},
+        {"trace", no_argument, NULL, 'v'},
+        {"minimize", no_argument, NULL, 'm'},
+        {"story", no_argument, NULL, 'p'},
+        {"canary", required_argument, NULL, 'c'},
+        {"replay", no_argument, NULL, 'r'},
+        {NULL, 0, NULL, 0},
+    };
+    *ret = (struct options){.seed = 1, .seeds = 1};
+    for (int c; (c = getopt_long(argc, argv, "", known, NULL)) >= 0;) {
+        switch (c) {
+        case 's':
+            ret->seed = strtoull(optarg, NULL, 10);
+            break;
+        case 'n':
+            ret->seeds = strtoull(optarg, NULL, 10);
+            break;
+        case 't':
+            ret->seconds = strtoull(optarg, NULL, 10);
+            break;
+        case 'v':
+            ret->trace = true;
+            break;
+        case 'm':
+            ret->minimize = true;
+            break;
+        case 'p':
+            ret->story = true;
+            break;
+        case 'r':
+            ret->replay = true;
+            break;
+        case 'c':
+            ret->canary = optarg;
+            break;
+        default:
+            fprintf(stderr, "usage: thole-host-sim [--seed N] [--seeds N | --seconds N] [--trace] "
+                            "[--minimize] [--replay] [--story] [--canary NAME]\n");
+            return false;
+        }
+    }
+    if (ret->seconds > 0 && ret->seed == 0) {
+        ret->seed = (uint64_t)time(NULL) * 100000;
+    }
+    return optind == argc;
+}
+
+static void add(struct play_report *to, const struct play_report *r)
+{
+    to->virtual_ms += r->virtual_ms;
+    to->verbs += r->verbs;
+    to->verbs_ok += r->verbs_ok;
+    to->operations += r->operations;
+    to->operations_ok += r->operations_ok;
+}
+
+/* Returns whether the story went well. */
+static bool run_one(const struct options *o, uint64_t seed, bool alone, struct play_report *sum)
+{
+    static struct story s;
+    struct play_report r;
+    story__draw(seed, &s);
+    if (o->story) {
+        story__print(&s);
+        return true;
+    }
+    bool ok = run(&s, o->trace, &r);
+    add(sum, &r);
+    if (ok && o->replay) {
+        uint64_t first = r.fingerprint;
+        ok = run(&s, o->trace, &r) && r.fingerprint == first;
+        snprintf(r.failure, sizeof r.failure, "two runs of the story differ");
+    }
+    if (ok && alone) {
+        printf("seed %" PRIu64 ": ok, fingerprint %016" PRIx64 ", %" PRIu64 " events\n", seed,
+               r.fingerprint, r.events);
+    }
+    if (!ok) {
+        printf("seed %" PRIu64 ": %s\n  replay: thole-host-sim --seed %" PRIu64 " --trace\n", seed,
+               r.failure, seed);
+        if (o->minimize) {
+            minimize(&s);
+        }
+    }
+    return ok;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+    struct play_report sum = {0};
+    uint64_t failed = 0, ran = 0;
+    if (!parse(argc, argv, &o)) {
+        return 2;
+    }
+    if (o.canary != NULL && !sim_canary_set(o.canary)) {
+        fprintf(stderr, "there is no canary %s\n", o.canary);
+        return 2;
+    }
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) {
+        perror("mmap");
+        return 2;
+    }
+    log_configure(o.trace ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR, false);
+    time_t until = time(NULL) + (time_t)o.seconds;
+    bool alone = o.seeds == 1 && o.seconds == 0;
+    for (; o.seconds > 0 ? time(NULL) < until : ran < o.seeds; ran++) {
+        failed += !run_one(&o, o.seed + ran, alone, &sum);
+        if (o.canary != NULL && failed > 0) {
+            ran++;
+            break;
+        }
+    }
+    if (o.story) {
+        return 0;
+    }
+    printf("%" PRIu64 " stories, %" PRIu64 " failed; %.1f virtual host-hours, %.0f virtual "
+           "host-seconds per second of processor; verbs %" PRIu64 " (%" PRIu64
+           " OK), operations of clients %" PRIu64 " (%" PRIu64 " OK)\n",
+           ran, failed, (double)sum.virtual_ms / 3.6e6, (double)sum.virtual_ms / 1e3 / cpu_s(),
+           sum.verbs, sum.verbs_ok, sum.operations, sum.operations_ok);
+    return (failed > 0) == (o.canary != NULL) ? 0 : 1;
+}

@@ -1,0 +1,207 @@
+/* Plays a story from its beginning to the moment when everything must be as wanted again. */
+#include "agent/sim/play.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#define SUPERVISE_NS (100 * NS_PER_MS)
+#define RESTART_NS NS_PER_S /* as a supervisor restarts a daemon that failed */
+#define SETTLE_NS (240 * NS_PER_S)
+#define QUIET_NS (40 * NS_PER_S)
+
+struct play play;
+
+void host_name_of(int n, char ret[16])
+{
+    snprintf(ret, 16, "h%d", n + 1);
+}
+
+void shard_name_of(int n, char ret[16])
+{
+    snprintf(ret, 16, "s%d", n);
+}
+
+/* ---- Hosts come up, and come back ------------------------------------------------------------ */
+
+/* All addresses as they are now: of hosts that form a cluster, and where to look for the others. */
+static void all_addresses(char *ret, size_t size, int but)
+{
+    size_t used = 0;
+    ret[0] = '\0';
+    for (int i = 0; i < world__host_count() && used < size; i++) {
+        if (i != but) {
+            used += (size_t)snprintf(ret + used, size - used, "%s%s", used > 0 ? "," : "",
+                                     world__host(i)->address);
+        }
+    }
+}
+
+static void start_host(int n)
+{
+    static const char *const zones[] = {"zone=a", "zone=b", "zone=c"};
+    char addresses[512];
+    const struct story *s = play.story;
+    bool first = n == 0 && s->formed_by == AGENT_BOOTSTRAP_JOIN;
+    all_addresses(addresses, sizeof addresses, s->formed_by == AGENT_BOOTSTRAP_PEERS ? -1 : n);
+    const struct host_start o = {
+        .bootstrap = first ? AGENT_BOOTSTRAP_DEV : s->formed_by,
+        .addresses = first || s->formed_by == AGENT_BOOTSTRAP_DEV ? NULL : strdup(addresses),
+        .tags = &zones[n % 3],
+        .tag_count = s->zones ? 1 : 0,
+        .election_timeout_ms = s->election_timeout_ms,
+    };
+    host__start(world__host(n), &o);
+}
+
+static void supervise(void *ctx)
+{
+    (void)ctx;
+    for (int n = 0; n < world__host_count(); n++) {
+        struct world_host *h = world__host(n);
+        struct wanted *want = &play.wanted[n];
+        if (h->failure.code != THOLE_OK && h->failure.reason == THOLE_REASON_REMOVED) {
+            want->out = true;
+        }
+        if (h->failure.code != THOLE_OK && h->life != NULL && h->life->agent != NULL &&
+            !h->stopping) {
+            uint64_t until = world__now_ns() + RESTART_NS;
+            want->down_until_ns = until > want->down_until_ns ? until : want->down_until_ns;
+            host__stop(h);
+        }
+        if (h->life == NULL && !want->out && world__now_ns() >= want->down_until_ns) {
+            start_host(n);
+            want->down_until_ns = world__now_ns() + RESTART_NS;
+        }
+    }
+    world__at(world__now_ns() + SUPERVISE_NS, NULL, supervise, NULL);
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------- */
+
+static void do_step(void *ctx)
+{
+    const struct step *p = ctx;
+    if (play.calm) {
+        return;
+    }
+    if (p->kind < STEP_FAULTS) {
+        char text[160];
+        story__describe(p, text, sizeof text);
+        world__trace("--- %s", text);
+        checks__note_fault();
+        faults__do(p);
+    } else {
+        verbs__do(p);
+    }
+}
+
+static void plan_steps(const struct story *s)
+{
+    for (size_t i = 0; i < s->count; i++) {
+        if (!s->steps[i].left_out) {
+            world__at(s->steps[i].at_ns, NULL, do_step, (void *)(uintptr_t)&s->steps[i]);
+        }
+    }
+}
+
+/* ---- The last phase -------------------------------------------------------------------------- */
+
+static bool settled(void *ctx)
+{
+    (void)ctx;
+    static uint64_t looked_ns;
+    char why[256];
+    if (world__now_ns() < looked_ns + 100 * NS_PER_MS) {
+        return false;
+    }
+    looked_ns = world__now_ns();
+    return checks__settled(why, sizeof why);
+}
+
+static bool probed(void *ctx)
+{
+    (void)ctx;
+    return clients__probed();
+}
+
+static void last_phase(void)
+{
+    char why[256] = "";
+    world__trace("--- faults end");
+    play.calm = true;
+    checks__note_fault();
+    faults__end_all();
+    uint64_t end = world__now_ns() + SETTLE_NS;
+    for (int tries = 0; tries < 3; tries++) { /* one of them reaches a host that is up */
+        world__run(world__now_ns() + 10 * NS_PER_S, NULL, NULL);
+        for (int n = 0; n < world__host_count(); n++) {
+            if (host__ready(world__host(n))) {
+                verbs__resume_controllers(n);
+                break;
+            }
+        }
+    }
+    world__run(end, settled, NULL);
+    if (!world__failed() && !checks__settled(why, sizeof why)) {
+        world__fail("%.0f s after the last fault %s", (double)SETTLE_NS / 1e9, why);
+    }
+    clients__stop();
+    clients__probe();
+    world__run(world__now_ns() + 30 * NS_PER_S, probed, NULL);
+    if (!world__failed() && !clients__probed()) {
+        world__fail("a shard that is ready takes no write, or answers no read");
+    }
+    world__run(world__now_ns() + QUIET_NS, NULL, NULL);
+    uint64_t revision = checks__revision();
+    world__run(world__now_ns() + QUIET_NS, NULL, NULL);
+    if (!world__failed() && checks__revision() != revision) {
+        world__fail("shard zero is still written when nothing changes: revision %" PRIu64
+                    ", and %.0f s later %" PRIu64,
+                    revision, (double)QUIET_NS / 1e9, checks__revision());
+    }
+    clients__check_end();
+}
+
+void play__run(const struct story *s, bool trace, struct play_report *ret)
+{
+    char root[] = "/dev/shm/thole-host-sim.XXXXXX";
+    struct thole_status st = {0};
+    memset(&play, 0, sizeof play);
+    memset(ret, 0, sizeof *ret);
+    play.story = s;
+    if (mkdtemp(root) == NULL) {
+        perror("mkdtemp");
+        abort();
+    }
+    world__begin(s->seed, trace);
+    for (int n = 0; n < s->hosts; n++) {
+        host__init(world__host(n), n, root);
+    }
+    supervise(NULL);
+    checks__start();
+    clients__start();
+    plan_steps(s);
+    world__run(s->end_ns, NULL, NULL);
+    if (!world__failed()) {
+        last_phase();
+    }
+    ret->failed = world__failed();
+    snprintf(ret->failure, sizeof ret->failure, "%s", world__failure());
+    ret->fingerprint = world__fingerprint();
+    ret->events = world__events();
+    ret->virtual_ms =
+        (world__now_ns() - WORLD_START_NS) / NS_PER_MS * (uint64_t)world__host_count();
+    ret->verbs = play.verbs;
+    ret->verbs_ok = play.verbs_ok;
+    ret->operations = play.operations;
+    ret->operations_ok = play.operations_ok;
+    if (file_remove_tree(root, &st) != THOLE_OK) {
+        fprintf(stderr, "%s\n", st.message);
+    }
+}

@@ -1,0 +1,355 @@
+/* Clients of the shards: each has one operation at a time on a register, through a random host.
+ * Half of them work in sessions and retry until they know; the others never retry. Every history
+ * of a register must be linearizable (shards/sim/linear.h). */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/sim/play.h"
+#include "agent/sim/register_machine.h"
+#include "base/assert.h"
+#include "base/buf.h"
+#include "proto/decode.h"
+#include "shards/sim/linear.h"
+#include "thole/v1/data.upb.h"
+
+#define CLIENTS 6
+#define TIMEOUT_NS (3 * NS_PER_S)
+#define THINK_NS_MAX (300 * NS_PER_MS)
+
+/* A key of a shard, as long as the shard of that name is the same. */
+struct reg {
+    struct linear *history;
+    bool lost; /* the shard was deleted: what was written is gone with it */
+    int running;
+};
+
+struct op {
+    int client;
+    int shard, key;
+    struct reg *reg;
+    bool write;
+    uint64_t value, number; /* in the history */
+    uint64_t session, sequence;
+    bool probe;
+    bool unknown; /* an attempt may have taken effect */
+};
+
+struct client {
+    bool sessions;
+    int session_shard; /* -1: none is open */
+    uint64_t session, sequence;
+};
+
+static struct client clients[CLIENTS];
+static struct reg *regs[STORY_SHARDS][REGISTER_KEYS];
+static uint64_t shard_ids[STORY_SHARDS]; /* of the shard that the histories are of */
+static bool stopped;
+static uint64_t last_value;
+static int open_ops;
+
+static void think(int client);
+static void notice_new_shards(void);
+
+static struct reg *reg_of(int shard, int key)
+{
+    if (regs[shard][key] == NULL) {
+        regs[shard][key] = xcalloc(1, sizeof(struct reg));
+        regs[shard][key]->history = linear_new(0);
+    }
+    return regs[shard][key];
+}
+
+static void check(const struct op *op)
+{
+    if (op->reg->lost) {
+        return;
+    }
+    if (linear_check(op->reg->history, false) == LINEAR_VIOLATION) {
+        world__fail("register %d of s%d: the history is not linearizable", op->key, op->shard);
+    }
+    if (linear_open_count(op->reg->history) > 20) { /* too much is unknown to go on with it */
+        op->reg->lost = true;
+        if (regs[op->shard][op->key] == op->reg) {
+            regs[op->shard][op->key] = NULL;
+        }
+    }
+}
+
+/* Did it certainly have no effect? By what docs/operations.md says of reasons. */
+static bool certainly_not(const struct thole_status *st)
+{
+    return st->reason != THOLE_REASON_OUTCOME_UNKNOWN && st->code != THOLE_DEADLINE_EXCEEDED &&
+           st->code != THOLE_CANCELLED && st->code != THOLE_UNKNOWN && st->code != THOLE_INTERNAL;
+}
+
+/* ---- One operation --------------------------------------------------------------------------- */
+
+static void send(struct op *op);
+
+static void again(void *ctx)
+{
+    send(ctx);
+}
+
+static void finish(struct op *op)
+{
+    int client = op->client;
+    open_ops--;
+    op->reg->running--;
+    if (!op->probe) {
+        think(client);
+    }
+    free(op);
+}
+
+static void answered(void *ctx, const struct thole_status *st, struct slice reply)
+{
+    struct op *op = ctx;
+    upb_Arena *arena = upb_Arena_New();
+    uint64_t result = 0;
+    notice_new_shards();
+    bool ok = st->code == THOLE_OK, answered_ok = ok;
+    play.operations++;
+    if (ok && op->write) {
+        const thole_v1_ProposeResponse *r = PROTO_DECODE(thole_v1_ProposeResponse, reply, arena);
+        upb_StringView data = thole_v1_ProposeResponse_data(r);
+        ok = data.size == 8;
+        result = ok ? get_le64((const uint8_t *)data.data) : 0;
+    } else if (ok) {
+        const thole_v1_QueryResponse *r = PROTO_DECODE(thole_v1_QueryResponse, reply, arena);
+        upb_StringView data = thole_v1_QueryResponse_data(r);
+        ok = data.size == 8;
+        result = ok ? get_le64((const uint8_t *)data.data) : 0;
+    }
+    upb_Arena_Free(arena);
+    world__mix(st->code, result);
+    op->unknown = op->unknown || (!answered_ok && !certainly_not(st));
+    world__trace("client: %s register %d of s%d: %s", op->write ? "swap" : "read", op->key,
+                 op->shard, ok ? "OK" : st->message);
+    if (!ok && op->session != 0 && !certainly_not(st) && !stopped) {
+        world__at(world__now_ns() + 100 * NS_PER_MS, NULL, again, op);
+        return; /* the same sequence number: executed at most once */
+    }
+    if (ok) {
+        play.operations_ok++;
+        linear_return(op->reg->history, op->number, result);
+    } else if (!op->unknown || !op->write) {
+        linear_refused(op->reg->history, op->number);
+    } else {
+        linear_open(op->reg->history, op->number);
+    }
+    check(op);
+    if (op->session != 0 && !ok) {
+        clients[op->client].session_shard = -1;
+    }
+    if (op->probe && !ok) {
+        op->number = op->write ? linear_swap(op->reg->history, op->value = ++last_value)
+                               : linear_read(op->reg->history);
+        op->unknown = false;
+        world__at(world__now_ns() + 500 * NS_PER_MS, NULL, again, op);
+        return;
+    }
+    finish(op);
+}
+
+static void send(struct op *op)
+{
+    char name[16];
+    uint8_t bytes[REGISTER_COMMAND_BYTES];
+    upb_Arena *a = upb_Arena_New();
+    size_t size = 0;
+    int host = (int)rand_below(world__rand(), (uint64_t)world__host_count());
+    shard_name_of(op->shard, name);
+    put_le64(bytes, (uint64_t)op->key);
+    put_le64(bytes + 8, op->value);
+    if (op->write) {
+        thole_v1_ProposeRequest *q = thole_v1_ProposeRequest_new(a);
+        thole_v1_ProposeRequest_set_shard(q, upb_StringView_FromString(name));
+        thole_v1_ProposeRequest_set_data(
+            q, upb_StringView_FromDataAndSize((const char *)bytes, sizeof bytes));
+        thole_v1_ProposeRequest_set_session(q, op->session);
+        thole_v1_ProposeRequest_set_sequence(q, op->sequence);
+        const char *out = thole_v1_ProposeRequest_serialize(q, a, &size);
+        world__call(host, "/thole.v1.Data/Propose", slice_of(out, size), TIMEOUT_NS, answered, op);
+    } else {
+        thole_v1_QueryRequest *q = thole_v1_QueryRequest_new(a);
+        thole_v1_QueryRequest_set_shard(q, upb_StringView_FromString(name));
+        thole_v1_QueryRequest_set_data(q, upb_StringView_FromDataAndSize((const char *)bytes, 8));
+        const char *out = thole_v1_QueryRequest_serialize(q, a, &size);
+        world__call(host, "/thole.v1.Data/Query", slice_of(out, size), TIMEOUT_NS, answered, op);
+    }
+    upb_Arena_Free(a);
+}
+
+static void begin(int client, int shard, int key, bool write, bool probe)
+{
+    struct op *op = xcalloc(1, sizeof *op);
+    struct client *c = &clients[client];
+    *op = (struct op){.client = client,
+                      .shard = shard,
+                      .key = key,
+                      .reg = reg_of(shard, key),
+                      .write = write,
+                      .probe = probe};
+    op->number = write ? linear_swap(op->reg->history, op->value = ++last_value)
+                       : linear_read(op->reg->history);
+    if (write && !probe && c->sessions && c->session_shard == shard) {
+        op->session = c->session;
+        op->sequence = ++c->sequence;
+    }
+    op->reg->running++;
+    open_ops++;
+    send(op);
+}
+
+/* ---- Clients --------------------------------------------------------------------------------- */
+
+struct opening {
+    int client, shard;
+};
+
+static void session_opened(void *ctx, const struct thole_status *st, struct slice reply)
+{
+    struct opening *o = ctx;
+    struct client *c = &clients[o->client];
+    if (st->code == THOLE_OK) {
+        upb_Arena *arena = upb_Arena_New();
+        const thole_v1_OpenSessionResponse *r =
+            PROTO_DECODE(thole_v1_OpenSessionResponse, reply, arena);
+        c->session_shard = o->shard;
+        c->session = thole_v1_OpenSessionResponse_session(r);
+        c->sequence = 0;
+        upb_Arena_Free(arena);
+    }
+    think(o->client);
+    free(o);
+}
+
+static void open_session(int client, int shard)
+{
+    char name[16];
+    size_t size = 0;
+    upb_Arena *a = upb_Arena_New();
+    struct opening *o = xmalloc(sizeof *o);
+    *o = (struct opening){client, shard};
+    shard_name_of(shard, name);
+    thole_v1_OpenSessionRequest *q = thole_v1_OpenSessionRequest_new(a);
+    thole_v1_OpenSessionRequest_set_shard(q, upb_StringView_FromString(name));
+    const char *out = thole_v1_OpenSessionRequest_serialize(q, a, &size);
+    int host = (int)rand_below(world__rand(), (uint64_t)world__host_count());
+    world__call(host, "/thole.v1.Data/OpenSession", slice_of(out, size), TIMEOUT_NS, session_opened,
+                o);
+    upb_Arena_Free(a);
+}
+
+/* A shard that was deleted and made again has other registers: none of the old history counts. */
+static void notice_new_shards(void)
+{
+    for (int n = 0; n < world__host_count(); n++) {
+        struct registry_view *v = checks__view(n);
+        for (int k = 0; v != NULL && k < STORY_SHARDS; k++) {
+            char name[16];
+            struct registry_shard_buf buf;
+            shard_name_of(k, name);
+            const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(name), &buf);
+            uint64_t id = row != NULL && !thole_v1_Shard_deleting(row) ? thole_v1_Shard_id(row) : 0;
+            if (id > shard_ids[k] || (row != NULL && thole_v1_Shard_deleting(row) &&
+                                      thole_v1_Shard_id(row) == shard_ids[k])) {
+                for (int key = 0; key < REGISTER_KEYS; key++) {
+                    if (regs[k][key] != NULL) {
+                        regs[k][key]->lost = true;
+                        regs[k][key] = NULL;
+                    }
+                }
+                shard_ids[k] = id > shard_ids[k] ? id : shard_ids[k];
+            }
+        }
+        if (v != NULL) {
+            registry_view_release(v);
+        }
+    }
+}
+
+static void act(void *ctx)
+{
+    int client = (int)(intptr_t)ctx;
+    struct client *c = &clients[client];
+    struct rand *r = world__rand();
+    if (stopped) {
+        return;
+    }
+    notice_new_shards();
+    int shard = (int)rand_below(r, STORY_SHARDS);
+    if (shard_ids[shard] == 0) {
+        think(client);
+    } else if (c->sessions && c->session_shard < 0) {
+        open_session(client, shard);
+    } else {
+        shard = c->sessions && c->session_shard >= 0 ? c->session_shard : shard;
+        begin(client, shard, (int)rand_below(r, REGISTER_KEYS), rand_below(r, 2) == 0, false);
+    }
+}
+
+static void think(int client)
+{
+    if (!stopped) {
+        world__at(world__now_ns() + rand_below(world__rand(), THINK_NS_MAX), NULL, act,
+                  (void *)(intptr_t)client);
+    }
+}
+
+void clients__start(void)
+{
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = (struct client){.sessions = i % 2 == 0, .session_shard = -1};
+        think(i);
+    }
+}
+
+void clients__stop(void)
+{
+    stopped = true;
+}
+
+/* ---- The end --------------------------------------------------------------------------------- */
+
+void clients__probe(void)
+{
+    notice_new_shards();
+    for (int k = 0; k < STORY_SHARDS; k++) {
+        char name[16];
+        struct registry_shard_buf buf;
+        struct registry_view *v = NULL;
+        for (int n = 0; n < world__host_count() && v == NULL; n++) {
+            v = checks__view(n);
+        }
+        shard_name_of(k, name);
+        const thole_v1_Shard *row =
+            v != NULL ? registry_shard_by_name(v, slice_str(name), &buf) : NULL;
+        if (row != NULL && checks__is_ready(row)) {
+            begin(0, k, 0, true, true);
+            begin(0, k, 1, false, true);
+        }
+        if (v != NULL) {
+            registry_view_release(v);
+        }
+    }
+}
+
+bool clients__probed(void)
+{
+    return open_ops == 0;
+}
+
+void clients__check_end(void)
+{
+    for (int k = 0; k < STORY_SHARDS; k++) {
+        for (int key = 0; key < REGISTER_KEYS; key++) {
+            struct reg *reg = regs[k][key];
+            if (reg != NULL && !reg->lost && linear_check(reg->history, true) == LINEAR_VIOLATION) {
+                world__fail("register %d of s%d: the history is not linearizable", key, k);
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+/* Whom a simulated host accepts: the rules of bus/inbound_streams.c. */
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/sim/sim_bus.h"
+#include "base/assert.h"
+
+void sim_bus__hello(const struct bus *b, struct hello *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ret->host = b->o.host_id;
+    ret->cluster = b->cluster;
+    ret->incarnation = b->o.incarnation;
+    ret->lineage = b->o.lineage;
+    snprintf(ret->address, sizeof ret->address, "%s", b->address);
+}
+
+static struct seen *seen_of(struct bus *b, const struct uuid *host)
+{
+    for (size_t i = 0; i < b->seen_count; i++) {
+        if (uuid_equal(&b->seen[i].host, host)) {
+            return &b->seen[i];
+        }
+    }
+    return NULL;
+}
+
+void sim_bus__note_seen(struct bus *b, const struct hello *h)
+{
+    struct seen *s = seen_of(b, &h->host);
+    if (s == NULL) {
+        ASSERT(b->seen_count < SIM_SEEN_MAX);
+        s = &b->seen[b->seen_count++];
+        *s = (struct seen){.host = h->host};
+    }
+    if (h->incarnation <= s->incarnation) {
+        return;
+    }
+    bool known = s->incarnation > 0;
+    s->incarnation = h->incarnation;
+    s->start = h->lineage.start;
+    memcpy(s->address, h->address, sizeof s->address);
+    if (known) {
+        sim_bus__break_all(b->life, &h->host, h->incarnation,
+                           "a newer process of this host has called");
+    }
+}
+
+static enum thole_code check_cluster(struct bus *b, const struct hello *h, bool stream,
+                                     struct thole_status *st)
+{
+    bool we = !uuid_is_nil(&b->cluster), they = !uuid_is_nil(&h->cluster);
+    if (uuid_equal(&b->cluster, &h->cluster) || (!stream && !(we && they))) {
+        return THOLE_OK;
+    }
+    if (we && they) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                          "this host belongs to another cluster");
+    }
+    if (uuid_is_nil(&h->host)) {
+        return THOLE_OK;
+    }
+    if (we) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                          "the caller does not name the cluster it belongs to");
+    }
+    return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                      "this host has no cluster yet");
+}
+
+enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struct thole_status *st)
+{
+    struct seen known = {0};
+    const struct seen *s = seen_of(b, &h->host);
+    if (s != NULL) {
+        known = *s;
+    }
+    enum lineage_verdict v =
+        lineage_judge(&h->lineage, h->incarnation, known.incarnation, known.start);
+    bool elsewhere = v == LINEAGE_FOLLOWS && h->incarnation == known.incarnation &&
+                     known.incarnation > 0 && strcmp(h->address, known.address) != 0;
+    if (v == LINEAGE_FOLLOWS && !elsewhere) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
+                      "%s, at %.100s: this data directory is a copy of that one",
+                      elsewhere ? "a simultaneous start of this host is known" : lineage_words(v),
+                      known.address);
+}
+
+static bool same_cluster(const struct bus *b, const struct hello *h)
+{
+    return !uuid_is_nil(&b->cluster) && uuid_equal(&b->cluster, &h->cluster);
+}
+
+void sim_bus__met(struct bus *b, const struct hello *h)
+{
+    if (b->o.handler.met != NULL && !uuid_is_nil(&h->host) && same_cluster(b, h) &&
+        sim_bus__check_start(b, h, NULL) == THOLE_OK) {
+        b->o.handler.met(b->o.handler.ctx, &h->host, h->incarnation, h->address);
+    }
+}
+
+enum thole_code sim_bus__admit(struct bus *b, const struct hello *h, bool stream,
+                               struct thole_status *st)
+{
+    if (b->draining || b->stopped) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
+                          "this host is shutting down");
+    }
+    if (!uuid_is_nil(&h->callee) && !uuid_equal(&h->callee, &b->o.host_id)) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
+                          "another host lives at this address now");
+    }
+    enum thole_code code = check_cluster(b, h, stream, st);
+    if (code != THOLE_OK || uuid_is_nil(&h->host)) {
+        return code;
+    }
+    code = sim_bus__check_start(b, h, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (uuid_equal(&h->host, &b->o.host_id)) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
+                          "the caller has the host id of the callee; is its disk a copy?");
+    }
+    if (b->o.handler.admit != NULL && (stream || same_cluster(b, h))) {
+        const struct bus_identity who = {
+            .kind = BUS_HOST, .host_id = h->host, .name = "", .address = h->address};
+        code = b->o.handler.admit(b->o.handler.ctx, &who, h->incarnation, &h->lineage, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+    }
+    if (stream) {
+        sim_bus__note_seen(b, h);
+    }
+    sim_bus__met(b, h);
+    return THOLE_OK;
+}

@@ -1,0 +1,111 @@
+/* What the files of the simulated bus share. */
+#ifndef AGENT_SIM_SIM_BUS_H
+#define AGENT_SIM_SIM_BUS_H
+
+#include "agent/sim/world.h"
+#include "base/map.h"
+#include "bus/bus.h"
+
+#define SIM_LINKS 4 /* exchanges, and three lanes */
+#define SIM_SEEN_MAX 64
+
+/* An end of a connection, from its hello to its break. Messages of a direction arrive in order. */
+struct conn {
+    struct conn *next; /* of all */
+    struct life *from, *to;
+    int lane;          /* 0: exchanges */
+    struct peer *peer; /* of the caller's bus; NULL: of an Ask */
+    uint64_t callee_incarnation;
+    uint64_t last_due_ns[2]; /* by direction: 0 from the caller */
+    bool broken;
+};
+
+enum sim_link_state { SIM_IDLE, SIM_CONNECTING, SIM_READY, SIM_WAITING };
+struct sim_link {
+    struct peer *peer;
+    int lane;
+    enum sim_link_state state;
+    struct conn *conn;
+    uint64_t attempt; /* counts, so that late events of an earlier one are known */
+    uint32_t failures;
+    uint64_t incarnation; /* of the callee */
+};
+
+struct peer {
+    struct peer *next;
+    struct bus *bus;
+    struct uuid host;
+    char address[WORLD_ADDRESS_BYTES];
+    struct sim_link links[SIM_LINKS];
+    bool up, up_told, removed;
+    uint64_t generation; /* the address changed */
+};
+
+struct seen {
+    struct uuid host;
+    uint64_t incarnation, start;
+    char address[WORLD_ADDRESS_BYTES];
+};
+
+struct exchange;
+struct bus {
+    struct life *life;
+    struct bus_options o;
+    char address[WORLD_ADDRESS_BYTES], listen[WORLD_ADDRESS_BYTES];
+    struct uuid cluster;
+    bool started, draining, cut, stopped, asks_ended;
+    struct peer *peers;
+    struct seen seen[SIM_SEEN_MAX];
+    size_t seen_count;
+    struct map exchanges; /* id -> struct exchange, of this bus as the caller */
+    uint64_t next_exchange;
+    struct bus_method *methods;
+    size_t method_count;
+    struct sim_ask *asks;
+    struct bus_request *requests; /* of callers, unanswered */
+    struct bus_rpc *rpcs;
+};
+
+struct hello {
+    struct uuid host, cluster, callee;
+    uint64_t incarnation;
+    struct lineage lineage;
+    char address[WORLD_ADDRESS_BYTES];
+    int lane;
+};
+void sim_bus__hello(const struct bus *b, struct hello *ret);
+/* Does `b` accept the caller? As bus__admit of the real one. */
+enum thole_code sim_bus__admit(struct bus *b, const struct hello *h, bool stream,
+                               struct thole_status *st);
+void sim_bus__met(struct bus *b, const struct hello *h);
+enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struct thole_status *st);
+
+void sim_bus__note_seen(struct bus *b, const struct hello *h);
+struct bufslice sim_bus__own(struct bufslice s); /* a copy with an owner */
+
+/* What an address means now, its name resolved. */
+void sim_bus__resolve(const char *given, char ret[WORLD_ADDRESS_BYTES]);
+/* The life that listens at an address now; NULL: nobody. */
+struct life *sim_bus__at(const char *address);
+/* May packets pass now? */
+bool sim_bus__passes(const struct life *from, const struct life *to);
+uint64_t sim_bus__delay_ns(const struct life *from, const struct life *to);
+
+struct conn *sim_bus__conn_new(struct life *from, struct life *to, struct peer *peer, int lane);
+/* Delivers in order, as long as the connection holds; `lost` is called instead when it breaks
+ * first (may be NULL). Both get ctx; `fn` runs in the receiver's life. */
+void sim_bus__carry(struct conn *c, int direction, void (*fn)(void *ctx), void (*lost)(void *ctx),
+                    void *ctx);
+void sim_bus__break(struct conn *c, const char *why);
+/* Those that lead to a life: all, or those of a caller's incarnations before one. */
+void sim_bus__break_all(struct life *callee, const struct uuid *caller, uint64_t older_than,
+                        const char *why);
+void sim_bus__link_closed(struct sim_link *l, const struct thole_status *why, bool was_ready);
+
+/* sim_request.c */
+void sim_request__link_ready(struct peer *p);
+void sim_request__link_broken(struct peer *p, const struct conn *c, const char *why);
+void sim_request__caller_gone(struct conn *c);
+void sim_request__stop(struct bus *b);
+
+#endif
