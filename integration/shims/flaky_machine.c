@@ -1,7 +1,7 @@
-/* Linked into a daemon instead of loaded: a machine type "flaky" that counts its commands, and
- * whose apply fails while there is a file `fail` in the host's data directory.
+/* Linked into a daemon: a machine type "flaky" that counts its commands. Its apply fails while
+ * there is a file `fail` in the host's data directory.
  *
- * agent_new is wrapped, so that the daemon's own sources stay as they are. */
+ * agent_new is wrapped, so the daemon's own sources stay unchanged. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

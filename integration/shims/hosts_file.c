@@ -1,4 +1,4 @@
-/* Preloaded: names of hosts come from the file $THOLE_TEST_HOSTS instead of /etc/hosts, so that a
+/* A preloaded shim: host names come from the file $THOLE_TEST_HOSTS instead of /etc/hosts, so a
  * test can move a name. gRPC's resolver (c-ares) reads the file at each look-up. */
 #include <dlfcn.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* A preloaded shim that makes a disk seem full: a path below X has 16 MiB of free space while a
- * file "X.low" exists. Nothing is refused, as only what a process asks for is changed. */
+ * file "X.low" exists. Writes still succeed; only the answer about free space changes. */
 // libc's parameter names are not ours.
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
 #include <dlfcn.h>

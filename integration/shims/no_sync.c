@@ -1,5 +1,5 @@
-/* Linked into tholed_nosync with --wrap: files are never synced. That daemon exists only to show
- * that test_power_loss notices. */
+/* Linked into tholed_nosync with --wrap: files are never synced. That daemon proves that
+ * test_power_loss detects missing syncs. */
 int __wrap_fdatasync(int fd);
 
 int __wrap_fdatasync(int fd)

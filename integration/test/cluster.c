@@ -262,6 +262,14 @@ void cluster_start_peers(struct cluster *c, int n)
     }
 }
 
+struct cluster *cluster_of_peers(int n, const char *yaml)
+{
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, n);
+    apply_yaml(c, 0, yaml);
+    return c;
+}
+
 void cluster_start_dev(struct cluster *c)
 {
     host_start(c, 0,

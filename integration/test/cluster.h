@@ -50,6 +50,8 @@ bool host_log_has(struct cluster *c, int i, const char *text);
 
 /* Hosts 0..n-1 by --peers, ready when it returns. */
 void cluster_start_peers(struct cluster *c, int n);
+/* A new cluster of n such hosts, with the specs of `yaml` applied and ready. */
+struct cluster *cluster_of_peers(int n, const char *yaml);
 void cluster_start_dev(struct cluster *c);                /* host 0 by --dev, ready */
 void cluster_join(struct cluster *c, int i, int through); /* host i joins; ready */
 void cluster_wait_ready(struct cluster *c, int i, int timeout_ms);

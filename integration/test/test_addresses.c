@@ -1,5 +1,4 @@
-/* Hosts that come back at other addresses: they find each other by any address that reaches any of
- * them. */
+/* Hosts restart at other addresses. Any address that reaches one host connects all of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,7 +22,7 @@ static void start_at(struct cluster *c, int i, const char *flag, const char *see
     host_start(c, i, (const char *[]){"--listen", c->hosts[i].address, flag, seeds, NULL});
 }
 
-/* Its own view has everybody's new address, and the data is there. */
+/* The host knows the new address of every host, and the data is there. */
 static void expect_whole(struct cluster *c, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -38,9 +37,8 @@ static void expect_whole(struct cluster *c, int n)
 
 static struct cluster *cluster_with_data(void)
 {
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     cli_ok(c, 0, "propose orders 'put a 1'");
     return c;
 }
@@ -49,7 +47,7 @@ static void test_all_hosts_move_and_meet_by_seeds_or_what_is_left(void **state)
 {
     (void)state;
     struct cluster *c = cluster_with_data();
-    /* All ports are new, and each host is given the same one address. */
+    /* All ports are new. Each host is started with the same single address of another host. */
     for (int i = 0; i < 3; i++) {
         host_kill(c, i);
     }
@@ -60,7 +58,7 @@ static void test_all_hosts_move_and_meet_by_seeds_or_what_is_left(void **state)
         start_at(c, i, "--join", c->hosts[0].address);
     }
     expect_whole(c, 3);
-    /* All are new again, and one host alone is told where the others are. */
+    /* All ports are new again. One host alone is started with the addresses of the others. */
     for (int i = 0; i < 3; i++) {
         host_kill(c, i);
     }
@@ -73,7 +71,8 @@ static void test_all_hosts_move_and_meet_by_seeds_or_what_is_left(void **state)
     start_at(c, 1, "--peers", peers);
     start_at(c, 2, NULL, NULL);
     expect_whole(c, 3);
-    /* A majority is new, and nobody is told anything: the third one is where it was. */
+    /* A majority has new ports, and no host is started with any address. The third is where it
+     * was. */
     for (int i = 0; i < 3; i++) {
         host_kill(c, i);
     }
@@ -83,7 +82,7 @@ static void test_all_hosts_move_and_meet_by_seeds_or_what_is_left(void **state)
         start_at(c, i, NULL, NULL);
     }
     expect_whole(c, 3);
-    /* Each has the address of another one. */
+    /* Each host has the former address of another host. */
     char first[32];
     for (int i = 0; i < 3; i++) {
         host_kill(c, i);
@@ -110,7 +109,7 @@ static void write_hosts(struct cluster *c, const char *path)
     assert_int_equal(fclose(f), 0);
 }
 
-/* As in a container platform: the names stay, what they resolve to does not. */
+/* As on a container platform: host names stay, but resolve to other addresses. */
 static void test_names_are_resolved_anew(void **state)
 {
     (void)state;
@@ -130,7 +129,8 @@ static void test_names_are_resolved_anew(void **state)
     for (int i = 0; i < 3; i++) {
         cluster_wait_ready(c, i, 20000);
     }
-    /* One at a time, so that the others have to look its name up again; then all at once. */
+    /* Restart one host at a time: the others must look its name up again. Then restart all at
+     * once. */
     host_kill(c, 2);
     memcpy(c->hosts[2].address, c->hosts[5].address, sizeof c->hosts[2].address);
     write_hosts(c, path);
@@ -154,7 +154,7 @@ static void test_names_are_resolved_anew(void **state)
     cluster_free(c);
 }
 
-/* Where nobody listens; mended at the next start, on either side. */
+/* An address at which no host listens. The next start of either side corrects it. */
 static void test_wrong_advertise_is_not_final(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* Bad input of every kind gets a clear error, to the caller and in the log, and the cluster goes
- * on. */
+/* Bad input of every kind gets a clear error, for the caller and in the log. The cluster keeps
+ * working. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <setjmp.h>
@@ -36,7 +36,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* The cluster still serves, after whatever was done to it. */
+/* The cluster serves after the bad input. */
 static void assert_goes_on(void)
 {
     cli_ok(cluster, 0, "propose orders 'put still here'");
@@ -98,7 +98,7 @@ static void test_unknown_names_are_not_found(void **state)
     assert_goes_on();
 }
 
-/* Bytes in the form of one machine mean nothing to another. */
+/* A command for one type of machine is invalid for another type. */
 static void test_kv_commands_do_not_change_a_counter(void **state)
 {
     (void)state;
@@ -113,7 +113,7 @@ static void test_kv_commands_do_not_change_a_counter(void **state)
     assert_goes_on();
 }
 
-/* Every command that takes a name or a number, given a wrong one: its exit code. */
+/* Every command that takes a name or a number, with a wrong one: check the exit code. */
 static void test_each_command_refuses_wrong_input_with_its_exit_code(void **state)
 {
     (void)state;
@@ -203,7 +203,7 @@ static void test_oversize_proposal_is_refused(void **state)
     assert_goes_on();
 }
 
-/* Start a daemon that must end by itself, unsuccessfully, with `needle` in its log. */
+/* Start a daemon that must fail, with `needle` in its log. */
 static void assert_does_not_start(int i, const char *const *args, const char *needle)
 {
     host_start(cluster, i, args);
@@ -238,7 +238,7 @@ static void test_foreign_data_directory_is_refused(void **state)
     assert_goes_on();
 }
 
-/* What the registry would refuse for ever must not wait until a cluster has formed. */
+/* What the registry would always refuse is refused at the start, before a cluster has formed. */
 static void test_bad_tags_and_names_are_refused_at_the_start(void **state)
 {
     (void)state;

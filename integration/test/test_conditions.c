@@ -1,5 +1,5 @@
-/* What is shown of a cluster holds now: hosts that stopped, leaders without a quorum, disks that
- * are nearly full; and where leaders go. */
+/* Status, conditions and health describe the present: with stopped hosts, leaders without a quorum,
+ * and nearly full disks. Transfers of leadership. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,14 +36,13 @@ static void expect_soon(struct cluster *c, int via, int ms, const char *command,
     eventually(ms, text, says, &(struct look){c, via, command, text});
 }
 
-/* Two of three stop; the third one says so within moments, and that all is well afterwards. */
+/* Two of three hosts stop. Within seconds the third host reports that nothing is ready; later, that
+ * everything is. */
 static void test_one_of_three_hosts_says_that_nothing_is_ready(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
+    struct cluster *c = cluster_of_peers(3, SPECS);
     char out[65536];
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, SPECS);
     cli_ok(c, 0, "wait --for ready shard/orders pool/p");
     host_kill(c, 1);
     host_pause(c, 2, true);
@@ -63,7 +62,7 @@ static void test_one_of_three_hosts_says_that_nothing_is_ready(void **state)
     cluster_free(c);
 }
 
-/* A host that has no replica of the shard goes by the rows, and these by who lost what. */
+/* A host without a replica of the shard judges by the rows, and by which hosts are silent. */
 static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
 {
     (void)state;
@@ -108,7 +107,7 @@ static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
     cluster_free(c);
 }
 
-/* What `status` counts of shard zero agrees with what it says of its replicas, at once. */
+/* The counts of shard zero in `status` agree with the phases of its replicas in the same output. */
 static bool counts_the_silent_host(void *ctx)
 {
     struct cluster *c = ctx;
@@ -139,15 +138,14 @@ static void apply_spec(struct cluster *c, int via, const char *name, int voters)
     cli_ok(c, via, "apply -f %s", path);
 }
 
-/* A shard of one voter that is to get two more, one of them on a host that stands still. Then the
- * controllers are paused. */
+/* A shard of one voter gets two more, one of them on a paused host. Then the controllers are
+ * paused. */
 static void test_replicas_without_a_vote_do_not_count(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
     char out[65536];
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
     int only = leader_of(c, 0, "orders");
     int silent = only == 2 ? 1 : 2;
     cli_ok(c, 0, "shard transfer-leader zero --to h%d", only + 1);
@@ -172,13 +170,12 @@ static void test_replicas_without_a_vote_do_not_count(void **state)
     cluster_free(c);
 }
 
-/* One of three is killed; then a shard with a replica there is deleted. */
+/* One of three hosts is killed. Then a shard with a replica there is deleted. */
 static void test_a_killed_host_is_counted_at_once(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     cli_ok(c, 0, "shard transfer-leader zero --to h1");
     host_kill(c, 2);
     eventually(3000, "the silent host is counted", counts_the_silent_host, c);
@@ -193,10 +190,8 @@ static void test_a_killed_host_is_counted_at_once(void **state)
 static void test_transfers_go_where_they_are_told_and_are_events(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
+    struct cluster *c = cluster_of_peers(3, SPECS);
     char out[65536];
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, SPECS);
     cli_ok(c, 0, "wait --for ready shard/orders pool/p");
     int to = (leader_of(c, 0, "orders") + 1) % 3;
     uint64_t begin = now_ms();
@@ -209,7 +204,7 @@ static void test_transfers_go_where_they_are_told_and_are_events(void **state)
     expect_lines(c, 0, "get events --object shards/orders", "by user", 1);
     assert_int_not_equal(cli(c, 0, out, sizeof out, "shard transfer-leader orders --to nobody"), 0);
     assert_non_null(strstr(out, "no replica on host"));
-    /* Without a target each host, the leader's too, names the replica that leads now. */
+    /* Without a target every host, also the leader's, names the replica that leads now. */
     for (int i = 2; i < 4; i++) {
         int via = i == 2 ? to : (to + 1) % 3;
         const char *text = strstr(cli_ok(c, via, "shard transfer-leader orders"), " on h");
@@ -249,7 +244,7 @@ static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
     apply_yaml(c, full, "kind: Shard\nname: more\nspec: {type: kv, voters: 1}\n");
     cli_ok(c, via, "wait --for ready shard/orders pool/p shard/more");
     expect_lines(c, via, "get replicas --shard more -o wide", c->hosts[full].name, 0);
-    /* Nobody can take over: proposals are refused, and what is shown says why. */
+    /* No other voter can take over: proposals are refused, and the conditions say why. */
     for (int i = 0; i < 3; i++) {
         if (i != full) {
             low(c, i, true);

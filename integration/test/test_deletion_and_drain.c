@@ -1,4 +1,5 @@
-/* What is being deleted, what cannot be drained, and what is waited for in vain: each says so. */
+/* Deletions that cannot end, hosts that cannot be drained, and waits that cannot succeed say
+ * why. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -46,7 +47,7 @@ static const char *file_of(const char *text)
     return path;
 }
 
-/* A dead host has a replica of what is deleted. */
+/* A dead host has a replica of the deleted shard. */
 static bool refuses_calls(void *ctx)
 {
     (void)ctx;
@@ -64,14 +65,14 @@ static void test_deletion_that_waits_for_a_dead_host_says_so(void **state)
     expect_lines(cluster, 0, "get hosts", " dead ", 1);
     cli_ok(cluster, 0, "delete shard orders");
     expect_lines(cluster, 0, "describe shard orders", "Ready      false   Deleting", 1);
-    /* Whoever uses it learns that at once, and that nothing was done. */
+    /* A caller learns at once that the shard is being deleted and that its call had no effect. */
     eventually(5000, "a call says that the shard is being deleted", refuses_calls, NULL);
     expect_lines(cluster, 0, "get shards", "deleting (waits for a host)", 1);
     assert_int_equal(
         cli(cluster, 0, out, sizeof out, "wait --for deleted shard/orders --timeout 1s"), 4);
     expect("waits for 1 replica on hosts that are dead, such as h3");
     expect("--timeout gives more time");
-    /* The same spec again would vanish with it. */
+    /* Applying the same spec again is refused: the shard would disappear with the old one. */
     assert_int_equal(cli(cluster, 0, out, sizeof out, "apply -f %s", file_of(spec)), 1);
     expect("is being deleted; apply it again when it is gone");
     assert_int_equal(cli(cluster, 0, out, sizeof out, "diff -f %s", file_of(spec)), 2);

@@ -1,5 +1,5 @@
-/* Data directories that are lost, copied, too new, or of a host that was removed: who is let in,
- * who is not, and whether the message says what to do. */
+/* Data directories that are lost, copied, too new, or of a removed host: which hosts are admitted,
+ * which are refused, and whether the message says what to do. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,7 +60,7 @@ static void join_as(struct cluster *c, int i, const char *name, int through)
                                 c->hosts[through].address, NULL});
 }
 
-/* With the name of the lost host it waits until that one is removed. */
+/* A new host with the name of the lost host waits until the lost one is removed. */
 static void test_wiped_disk_is_a_new_host(void **state)
 {
     (void)state;
@@ -78,8 +78,7 @@ static void test_wiped_disk_is_a_new_host(void **state)
     assert_int_equal(cli(c, 2, out, sizeof out, "status"), 4);
     assert_non_null(strstr(out, "no: joining: "));
     assert_non_null(strstr(out, "\"thole host decommission h3\" lets this one in"));
-    /* Its replica can only be moved to the new one, which gets the name as soon as the old one is
-     * dead. */
+    /* The replica can move only to the new host, which gets the name once the old host is dead. */
     cli_ok(c, 0, "host decommission h3");
     cluster_wait_ready(c, 2, 30000);
     expect_lines(c, 2, "get hosts", "live", 3);
@@ -99,7 +98,7 @@ static void test_name_of_a_living_host_is_taken(void **state)
     cluster_free(c);
 }
 
-/* Copied while stopped, so that both begin with the same incarnation. */
+/* The directory is copied while its host is stopped, so both begin with the same incarnation. */
 static void test_copy_of_a_disk_is_refused(void **state)
 {
     (void)state;
@@ -111,22 +110,24 @@ static void test_copy_of_a_disk_is_refused(void **state)
     cluster_wait_ready(c, 2, 20000);
     host_start(c, 3, (const char *[]){"--listen", c->hosts[3].address, NULL});
     expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
-    /* An older start. */
+    /* The copy has an older start. */
     host_stop(c, 2);
     host_restart(c, 2);
     cluster_wait_ready(c, 2, 20000);
     host_start(c, 3, NULL);
     expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
-    /* A supervisor starts it again and again: its own count goes past that of the original. */
+    /* A supervisor restarts the copy again and again: its incarnation passes that of the
+     * original. */
     for (int k = 0; k < 4; k++) {
         host_start(c, 3, NULL);
         expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
     }
-    /* The original never noticed. */
+    /* The original was not disturbed. */
     assert_true(host_running(c, 2));
     expect_lines(c, 2, "get hosts", "live", 3);
     assert_non_null(strstr(cli_ok(c, 0, "get host h3 -o wide"), c->hosts[2].address));
-    /* A backup that is one start old, at the same address: it would have forgotten votes. */
+    /* A backup that is one start old, at the same address, is refused: it would have forgotten
+     * votes. */
     host_stop(c, 2);
     shell("rm -r '%s'; cp -r '%s' '%s'", c->hosts[3].data_dir, c->hosts[2].data_dir,
           c->hosts[3].data_dir);
@@ -165,15 +166,14 @@ static void test_disk_of_a_newer_version_is_refused(void **state)
     cluster_free(c);
 }
 
-/* By a limit on the size of files, which the log's next ones reach. */
+/* Make writes fail by a limit on the size of files, which the next files of the log reach. */
 static void test_log_that_cannot_be_written_ends_the_host(void **state)
 {
     (void)state;
     const struct rlimit limit = {1 << 20, 1 << 20};
-    struct cluster *c = cluster_new();
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     char path[256], out[4096];
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     snprintf(path, sizeof path, "%s/value", c->dir);
     shell("(printf 'put a '; head -c 500000 /dev/zero | tr '\\0' x) > '%s'", path);
     assert_int_equal(prlimit(c->hosts[2].pid, RLIMIT_FSIZE, &limit, NULL), 0);
@@ -189,7 +189,8 @@ static void test_log_that_cannot_be_written_ends_the_host(void **state)
     cluster_free(c);
 }
 
-/* The directory of a write in the middle of the log: nobody knows what it was. */
+/* Damage the directory of a frame in the middle of the log: no reader can tell whose records it
+ * had. */
 static void test_log_that_cannot_be_read_says_what_to_do(void **state)
 {
     (void)state;
@@ -208,11 +209,10 @@ static void test_log_that_cannot_be_read_says_what_to_do(void **state)
 static void test_removed_running_host_ends_at_once(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
     cluster_join(c, 3, 0);
-    /* It is live: only a decommission moves away what it has. */
+    /* The host is live: only a decommission moves its replicas away. */
     char out[4096];
     assert_int_not_equal(cli(c, 0, out, sizeof out, "delete host h3"), 0);
     assert_non_null(strstr(out, "thole host decommission h3"));
@@ -220,10 +220,10 @@ static void test_removed_running_host_ends_at_once(void **state)
     expect_exit(c, 2, EXIT_FAILED, "this host was removed from the cluster");
     expect_lines(c, 0, "get hosts", "h3", 0);
     expect_lines(c, 0, "get replicas --shard zero -o wide", "voter", 3);
-    /* And it does not come back. */
+    /* The host does not come back. */
     host_restart(c, 2);
     expect_exit(c, 2, EXIT_FAILED, "this host was removed from the cluster");
-    /* Of two hosts, the other one goes on alone. */
+    /* Of two hosts, the other one continues alone. */
     cli_ok(c, 0, "host decommission h4 --wait");
     cli_ok(c, 0, "host decommission h2 --wait");
     expect_exit(c, 1, EXIT_FAILED, "this host was removed from the cluster");

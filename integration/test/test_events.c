@@ -1,5 +1,5 @@
-/* Events over the command line and gRPC: resumed by revision, by object, and refused once what came
- * after the revision is no longer kept. */
+/* Events over the command line and gRPC: resumed by revision and by object. A resumption is refused
+ * when later events are no longer kept. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +15,8 @@
 #include "proto/decode.h"
 #include "thole/v1/control.upb.h"
 
-/* WatchEvents until its first bookmark: how many events, and the bookmark's revision. */
+/* Reads WatchEvents until its first bookmark. Returns the number of events and the bookmark's
+ * revision. */
 static enum thole_code watch_once(struct cluster *c, uint64_t after, const char *object,
                                   size_t *ret_events, uint64_t *ret_revision)
 {
@@ -85,7 +86,7 @@ static void test_events_are_resumed_by_revision_and_by_object(void **state)
     cluster_free(c);
 }
 
-/* A page of ListEvents: of one event, and the token of the next; or after a token. */
+/* Reads one page of ListEvents with one event, and returns the token of the next page. */
 static enum thole_code list_once(struct cluster *c, uint64_t after, const char *token,
                                  char ret_token[static 128])
 {
@@ -117,7 +118,7 @@ static enum thole_code list_once(struct cluster *c, uint64_t after, const char *
     return code;
 }
 
-/* The command line says so in a line, and goes on from the oldest that is kept. */
+/* The command line reports the gap in one line and continues with the oldest event that is kept. */
 static void expect_told(struct cluster *c, uint64_t after)
 {
     static char out[4 * 1024 * 1024];
@@ -125,7 +126,7 @@ static void expect_told(struct cluster *c, uint64_t after)
         cli(c, 0, out, sizeof out, "get events --since-revision %" PRIu64 " --limit 20", after), 0);
     assert_int_equal(count_lines(out, "no longer all kept"), 1);
     assert_int_equal(count_lines(out, "shards/many-"), 20);
-    /* A watch has no end by itself, but nobody reads this one to the end of what is there. */
+    /* A watch never ends by itself: `head` closes its output. */
     (void)cli(c, 0, out, sizeof out,
               "--version; timeout 60 '%s' --endpoints %s get events -w --since-revision %" PRIu64
               " 2>&1 "
@@ -135,7 +136,7 @@ static void expect_told(struct cluster *c, uint64_t after)
     assert_true(count_lines(out, "shards/many-") > 0);
 }
 
-/* A pool of shards that have no host makes an event for each, and no replicas. */
+/* A pool of shards that no host can take makes an event for each shard, and no replicas. */
 static void test_events_that_are_no_longer_kept_are_refused(void **state)
 {
     (void)state;
@@ -160,7 +161,8 @@ static void test_events_that_are_no_longer_kept_are_refused(void **state)
     assert_int_equal(list_once(c, early, "", other), THOLE_OUT_OF_RANGE);
     assert_int_equal(list_once(c, 0, token, other), THOLE_OUT_OF_RANGE); /* the next page */
     expect_told(c, early);
-    /* From the beginning there are as many as are kept, and from there it goes on. */
+    /* A list from the beginning has as many events as are kept, and a watch continues from
+     * there. */
     assert_int_equal(watch_once(c, 0, "", &n, &newest), THOLE_OK);
     assert_true(n > 9000 && n <= 10000);
     assert_int_equal(watch_once(c, newest, "", &n, &newest), THOLE_OK);

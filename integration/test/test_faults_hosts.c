@@ -51,7 +51,7 @@ static bool ended(void *ctx)
     return !host_running(e->c, e->via);
 }
 
-/* Each time another host takes the place of the one that went. */
+/* Each round another host replaces the removed one. */
 static void test_decommission_survives_the_death_of_zeros_leader(void **state)
 {
     (void)state;

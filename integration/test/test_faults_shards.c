@@ -39,7 +39,7 @@ static struct cluster *four_hosts(const char *test)
     return c;
 }
 
-/* The host has, or has not, a replica of the shard; at random. */
+/* A random host that has, or has not, a replica of the shard. */
 static int any_host(struct cluster *c, const char *shard, bool with)
 {
     int host = fault_random(4);
@@ -49,7 +49,7 @@ static int any_host(struct cluster *c, const char *shard, bool with)
     return host;
 }
 
-/* Balance is paused: it may give the host that a replica left another replica of the same shard. */
+/* Balance is paused, because it may give a host another replica of the shard that just left it. */
 static void test_move_survives_the_death_of_zeros_leader(void **state)
 {
     (void)state;
@@ -76,7 +76,7 @@ static void test_move_survives_the_death_of_zeros_leader(void **state)
     cluster_free(c);
 }
 
-/* Balance is paused: what an empty host gets, it gets from the operation. */
+/* Balance is paused, so an empty host gets replicas from the operation only. */
 static void test_rebalance_survives_the_death_of_zeros_leader(void **state)
 {
     (void)state;
@@ -101,7 +101,7 @@ static void test_rebalance_survives_the_death_of_zeros_leader(void **state)
     cluster_free(c);
 }
 
-/* At once after a start a voter may not be reachable yet, which the answer says. */
+/* Right after a start a voter may not be reachable yet; the answer says so. */
 static bool transferred(void *ctx)
 {
     struct expect *e = ctx;

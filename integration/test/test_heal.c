@@ -1,4 +1,4 @@
-/* Hosts that are slow, die, come back: what is noticed, what is replaced, what is removed. */
+/* Hosts that are slow, die and come back: what is detected, what is replaced, what is removed. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <setjmp.h>
@@ -25,7 +25,7 @@ static bool runs_one_group(void *ctx)
            count_text(out, "\"shardId\"") == 1;
 }
 
-/* A paused process is no dead one, and is not even suspect for less than a second. */
+/* A paused process is not dead. Paused for less than a second it is not even suspect. */
 static void test_slow_host_is_left_alone(void **state)
 {
     (void)state;
@@ -46,8 +46,8 @@ static void test_slow_host_is_left_alone(void **state)
         cluster_wait_ready(c, slow, 10000);
     }
     assert_int_equal(count_text(cli_ok(c, leader, "get events"), "HostSuspect"), 0);
-    /* Longer than that it is, with the reason: its silence, or the connection that ended by it.
-     * What `get hosts` shows may be ahead of the event. Then it is back. */
+    /* Paused for longer it is suspect, and the event names its silence or the connection that it
+     * lost. `get hosts` may show that before the event exists. Then the host is back. */
     host_pause(c, slow, true);
     expect_lines(c, leader, "get events", "HostSuspect", 1);
     expect_lines(c, leader, "get hosts", "suspect", 1);
@@ -81,7 +81,7 @@ static void test_dead_host_is_replaced_and_returns_empty(void **state)
     expect_lines(c, via, "get hosts", "dead", 1);
     printf("dead after %" PRIu64 " ms\n", (now_ms() - killed));
 
-    /* A new voter caught up before the dead one lost its vote; shard zero is down to three. */
+    /* A new voter caught up before the dead one lost its vote. Shard zero has three voters left. */
     expect_lines(c, via, "get replicas --shard orders -o wide", "running", 3);
     snprintf(command, sizeof command, "get replicas --host %s -o wide", name);
     expect_lines(c, via, command, "running", 0);
@@ -93,7 +93,7 @@ static void test_dead_host_is_replaced_and_returns_empty(void **state)
     assert_true(count_text(events, "its host is dead") >= 1);
     assert_true(count_text(events, "do not reach it either") >= 1);
 
-    /* It comes back with its disk: what it had is deleted, and it is used again. */
+    /* The host returns with its disk: its old data is deleted, and it gets replicas again. */
     host_restart(c, dead);
     cluster_wait_ready(c, dead, 20000);
     eventually(30000, "only shard zero runs there", runs_one_group,
@@ -116,7 +116,7 @@ static void mark(struct cluster *c, int i, bool fail)
     }
 }
 
-/* Its replica fails alone, is seen to have failed, and is made anew from a snapshot. */
+/* One replica fails, is reported as failed, and is rebuilt from a snapshot. */
 static void test_failed_machine_is_rebuilt(void **state)
 {
     (void)state;
@@ -171,7 +171,7 @@ static void put_large(struct cluster *c, char letter)
     cli_ok(c, 0, "propose orders --data-file %s", path);
 }
 
-/* Flip a bit of it in the host's log; false if it is in none of the log's files. */
+/* Flips a bit of the value in the host's log. Returns false if no file of the log has it. */
 static bool damage_large(struct cluster *c, int i, char letter)
 {
     char directory[300], text[32];
@@ -204,13 +204,12 @@ static bool damage_large(struct cluster *c, int i, char letter)
     return found;
 }
 
-/* A flipped bit in a log record of a host that is started again. */
+/* A flipped bit in a log record of a host that starts again. */
 static void test_damaged_log_is_rebuilt(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     apply_yaml(c, 0, "kind: Shard\nname: other\nspec: {type: kv, voters: 3}\n");
     for (const char *letter = "abcd"; *letter; letter++) {
         put_large(c, *letter);
@@ -229,7 +228,7 @@ static void test_damaged_log_is_rebuilt(void **state)
     cluster_free(c);
 }
 
-/* Into shard zero's log: a shard that has no host, and a long configuration. */
+/* Write to the log of shard zero: a shard that no host can take, with a long configuration. */
 static void apply_large(struct cluster *c, const char *name, const char *base64)
 {
     char path[256];
@@ -248,8 +247,8 @@ static void apply_large(struct cluster *c, const char *name, const char *base64)
     cli_ok(c, 0, "apply -f %s", path);
 }
 
-/* A host without a view says so, whatever it is asked for by name or id, and as soon as it has one,
- * what is there: never that it is not there. */
+/* A host without a view answers every question by name or id with "not ready", never with "not
+ * found". */
 static void expect_never_not_found(struct cluster *c, int via)
 {
     static const struct {
@@ -282,14 +281,13 @@ static void expect_never_not_found(struct cluster *c, int via)
     print_message("not ready: %d times\n", blind);
 }
 
-/* The same in shard zero's log: the host knows nothing any more, asks the others, and gets another
- * replica. What else runs there is untouched. */
+/* A flipped bit in the log of shard zero: the host has lost its view, asks the others, and gets
+ * another replica. Its other replicas are untouched. */
 static void test_damaged_log_of_shard_zero_is_rebuilt(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     apply_large(c, "one", "bmVlZGxlLXluZWVkbGUteW5lZWRsZS15"); /* needle-y */
     apply_large(c, "two", "bmVlZGxlLXluZWVkbGUteW5lZWRsZS15");
     apply_large(c, "three", "bmVlZGxlLXpuZWVkbGUtem5lZWRsZS16"); /* needle-z */
@@ -307,7 +305,7 @@ static void test_damaged_log_of_shard_zero_is_rebuilt(void **state)
     assert_int_equal(c->hosts[2].pid, pid);
     expect_lines(c, 2, "get shards", " yes ", 2);
     assert_int_equal(count_text(cli_ok(c, 0, "get events --object shards/orders"), "Failed"), 0);
-    /* The other two are a majority only with it. */
+    /* The other two hosts are a majority only with this one. */
     host_kill(c, 0);
     cli_ok(c, 2, "host cordon h1");
     host_stop(c, 2);
@@ -363,7 +361,7 @@ static void expect_health(struct cluster *c, int via, const char *service, int w
 #define NOT_SERVING 2
 #define ALL "kind: Shard\nname: all\nspec: {type: kv, voters: 3}\n"
 
-/* Health and status tell shards that are in trouble from others, under their names, and when it is
+/* Health and status distinguish shards in trouble from others by name, and report when it is
  * over. */
 static void test_degraded_shards_are_named(void **state)
 {
@@ -394,7 +392,7 @@ static void test_degraded_shards_are_named(void **state)
         expect_health(c, i, "shard/all", SERVING);
     }
     expect_lines(c, 0, "status", "Not as wanted", 0);
-    /* Another shard of the same name. */
+    /* Another shard with the same name. */
     cli_ok(c, 0, "delete shard all --wait");
     for (int i = 0; i < 3; i++) {
         expect_health(c, i, "shard/all", 0);

@@ -1,6 +1,6 @@
-/* Kill -9 the leader host of a shard under load, again and again: writes resume within the bounds
- * that the election timeout sets, the killed host comes back and catches up, and nothing
- * acknowledged is lost. THOLE_KILLS sets how often; the default keeps ./test short. */
+/* Kills the leader's host (kill -9) under load, repeatedly. Writes resume within a bound set by the
+ * election timeout, the killed host catches up, and no acknowledged write is lost. THOLE_KILLS sets
+ * the number of kills; the default keeps ./test short. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,9 +43,7 @@ static void test_leader_killed_under_load_writes_resume_and_nothing_is_lost(void
     assert_in_range(kills, 1, 1000);
     uint64_t *gaps = calloc((size_t)kills, sizeof *gaps);
 
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, spec);
+    struct cluster *c = cluster_of_peers(3, spec);
     struct load *load = load_start(cluster_endpoints(c, 3), "orders", 32);
     load_wait_progress(load, 200, 10000);
 

@@ -1,5 +1,5 @@
-/* `-o json`: one document on stdout and nothing else, for every command; and what `get` prints can
- * be applied again and changes nothing. Read by another JSON parser: python3's. */
+/* `-o json` prints one document on stdout and nothing else, for every command. What `get` prints
+ * can be applied again and changes nothing. Another JSON parser, python3's, reads the documents. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,7 +33,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* The command's stdout is one document `d`, of which the Python expression holds. */
+/* The Python expression holds for `d`, the document on the command's stdout. */
 static void expect_document(const char *command, const char *holds)
 {
     char line[4096], out[4096];

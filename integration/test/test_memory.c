@@ -1,6 +1,6 @@
-/* Doors through which callers could make a host hold memory without bound: answers that nobody
- * reads, messages that never end, messages that unpack to more. Whatever comes, the host keeps
- * below a bound, and serves afterwards. With THOLE_MEMORY_SECONDS=60 each takes that long. */
+/* Calls that could make a host hold memory without bound: unread answers, endless messages,
+ * messages that expand when they are decoded. The host stays below a bound and serves afterwards.
+ * With THOLE_MEMORY_SECONDS=60 each attack takes that long. */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -23,7 +23,7 @@
 
 #define BUS_PORT 7400
 #define MIB_OF_VALUE 1000000
-/* 256 MiB in gRPC, as much in the bus, an applier's batch, and what a host needs anyway. */
+/* 256 MiB in gRPC, as much in the bus, an applier's batch, and what an idle host needs. */
 #define RSS_MIB_MAX 800
 
 /* ---- A client that does as little as HTTP/2 lets it ------------------------------------------ */
@@ -88,7 +88,7 @@ static void h2_open(struct h2 *h, const struct host *host)
     h2_frame(h, 4, 0, 0, (struct slice){0});
 }
 
-/* What the server grants; it is told that its settings and pings were seen. */
+/* Tracks the windows that the server grants; acknowledges its settings and pings. */
 static void h2_take(struct h2 *h, const uint8_t *frame, size_t size)
 {
     uint32_t stream = get_be32(frame + 5) & 0x7fffffff;
@@ -110,7 +110,7 @@ static void h2_take(struct h2 *h, const uint8_t *frame, size_t size)
     }
 }
 
-/* Read what is there, for at most so long. */
+/* Reads what has arrived, for at most `ms`. */
 static void h2_read(struct h2 *h, int wait_ms)
 {
     struct pollfd p = {.fd = h->fd, .events = POLLIN};
@@ -164,7 +164,7 @@ static uint32_t h2_call(struct h2 *h, const char *path, const char *encoding)
     return stream;
 }
 
-/* As much of it as the server lets in at once; returns how much that is. */
+/* Sends as much as the server accepts at once. Returns how much that is. */
 static size_t h2_send_some(struct h2 *h, uint32_t stream, struct slice data)
 {
     size_t sent = 0;
@@ -277,7 +277,7 @@ static bool serves(void *ctx)
     return cli(ctx, 0, out, sizeof out, "propose orders 'put still here'") == 0;
 }
 
-/* The clients stay for a while; then the host has used little, and serves. */
+/* The clients stay for a while. Then the host's memory is below the bound, and it serves. */
 static void check(struct cluster *c, struct h2 *clients, size_t n, long rss_mib_max)
 {
     const char *seconds = getenv("THOLE_MEMORY_SECONDS");
@@ -331,7 +331,7 @@ static void test_unread_answers_of_exchanges(void **state)
     free(h);
 }
 
-/* Requests that cost 8 bytes each, and are refused with failures of 90. */
+/* Requests of 8 bytes each, which are refused with answers of 90 bytes. */
 static void test_unread_failures_of_exchanges(void **state)
 {
     enum { CLIENTS = 4, STREAMS = 24, REQUESTS = 130000, NO_METHOD = 99 };

@@ -1,5 +1,5 @@
-/* Operations on running clusters: drain, cancel, decommission, move, pause. What becomes of them
- * when the host that carries them out is killed is in test_faults_*.c. */
+/* Operations on running clusters: drain, cancel, decommission, move, pause. test_faults_*.c kill
+ * the host that carries them out. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -38,8 +38,8 @@ static int operation_of(const char *text)
     return (int)strtol(at + strlen("operations/"), NULL, 10);
 }
 
-/* Rows and observed state agree: all run, nothing is on its way. (Balance may be at work, but for
- * moments.) */
+/* Rows and observed state agree: every replica runs and nothing is under way. Balance may act for
+ * moments. */
 static void expect_whole(struct cluster *c, int via)
 {
     cli_ok(c, via, "wait --for ready --timeout 60s pool/p");
@@ -62,7 +62,7 @@ static void test_drain_moves_leaders_and_replicas_and_can_be_ended(void **state)
     assert_int_equal(count_lines(out, "p-"), 0);
     expect_lines(c, 0, "get operations 1", "done", 1);
     expect_lines(c, 0, "get events --object operations/1", "Operation", 2);
-    /* Again: it is empty, so a new one ends at once. */
+    /* Drain it again: it is empty, so a new operation ends at once. */
     text = cli_ok(c, 0, "host drain h2 --wait --timeout 60s");
     assert_int_equal(operation_of(text), 2);
     cli_ok(c, 0, "host undrain h2");
@@ -72,17 +72,15 @@ static void test_drain_moves_leaders_and_replicas_and_can_be_ended(void **state)
     cluster_free(c);
 }
 
-/* Three voters and three hosts: nothing can move, which the operation says. */
+/* Three voters on three hosts: nothing can move, and the operation says so. */
 static void test_drain_that_cannot_end_says_why_and_is_cancelled(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
+    struct cluster *c = cluster_of_peers(3, POOL);
     char out[65536];
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, POOL);
     int id = operation_of(cli_ok(c, 1, "host drain h3"));
     expect_lines(c, 1, "get operations", "cannot move", 1);
-    /* The same again is the same operation. */
+    /* The same drain again is the same operation. */
     assert_int_equal(operation_of(cli_ok(c, 0, "host drain h3")), id);
     cli_ok(c, 2, "operation cancel %d", id);
     assert_int_equal(cli(c, 0, out, sizeof out, "operation cancel %d", id), 0);
@@ -105,8 +103,9 @@ static void test_decommission_empties_and_removes_the_host(void **state)
     cluster_free(c);
 }
 
-/* The only copy of a shard, and the only vote of shard zero, are on the host, and no other may take
- * them: it waits, says for what, and a host that is killed meanwhile comes back with all it had. */
+/* The host has the only copy of a shard and the only vote of shard zero, and no other host may take
+ * them. The operation waits and says for what. Killed meanwhile, the host returns with all of its
+ * data. */
 static void test_decommission_waits_until_nothing_needs_the_host(void **state)
 {
     (void)state;
@@ -153,7 +152,7 @@ static void test_paused_placement_holds_a_drain_until_resumed(void **state)
     cluster_free(c);
 }
 
-/* MoveShard as a client sends it again that does not know what became of it: the operation, 0 if
+/* MoveShard as a client repeats it when it does not know the outcome. Returns the operation; 0:
  * refused. */
 static uint64_t move_once(struct cluster *c, int via, const char *from, const char *to,
                           const char *request_id)
@@ -182,8 +181,8 @@ static uint64_t move_once(struct cluster *c, int via, const char *from, const ch
     return id;
 }
 
-/* Through another host, and long after: when it would move the replica again, and when it would be
- * refused. */
+/* Repeat it through another host and much later: when it would move the replica again, and when it
+ * would be refused. */
 static void expect_moved_once(struct cluster *c, uint64_t id)
 {
     assert_int_equal(move_once(c, 2, "h4", "h1", "once"), id);
@@ -200,8 +199,8 @@ static void expect_moved_once(struct cluster *c, uint64_t id)
     expect_lines(c, 2, "get replicas --shard s", "h4", 1);
 }
 
-/* What a move leaves is stable, one against the spec is refused with the reason, and ^C says how to
- * go on. */
+/* The result of a move is stable. A move against the spec is refused with the reason. ^C says how
+ * to continue. */
 static void test_move_goes_where_it_is_told_and_stays(void **state)
 {
     (void)state;
@@ -221,7 +220,7 @@ static void test_move_goes_where_it_is_told_and_stays(void **state)
     assert_int_equal(cli(c, 2, out, sizeof out, "get replicas --shard s"), 0);
     assert_int_equal(count_lines(out, "h1"), 0);
     expect_moved_once(c, move_once(c, 0, "h4", "h1", "once"));
-    /* Interrupted in a wait that has no end by itself. */
+    /* Interrupt a wait that never ends by itself. */
     int id = operation_of(cli_ok(c, 0, "pause placement"));
     int interrupted = cli(c, 0, out, sizeof out,
                           "--version; timeout -s INT 2 '%s' --endpoints %s "
@@ -234,7 +233,7 @@ static void test_move_goes_where_it_is_told_and_stays(void **state)
     cluster_free(c);
 }
 
-/* How many shards more the host leads that leads most than the one that leads least. */
+/* The largest number of shards that a host leads, minus the smallest. */
 static int leads_apart(struct cluster *c, int via)
 {
     int leads[3] = {0};
@@ -251,8 +250,8 @@ static int leads_apart(struct cluster *c, int via)
     return most - least;
 }
 
-/* Rows may still show a leader from before balance was paused, so a shard is asked for again until
- * all rows agree. */
+/* Rows may still show a leader from before balance was paused. Move the shard again until all rows
+ * agree. */
 static bool h2_leads_all(void *ctx)
 {
     struct cluster *c = ctx;
@@ -273,13 +272,11 @@ static bool h2_leads_all(void *ctx)
     return all;
 }
 
-/* While balance is paused nobody else does it. */
+/* While balance is paused no controller moves leaders. */
 static void test_rebalance_evens_out_leaders(void **state)
 {
     (void)state;
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 3);
-    apply_yaml(c, 0, POOL);
+    struct cluster *c = cluster_of_peers(3, POOL);
     cli_ok(c, 0, "pause balance");
     eventually(60000, "h2 leads all", h2_leads_all, c);
     cli_ok(c, 2, "rebalance --wait --timeout 60s");

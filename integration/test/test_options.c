@@ -1,5 +1,5 @@
-/* Options of the daemon that make no sense, and those that a used data directory takes otherwise
- * than a new one: told at once, and nothing is touched. */
+/* Invalid options of the daemon, and options that a used data directory treats unlike a new one:
+ * refused or reported at once, without touching the directory. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -57,7 +57,7 @@ static void test_nonsense_addresses_are_refused(void **state)
     cluster_free(c);
 }
 
-/* A restart with times that no replica could run with destroys none. */
+/* A restart with timeouts that no replica could run with is refused and destroys no replica. */
 static void test_times_are_checked_with_the_defaults(void **state)
 {
     (void)state;
@@ -74,7 +74,8 @@ static void test_times_are_checked_with_the_defaults(void **state)
     cluster_wait_ready(c, 2, 20000);
     expect_lines(c, 2, "get replicas --shard zero -o wide", "running", 3);
     expect_lines(c, 2, "get events", "ReplicaRemoved", 0);
-    /* After a longer election timeout a start waits for what it promised, but not with SIGTERM. */
+    /* After a longer election timeout a start waits for what the host promised before, unless
+     * SIGTERM arrives. */
     host_stop(c, 2);
     host_start(c, 2, (const char *[]){"--election-timeout-ms", "60000", NULL});
     cluster_wait_ready(c, 2, 20000);
@@ -94,7 +95,7 @@ static void test_used_directory_says_what_it_ignores(void **state)
     (void)state;
     struct cluster *c = cluster_new();
     char port[16];
-    /* All interfaces, by the port alone: the address to advertise is this machine's. */
+    /* Listen on all interfaces by a port alone: the host advertises this machine's address. */
     snprintf(port, sizeof port, ":%u", 20000 + (unsigned)getpid() % 20000);
     host_start(
         c, 0, (const char *[]){"--name", "h1", "--listen", port, "--tag", "zone=a", "--dev", NULL});

@@ -44,7 +44,7 @@ static void tag_hosts(struct cluster *c)
     }
 }
 
-/* Replicas of the shard on hosts of a zone. */
+/* The number of replicas of the shard on hosts of a zone. */
 static int in_zone(struct cluster *c, const char *shard, const char *first, const char *second)
 {
     const char *out = cli_ok(c, 0, "get replicas --shard %s", shard);
@@ -81,7 +81,7 @@ static void test_spread_spec_is_applied_and_followed(void **state)
     assert_int_equal(in_zone(c, "orders", "h2 ", "h5 "), 1);
     assert_int_equal(in_zone(c, "orders", "h3 ", NULL), 1);
 
-    /* A witness, and a replica on every host of a zone: the other zones have one vote each. */
+    /* A witness, and a replica on every host of a zone. The other zones have one vote each. */
     path = write_spec(c, "kind: Shard\nname: orders\nspec:\n  type: kv\n  voters: 2\n"
                          "  witnesses: 1\n  spread: [zone]\n  nonVoting:\n    - cover: true\n"
                          "      constraints: [{key: zone, operator: IN, values: [b]}]\n"
@@ -113,7 +113,7 @@ static void test_what_cannot_be_placed_is_explained(void **state)
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --wait --timeout 3s", path), 4);
     expect(out, "Unsatisfiable: no host for 2 of 3 voters");
     expect_lines(c, 0, "describe shard far", "zone in (c, d) rules out 4", 1);
-    /* Hosts that begin to satisfy it are taken. */
+    /* Hosts that begin to satisfy the spec get replicas. */
     cli_ok(c, 0, "apply -f %s",
            write_spec(c, "kind: Host\nname: h4\nspec: {tags: {zone: d}}\n---\n"
                          "kind: Host\nname: h5\nspec: {tags: {zone: d}, capacity: 2}\n"));
@@ -156,7 +156,7 @@ static void test_pool_is_applied_waited_for_and_deleted(void **state)
     expect(cli_ok(c, 2, "describe pool events"), "60, of which 60 are ready");
     cli_ok(c, 3, "kv put events-59 colour blue");
     assert_int_equal(in_zone(c, "events-7", "h1 ", "h4 "), 1);
-    /* Its shards change with it, not by themselves. */
+    /* Shards of a pool change with the pool only. */
     assert_int_equal(cli(c, 0, out, sizeof out, "delete shard events-3"), 1);
     expect(out, "belongs to the pool");
     path = write_spec(c, "kind: ShardPool\nname: events\nspec:\n  count: 20\n"

@@ -1,7 +1,7 @@
-/* All hosts die at once under load, and restart with nothing but their data directories: every
- * acknowledged write is there. First by kill -9 alone, then with a shim that makes the kill lose
- * whatever was not synced; and a build that does not sync must fail that one, or it proves
- * nothing. THOLE_ROUNDS sets how often; the default keeps ./test short. */
+/* All hosts die at once under load and restart with nothing but their data directories: every
+ * acknowledged write is there. First by kill -9 alone, then with a shim that drops what was not
+ * synced. A build that does not sync must fail that test, or the test proves nothing. THOLE_ROUNDS
+ * sets the number of rounds; the default keeps ./test short. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,8 +30,8 @@ static int rounds_wanted(void)
     return rounds;
 }
 
-/* Kills the whole cluster under load `rounds` times; returns the acknowledged writes missing. If
- * the cluster does not come back at all, that is a loss too: UINT64_MAX. */
+/* Kills the whole cluster under load `rounds` times. Returns the number of acknowledged writes that
+ * are missing; UINT64_MAX: the cluster does not come back at all. */
 static uint64_t lose_power(const char *tholed, const char *preload, int rounds, bool must_restart)
 {
     uint64_t missing = 0;

@@ -1,5 +1,5 @@
-/* Clients that hold what they can get: connections, descriptors, memory, the pipe of the log. The
- * host goes on serving others meanwhile, and afterwards everything works. */
+/* Clients that hold connections, descriptors, memory, or the pipe of the log. The host keeps
+ * serving others, and afterwards everything works. */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -56,7 +56,7 @@ static int dial(const struct host *h, uint16_t port)
     return fd;
 }
 
-/* "GET path": the answer; empty if there was none in time. */
+/* Sends "GET path". Returns the answer; empty if none came in time. */
 static const char *http_get(const struct host *h, const char *path)
 {
     static char answer[256 * 1024];
@@ -135,7 +135,7 @@ static void test_silent_http_connections_do_not_keep_probes_out(void **state)
 
 /* ---- The log --------------------------------------------------------------------------------- */
 
-/* A supervisor that hangs reads no pipe. */
+/* A supervisor that hangs does not read the pipe. */
 static void test_unread_standard_error_does_not_stop_the_host(void **state)
 {
     struct cluster *c = *state;
@@ -171,7 +171,7 @@ static void limit_descriptors(struct cluster *c)
     c->tholed = path;
 }
 
-/* A client that says what HTTP/2 wants to hear at first, and then nothing. */
+/* A client that completes the HTTP/2 handshake and then sends nothing. */
 static int dial_idle(const struct host *h)
 {
     static const char hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";

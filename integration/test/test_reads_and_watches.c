@@ -1,5 +1,5 @@
-/* Watches and stale reads where data is not, or not any more: at a witness, beside a frozen host,
- * behind a partition, and at a host that stops. */
+/* Watches and stale reads at hosts without data: a witness, a host beside a frozen one, a host
+ * behind a partition, a host that stops. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -132,8 +132,8 @@ static void test_watch_and_queries_at_a_witness_are_of_a_replica_with_data(void 
     assert_non_null(strstr(cli_ok(cluster, witness, "kv get orders colour --stale"), "blue"));
 }
 
-/* The host that has the only replica stands still: whoever watches through another host is told,
- * in words about a watch, and so is whoever asks. */
+/* The host with the only replica is paused. Watches and calls through another host fail with a
+ * clear message. */
 static void test_watch_of_a_frozen_host_ends_as_a_watch(void **state)
 {
     (void)state;
@@ -152,7 +152,8 @@ static void test_watch_of_a_frozen_host_ends_as_a_watch(void **state)
     cli_ok(cluster, via, "wait --for ready shard/alone --timeout 20s");
 }
 
-/* Cut off from everybody: a stale read has no bound, or is refused at once. */
+/* The other hosts are paused: a stale read without a bound works, one with a bound is refused at
+ * once. */
 static void test_read_that_is_too_stale_is_refused_at_once(void **state)
 {
     (void)state;
@@ -191,8 +192,7 @@ static void test_read_that_is_too_stale_is_refused_at_once(void **state)
     }
 }
 
-/* What a host was asked, and passed on to one that does not answer, it does not just drop when it
- * stops. */
+/* A host that stops answers the calls that it forwarded to a host which does not answer. */
 static void test_stopping_host_says_what_became_of_forwarded_calls(void **state)
 {
     (void)state;

@@ -1,6 +1,6 @@
-/* Two of three hosts lost for good. Shard zero is repaired offline, the users' shard online; what
- * was acknowledged and reached the survivor is there, the cluster grows to three again, and old
- * hosts that come back are members again. */
+/* Two of three hosts are lost for good. Shard zero is repaired offline, the users' shard online.
+ * What was acknowledged and reached the survivor is there, the cluster grows to three again, and
+ * old hosts that come back become members again. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,7 +36,7 @@ static void says_eventually(struct cluster *c, int via, int ms, const char *comm
     eventually(ms, command, says, &(struct look){c, via, command, wanted});
 }
 
-/* Everything that was acknowledged has also been applied on host 0. */
+/* Everything that was acknowledged has been applied on host 0. */
 static void settle_on(struct cluster *c)
 {
     for (int i = 0; i < 20; i++) {
@@ -78,7 +78,7 @@ static bool three_voters(void *ctx)
 static void repair_zero_offline(struct cluster *c)
 {
     char out[8192];
-    /* While a daemon runs its directory is locked; then both other ones are a quorum. */
+    /* A running daemon locks its directory. The other two directories are a quorum. */
     assert_int_not_equal(cli(c, 0, out, sizeof out, "repair zero %s", c->hosts[0].data_dir), 0);
     assert_non_null(strstr(out, "is locked by"));
     host_kill(c, 0);
@@ -117,7 +117,7 @@ static void test_two_of_three_hosts_lost_everything_is_repaired(void **state)
     cli_ok(c, 0, "kv put orders after repair");
     says_eventually(c, 0, 10000, "get events", "ReplicaRetired");
 
-    /* One host is lost for good. The other one comes back with its disk, and gets new replicas. */
+    /* One host is lost for good. The other returns with its disk and gets new replicas. */
     says_eventually(c, 0, 20000, "get host h2", "dead");
     says_eventually(c, 0, 20000, "get host h3", "dead");
     cli_ok(c, 0, "host decommission h3");
@@ -131,8 +131,8 @@ static void test_two_of_three_hosts_lost_everything_is_repaired(void **state)
     cluster_free(c);
 }
 
-/* Shard zero is repaired with a host that was away while the others went on, and they come back:
- * what only they know of is kept, no id is given out twice, and no write of a shard is lost. */
+/* Shard zero is repaired with the directory of a host that was away, and the other hosts return.
+ * What only they know is kept, no id is given out twice, and no write of a shard is lost. */
 static void test_hosts_with_a_newer_shard_zero_return_after_its_repair(void **state)
 {
     (void)state;
@@ -168,7 +168,7 @@ static void test_hosts_with_a_newer_shard_zero_return_after_its_repair(void **st
     apply_yaml(c, 0, "kind: Shard\nname: fresh\nspec: {type: kv, voters: 3}\n");
     assert_non_null(strstr(cli_ok(c, 1, "kv get fresh mine"), "value"));
     assert_int_not_equal(cli(c, 1, out, sizeof out, "kv get fresh secret"), 0);
-    /* It runs on, although no row speaks of it. */
+    /* The shard keeps running although no row mentions it. */
     assert_true(count_text(cli_ok(c, 1, "status -o json"), "\"shardId\"") >= 4);
     cluster_free(c);
 }

@@ -1,5 +1,5 @@
-/* All hosts lost for good: a new cluster from a file of the registry, its shards from files of
- * their own. */
+/* All hosts are lost for good: a new cluster from a file of the registry, its shards from their own
+ * files. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -108,7 +108,7 @@ static void test_first_start_killed_at_any_instant_is_done_again(void **state)
                h->name);
         const char *const args[] = {"--listen", h->address, NULL};
         host_start(c, i, args);
-        /* The instant of the fault, not a wait for anything. */
+        /* This sleep sets the instant of the fault; it waits for nothing. */
         nanosleep(&(struct timespec){.tv_nsec = (i - 1) * 12 * 1000000L}, NULL);
         host_kill(c, i);
         host_start(c, i, args);
@@ -122,7 +122,7 @@ static void test_first_start_killed_at_any_instant_is_done_again(void **state)
 
 /* ---- Restored from what was restored --------------------------------------------------------- */
 
-/* A host of its own, founded on a file of the registry of host `from`. */
+/* Starts a host founded on a file of the registry of host `from`. */
 static void refound_on(struct cluster *c, int from, int to)
 {
     const struct host *h = &c->hosts[to];
@@ -135,14 +135,14 @@ static void refound_on(struct cluster *c, int from, int to)
     cluster_wait_ready(c, to, 30000);
 }
 
-/* Restore `from` as a shard of that name, and check that it is what was saved. */
+/* Restores `from` as a shard of that name and checks that it has the saved content. */
 static void restore_as(struct cluster *c, int via, const char *file, const char *shard)
 {
     cli_ok(c, via, "snapshot restore %s %s --wait --timeout 60s", path_of(c, file), shard);
     assert_int_equal(strncmp(cli_ok(c, via, "kv get %s colour", shard), "blue", 4), 0);
 }
 
-/* What a try leaves that was killed after the identity and before the seed. */
+/* The files that are left when a restore is killed between writing the identity and the seed. */
 static void leave_a_killed_try(const struct cluster *c, int i)
 {
     char command[512];
@@ -214,7 +214,7 @@ static void check_first_host(struct cluster *c)
     expect_lines(c, OLD, "get events --object shards/zero", "RegistryRestored", 1);
     expect_lines(c, OLD, "get events", "HostLost", OLD);
     expect_lines(c, OLD, "describe host h4", "zone=a", 1);
-    /* What was decided before is still there to be read. */
+    /* Events from before the loss can still be read. */
     assert_true(count_lines(cli_ok(c, OLD, "get events --object shards/orders"), "ShardCreated") ==
                 1);
     assert_int_not_equal(cli(c, OLD, out, sizeof out, "kv get orders colour --command-timeout 1s"),
@@ -235,7 +235,7 @@ static void test_all_hosts_lost_registry_and_shards_come_back_from_files(void **
     cli_ok(c, 0, "snapshot save orders %s", path_of(c, "orders.snap"));
     cli_ok(c, 0, "snapshot save p-1 %s", path_of(c, "p1.snap"));
     cli_ok(c, 0, "snapshot save zero %s", path_of(c, "zero.snap"));
-    /* These ids are given out after the file was made; so is this name. */
+    /* These ids are given out, and this name is used, after the file was made. */
     apply_yaml(c, 0, "kind: Shard\nname: later\nspec: {type: kv, voters: 3}\n");
     control_agree(c, 0);
     lose_all(c);
@@ -260,7 +260,8 @@ static void test_all_hosts_lost_registry_and_shards_come_back_from_files(void **
     expect_lines(c, OLD, "get replicas --shard orders", "running", 3);
     assert_int_equal(
         cli(c, OLD, out, sizeof out, "snapshot restore %s orders", path_of(c, "orders.snap")), 1);
-    /* The data of the others is given up: one is gone, one of a pool begins empty. */
+    /* The data of the other shards is given up: one shard disappears, one of a pool begins
+     * empty. */
     cli_ok(c, OLD, "delete shard cache");
     cli_ok(c, OLD, "delete shard p-0");
     cli_ok(c, OLD, "kv put p-0 colour green");

@@ -1,5 +1,5 @@
-/* Hosts stopped by SIGTERM and started again, one after the other, under load: leadership is handed
- * over first, so writes never wait for an election, and nothing acknowledged is lost. */
+/* Hosts are stopped by SIGTERM and started again, one after the other, under load. A host transfers
+ * leadership first, so writes never wait for an election, and no acknowledged write is lost. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -83,7 +83,7 @@ static void test_deleted_shards_leave_no_group_and_return_their_space(void **sta
         eventually(30000, "only two groups run", runs_two_groups,
                    &(struct expect){.c = c, .via = i});
     }
-    /* The name is free again, for a shard that is another one. */
+    /* The name is free again for a new shard. */
     set_voters(c, 2, "orders", 3);
     cli_ok(c, 0, "propose orders 'put a 1'");
     assert_non_null(strstr(cli_ok(c, 1, "query orders 'get a'"), "1"));
@@ -115,8 +115,8 @@ static void test_one_host_grows_to_three_without_a_restart(void **state)
     cluster_join(c, 1, 0);
     cluster_join(c, 2, 0);
     set_voters(c, 1, "orders", 3);
-    /* One voter becomes three in one change, in shard zero and in "orders". A host says by itself
-     * when it votes in the configuration in force: then the first host is dispensable. */
+    /* One voter becomes three in one change, in shard zero and in "orders". A host reports itself
+     * that it votes in the configuration in force. Then the cluster can lose the first host. */
     eventually(30000, "three vote in shard zero", three_vote,
                &(struct expect){.c = c, .via = 2, .needle = "zero"});
     eventually(30000, "three vote in orders", three_vote,

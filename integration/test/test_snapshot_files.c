@@ -1,4 +1,4 @@
-/* Snapshots in files: saved under load through a host that has no replica, checked, brought back as
+/* Snapshots in files: saved under load through a host without a replica, checked, and restored as
  * new shards while hosts are killed. */
 #include <dirent.h>
 #include <inttypes.h>
@@ -31,7 +31,7 @@ static struct cluster *four_hosts(void)
     return c;
 }
 
-/* The host that has no replica of the shard. */
+/* The host without a replica of the shard. */
 static int stranger_of(struct cluster *c)
 {
     char out[16384];
@@ -126,7 +126,7 @@ static void test_saved_under_load_and_restored(void **state)
     cli_ok(c, stranger, "snapshot restore %s copy --wait --timeout 60s", file);
     expect_lines(c, 0, "get replicas --shard copy", "running", 3);
     assert_int_equal(load_verify_in(before, cluster_endpoints(c, HOSTS), "copy"), 0);
-    /* What was answered before is not done again; what comes after is. */
+    /* Proposals that were answered before the snapshot are not applied again; later ones are. */
     cli_ok(c, 0, "propose copy --session %" PRIu64 " --sequence 1 put once 2", session);
     assert_int_equal(strncmp(cli_ok(c, 0, "kv get copy once"), "1", 1), 0);
     cli_ok(c, 0, "propose copy --session %" PRIu64 " --sequence 2 put once 3", session);
@@ -173,7 +173,7 @@ static void pause_ms(long ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
-/* In the background: the host that it talks to is going to be killed. */
+/* In the background, because the host that it calls will be killed. */
 static pid_t restore_begin(struct cluster *c, int via, const char *file, const char *name)
 {
     pid_t pid = fork();
@@ -186,7 +186,7 @@ static pid_t restore_begin(struct cluster *c, int via, const char *file, const c
     return pid;
 }
 
-/* The operation that made the shard; 0: the host was killed before there was one. */
+/* The operation that created the shard; 0: the host was killed before there was one. */
 static int operation_for(struct cluster *c, int via, const char *name)
 {
     char out[65536], needle[64];

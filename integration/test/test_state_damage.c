@@ -1,5 +1,5 @@
-/* A flipped byte in the state database of a host: it costs the replicas whose bytes they are, which
- * are rebuilt. Nothing that was acknowledged is missing, and nobody is answered DATA_LOSS. */
+/* A flipped byte in a host's state database affects only the replicas whose bytes it hits, and
+ * those are rebuilt. No acknowledged write is missing, and no caller gets DATA_LOSS. */
 #include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,8 +37,8 @@ static void expect_log(struct cluster *c, int i, const char *needle)
     eventually(30000, needle, log_has, &(struct expect){.c = c, .via = i, .needle = needle});
 }
 
-/* Logs of shards that begin with a snapshot do not reach back to the first entry: what the state
- * database loses of them cannot be replayed. */
+/* The log of a shard that begins with a snapshot does not reach back to the first entry: data that
+ * the state database loses cannot be replayed. */
 static void begin(struct scene *s)
 {
     char file[512];
@@ -62,7 +62,7 @@ static void begin(struct scene *s)
     }
 }
 
-/* The largest file of the state database that matches. */
+/* The largest file of the state database that matches the pattern. */
 static void find_file(const struct cluster *c, int i, const char *pattern, char *ret, size_t size)
 {
     char all[512];
@@ -81,7 +81,7 @@ static void find_file(const struct cluster *c, int i, const char *pattern, char 
     assert_true(most > 0);
 }
 
-/* Flip a byte at each of `n` places, evenly. */
+/* Flips a byte at each of `n` places, evenly spread. */
 static void flip(const struct cluster *c, int i, const char *pattern, long n)
 {
     char path[512];
@@ -100,7 +100,7 @@ static void flip(const struct cluster *c, int i, const char *pattern, long n)
     assert_int_equal(fclose(f), 0);
 }
 
-/* Every replica runs, and what was written is there, read through every host. */
+/* Every replica runs, and every host answers with what was written. */
 static void expect_whole(struct scene *s)
 {
     for (size_t i = 0; i < SHARDS; i++) {
@@ -112,8 +112,8 @@ static void expect_whole(struct scene *s)
     }
 }
 
-/* Have all data of the host read, whatever is answered, until it says that it met the damage. A
- * replica that has not opened yet is not read: another host answers. */
+/* Reads all data of the host, ignoring answers, until the host reports the damage. A replica that
+ * is not open yet is not read: another host answers. */
 static bool made_anew(void *ctx)
 {
     const struct expect *e = ctx;
@@ -151,7 +151,7 @@ static void test_flipped_bytes_of_the_state_cost_the_replicas_they_hit(void **st
     struct load_report r;
     begin(&s);
 
-    /* In a table of a host that is stopped; the others take writes meanwhile. */
+    /* Damage a table of a stopped host; the others accept writes meanwhile. */
     struct load *load = load_start(cluster_endpoints(s.c, HOSTS), "b", 16);
     host_stop(s.c, 2);
     flip(s.c, 2, "*.sst", 1);
@@ -163,7 +163,7 @@ static void test_flipped_bytes_of_the_state_cost_the_replicas_they_hit(void **st
     assert_int_equal(s.c->hosts[2].pid, pid); /* it started again within its process */
     expect_whole(&s);
 
-    /* In tables of a host that runs and leads: its reads go on, elsewhere. */
+    /* Damage tables of a host that runs and leads: its reads are served elsewhere. */
     host_stop(s.c, 1);
     host_restart(s.c, 1);
     cluster_wait_ready(s.c, 1, 20000);
@@ -174,7 +174,7 @@ static void test_flipped_bytes_of_the_state_cost_the_replicas_they_hit(void **st
     cluster_wait_ready(s.c, 1, 20000);
     expect_whole(&s);
 
-    /* Where the database says what its tables are. */
+    /* Damage the file that lists the tables. */
     host_stop(s.c, 0);
     flip(s.c, 0, "MANIFEST-*", 1);
     host_restart(s.c, 0);

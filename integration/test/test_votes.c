@@ -1,6 +1,6 @@
-/* Votes are given to replicas that answer, and taken when somebody else has them: hosts that are
- * paused, or killed, while a shard grows, moves, or gets a replica; and shard zero while hosts are
- * drained. */
+/* Only replicas that answer get a vote, and a vote is removed only after its replacement has one:
+ * hosts are paused or killed while a shard grows, moves, or gets a replica. Shard zero keeps its
+ * votes while hosts are drained. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,7 +23,7 @@ static void set_voters(struct cluster *c, int via, const char *shard, int voters
     cli_ok(c, via, "apply -f %s", path);
 }
 
-/* The shard takes writes, all the time: longer than any change, and any election, would take. */
+/* The shard accepts writes for longer than a change of members or an election takes. */
 static void assert_serves(struct cluster *c, int via, const char *shard)
 {
     uint64_t until = now_ms() + 4 * ELECTION_TIMEOUT_MS;
@@ -32,27 +32,28 @@ static void assert_serves(struct cluster *c, int via, const char *shard)
     }
 }
 
-/* Hosts but `not`, in any order. */
-static void others(const struct cluster *c, int n, int not, int *ret)
+/* A cluster of n hosts with a shard "one" of one voter, which has applied a write. Returns the
+ * leader's host and the other hosts too. */
+static struct cluster *one_voter(int n, int *ret_leader, int *ret_others)
 {
-    (void)c;
+    struct cluster *c =
+        cluster_of_peers(n, "kind: Shard\nname: one\nspec: {type: kv, voters: 1}\n");
+    cli_ok(c, 0, "propose one 'put a 1'");
+    *ret_leader = leader_of(c, 0, "one");
     for (int i = 0, k = 0; i < n; i++) {
-        if (i != not ) {
-            ret[k++] = i;
+        if (i != *ret_leader) {
+            ret_others[k++] = i;
         }
     }
+    return c;
 }
 
 static void test_votes_are_for_replicas_that_answer(void **state)
 {
     (void)state;
     int o[4];
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 5);
-    apply_yaml(c, 0, "kind: Shard\nname: one\nspec: {type: kv, voters: 1}\n");
-    cli_ok(c, 0, "propose one 'put a 1'");
-    int via = leader_of(c, 0, "one");
-    others(c, 5, via, o);
+    int via;
+    struct cluster *c = one_voter(5, &via, o);
     /* Only o[0] and o[1] may have new replicas, and they do not answer. */
     cli_ok(c, via, "host cordon %s", c->hosts[o[2]].name);
     cli_ok(c, via, "host cordon %s", c->hosts[o[3]].name);
@@ -64,7 +65,7 @@ static void test_votes_are_for_replicas_that_answer(void **state)
     set_voters(c, via, "one", 1);
     expect_lines(c, via, "get replicas --shard one -o wide", "running", 1);
     assert_serves(c, via, "one");
-    /* A replica that a user makes on a host that does not answer. */
+    /* A user creates a replica on a host that does not answer. */
     const char *made =
         strstr(cli_ok(c, via, "replica create one %s", c->hosts[o[0]].name), "replicas/");
     assert_non_null(made);
@@ -76,7 +77,7 @@ static void test_votes_are_for_replicas_that_answer(void **state)
     host_pause(c, o[1], false);
     expect_lines(c, via, "get hosts", "live", 5);
     expect_lines(c, via, "get replicas --shard one -o name", "replicas/", 1);
-    /* Now they do; and then the first one is dispensable. */
+    /* Now both hosts answer, and the shard no longer needs its first voter. */
     set_voters(c, via, "one", 3);
     expect_lines(c, o[2], "get replicas --shard one -o wide", "running", 3);
     host_kill(c, via);
@@ -88,12 +89,8 @@ static void test_move_to_a_host_that_stops_is_taken_back(void **state)
 {
     (void)state;
     int o[3];
-    struct cluster *c = cluster_new();
-    cluster_start_peers(c, 4);
-    apply_yaml(c, 0, "kind: Shard\nname: one\nspec: {type: kv, voters: 1}\n");
-    cli_ok(c, 0, "propose one 'put a 1'");
-    int via = leader_of(c, 0, "one");
-    others(c, 4, via, o);
+    int via;
+    struct cluster *c = one_voter(4, &via, o);
     host_pause(c, o[0], true);
     const char *text =
         cli_ok(c, via, "shard move one --from %s --to %s", c->hosts[via].name, c->hosts[o[0]].name);
@@ -108,7 +105,7 @@ static void test_move_to_a_host_that_stops_is_taken_back(void **state)
     expect_lines(c, via, "get replicas --shard one -o name", "replicas/", 1);
     assert_int_equal(leader_of(c, o[1], "one"), via);
     expect_lines(c, via, "get hosts", "live", 4);
-    /* And one that nothing disturbs: from one voter to another in one change. */
+    /* A move that nothing disturbs: from one voter to another in one change. */
     cli_ok(c, via, "shard move one --from %s --to %s --wait --timeout 60s", c->hosts[via].name,
            c->hosts[o[0]].name);
     assert_serves(c, o[1], "one");

@@ -1,5 +1,5 @@
-/* Hosts in three zones, each with racks: what a lost zone costs, what is made up for while it is
- * away, and that its return restores what the specs want. */
+/* Hosts in three zones with racks: what a lost zone costs, what is replaced while it is away, and
+ * that its return restores what the specs want. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +17,7 @@
 static const char zones[] = "abcabcc";
 static const char racks[] = "1112223"; /* of the zone */
 
-/* Hosts 0..n-1, of which the first three begin the cluster. */
+/* Hosts 0..n-1; the first three form the cluster. */
 static struct cluster *zoned_cluster(int n)
 {
     struct cluster *c = cluster_new();
@@ -40,7 +40,7 @@ static struct cluster *zoned_cluster(int n)
     return c;
 }
 
-/* Where a shard's replicas are. */
+/* The hosts of a shard's replicas. */
 struct census {
     int voters, witnesses, others; /* running */
     int zone_votes[3], zone_others[3];
@@ -86,7 +86,7 @@ static bool take_census(struct cluster *c, int via, const char *shard, struct ce
     return true;
 }
 
-/* What a census should find: votes, of which witnesses, per zone; the rest as a mask of zones. */
+/* The expected census: votes per zone, how many of them witnesses; the rest as a mask of zones. */
 struct wanted {
     struct cluster *c;
     int via;
@@ -134,8 +134,8 @@ static const char specs[] =
     "    - {count: 1, constraints: [{key: zone, operator: IN, values: [a]}]}\n"
     "    - {cover: true, constraints: [{key: zone, operator: IN, values: [c]}]}\n";
 
-/* With every zone there. A witness is no copy, so the group that covers zone c may have one on each
- * host without a voter. */
+/* With all zones there. A witness is not a copy, so the group that covers zone c may have a replica
+ * on each host without a voter. */
 static void expect_all_zones(struct cluster *c, int via)
 {
     expect_placed(
@@ -166,7 +166,7 @@ static void expect_leader_in(struct cluster *c, int via, const char *shard, cons
                &(struct expect){.c = c, .via = via, .command = shard, .needle = zone});
 }
 
-/* Groups that run on the host are those that rows of the registry speak of. */
+/* The host runs the groups that the rows of the registry name, and no others. */
 static bool runs_what_rows_say(void *ctx)
 {
     struct expect *e = ctx;
@@ -202,11 +202,11 @@ static void test_lost_zone_is_made_up_for_and_its_return_restores_the_spread(voi
     expect_placed((struct wanted){
         .c = c, .via = VIA, .shard = "wide", .voters = 5, .most = {0, 2, 3}, .dead = lost});
     printf("made up for after %" PRIu64 " ms\n", (now_ms() - killed));
-    /* What needs zone a is not placed elsewhere, and says why. */
+    /* A shard that needs zone a is not placed elsewhere, and says why. */
     expect_lines(c, VIA, "get events --object shards/pinned", "no host for 1 of 1 non-voting", 1);
     expect_lines(c, VIA, "get events --object shards/pinned", "h1 (dead), h2 (zone=b), h4 (dead)",
                  1);
-    /* Five of the seven are left, and five vote for shard zero. */
+    /* Five of the seven hosts are left, and five vote for shard zero. */
     expect_placed((struct wanted){.c = c,
                                   .via = VIA,
                                   .shard = "zero",
@@ -234,7 +234,7 @@ static void test_lost_zone_is_made_up_for_and_its_return_restores_the_spread(voi
     cluster_free(c);
 }
 
-/* Of shard zero, as its leader has them: rows say what is wanted. */
+/* Members of shard zero as its leader has them; rows only say what is wanted. */
 static bool zero_votes(void *ctx)
 {
     struct expect *e = ctx;
@@ -280,7 +280,7 @@ static void test_shard_zero_shrinks_with_lost_hosts_and_grows_again(void **state
     cluster_free(c);
 }
 
-/* Replicas on host `lines`, without that of shard zero, as many as `needle` says? */
+/* Does host `lines` have `needle` replicas, not counting that of shard zero? */
 static bool has_replicas(void *ctx)
 {
     struct expect *e = ctx;
@@ -319,7 +319,7 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
     for (int i = 0; i < 4; i++) {
         set_capacity(c, i, 8);
     }
-    /* 35 in all: one more shard fits, a second does not. */
+    /* 35 replicas: one more shard fits, a second does not. */
     apply_yaml(c, 0, "kind: Shard\nname: fits\nspec: {type: kv, voters: 3}\n");
     snprintf(path, sizeof path, "%s/full.yaml", c->dir);
     FILE *f = fopen(path, "we");
@@ -329,8 +329,8 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --dry-run", path), 1);
     assert_non_null(strstr(out, "full (capacity of the host)"));
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --wait --timeout 2s", path), 4);
-    /* It is raised elsewhere, and what waited is let in; it is lowered here, and the host gives
-     * away. */
+    /* Raise the capacity of one host: the waiting shard is placed. Lower it here: the host gives
+     * replicas away. */
     for (int i = 1; i < 4; i++) {
         set_capacity(c, i, 20);
     }
@@ -340,7 +340,7 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
     set_capacity(c, 4, 1);
     expect_replicas_on(c, 0, 4, "1");
     expect_lines(c, 2, "get hosts h5", " 1/1 ", 1);
-    /* A host dies: its replicas go where there is room, and none to the full one. */
+    /* A host dies: its replicas go to hosts with room, none to the full host. */
     host_kill(c, 0);
     expect_lines(c, 1, "get hosts", " dead ", 1);
     expect_lines(c, 1, "get shards", " yes ", 13);
@@ -355,7 +355,8 @@ static bool leads_elsewhere(void *ctx)
     return shard_leader(e->c, e->via, e->command) > 0;
 }
 
-/* The leader is where it is preferred, goes elsewhere with the host, and comes back with it. */
+/* The leader is on the preferred host, moves elsewhere when that host stops, and returns with
+ * it. */
 static void test_leader_preference_is_followed_while_there_is_such_a_host(void **state)
 {
     (void)state;
