@@ -99,7 +99,7 @@ void engine__bad_frame(struct engine *e, const struct uuid *host, const struct t
     }
     char text[UUID_TEXT_BYTES];
     uuid_format(host, text);
-    LOG_WARN(ENGINE, "frame dropped, later ones are only counted for a while: %s peer=%s",
+    LOG_WARN(ENGINE, "malformed frame dropped, more are only counted for 10 s error=\"%s\" peer=%s",
              st->message, text);
 }
 
@@ -109,7 +109,7 @@ void engine__host_failed(struct engine *e, const struct thole_status *st)
     if (atomic_exchange(&e->failed, true)) {
         return;
     }
-    LOG_ERROR(ENGINE, "the log cannot be written, this host stops: %s", st->message);
+    LOG_ERROR(ENGINE, "log write failed, this host stops error=\"%s\"", st->message);
     if (e->o.observer.host_failed != NULL && !atomic_load(&e->crashed)) {
         e->o.observer.host_failed(e->o.observer.ctx, st);
     }

@@ -443,7 +443,7 @@ void engine__group_boot(struct loop *l, struct task *t)
     r->notify = true;
     engine__loop_publish(l, r);
     engine__loop_dirty(l, r);
-    LOG_DEBUG(ENGINE, "replica running applied=%" PRIu64 " last=%" PRIu64, r->applied,
+    LOG_DEBUG(ENGINE, "replica started applied=%" PRIu64 " last_index=%" PRIu64, r->applied,
               work_of(r)->status.last_index);
     if (work_of(r)->starting != NULL) {
         struct control *c = work_of(r)->starting;
@@ -524,7 +524,7 @@ void engine__group_fail(struct loop *l, struct replica *r, const struct thole_st
 {
     ASSERT(r->loop == l && worker_is_current(l->w));
     log_context(r->shard_id, r->replica_id);
-    LOG_ERROR(ENGINE, "replica failed and stays stopped: %s", st->message);
+    LOG_ERROR(ENGINE, "replica failed, it stays stopped error=\"%s\"", st->message);
     replica_set_failure(r, st);
     r->state = GROUP_FAILED;
     end_work(l, r, r->failure);

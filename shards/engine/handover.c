@@ -212,7 +212,7 @@ bool engine__hand_over_low_space(struct loop *l)
         if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK) {
             continue;
         }
-        LOG_INFO(ENGINE, "low space: handing leadership on shard=%" PRIu64 " to=%" PRIu64,
+        LOG_INFO(ENGINE, "leadership transfer begun reason=low_space shard=%" PRIu64 " to=%" PRIu64,
                  r->shard_id, target);
         r->handed_over = true;
         changed = true;

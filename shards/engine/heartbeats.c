@@ -120,8 +120,9 @@ static bool makes_progress(struct loop *l)
         hung |= engine__loop_writer_stalled(e->loops[i], l->now_ns);
     }
     if (hung != atomic_exchange(&e->stalled, hung)) {
-        LOG_WARN(ENGINE, "the log of this host %s",
-                 hung ? "makes no progress: it leads no more" : "makes progress again");
+        LOG_WARN(ENGINE, "%s",
+                 hung ? "log write stalled, the groups of this host elect other leaders"
+                      : "log write ended after a stall");
         engine__disk_changed(e);
     }
     if (hung) {

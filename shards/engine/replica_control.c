@@ -362,7 +362,10 @@ static void force(struct loop *l, struct control *c)
         engine__control_answer(c);
         return;
     }
-    LOG_WARN(ENGINE, "quorum loss: this replica becomes the only voter, epoch=%" PRIu64, c->epoch);
+    LOG_WARN(ENGINE,
+             "quorum lost, group forced: this replica becomes the only voter"
+             " epoch=%" PRIu64,
+             c->epoch);
     c->next = work_of(r)->forces;
     work_of(r)->forces = c;
     engine__loop_dirty(l, r);

@@ -62,7 +62,7 @@ static void log_attest(struct log_store *base)
     pthread_mutex_unlock(&s->write_lock);
 }
 
-/* ---- The walk over what is known ------------------------------------------------------------- */
+/* ---- The walk over all replicas -------------------------------------------------------------- */
 
 static int by_id(const void *a, const void *b)
 {
@@ -83,7 +83,7 @@ static bool load(struct disk_log *s, struct log_place at, struct bytes *out)
     }
     if (segment_read(segments_get(&s->files, at.segment), at.offset, bytes_extend(out, at.bytes),
                      at.bytes, &st) != THOLE_OK) {
-        LOG_ERROR(STORE, "a record of the log cannot be read: %s", st.message);
+        LOG_ERROR(STORE, "log record unreadable error=\"%s\"", st.message);
         return false;
     }
     return true;

@@ -1,18 +1,18 @@
-/* The log on disk: what its files share.
+/* The log on disk: shared by its files.
  *
  *   disk_log.c          open, close, host records, the vtable
- *   disk_log_apply.c    what one record means for what is in memory
+ *   disk_log_apply.c    the effect of one record on memory
  *   disk_log_recover.c  the scan at open
  *   disk_log_write.c    one batch of updates: check, encode, sync, apply
- *   disk_log_clean.c    moving what is wanted out of the oldest segment
+ *   disk_log_clean.c    moving live records out of the oldest segment
  *   disk_log_read.c     reading entries beside the writer
  *
  * A write encodes its updates into a frame, appends it with one sync, and then applies the frame's
- * records to memory, record by record, as recovery does: there is one code for what a record means.
+ * records to memory one by one. Recovery uses the same code.
  *
  * Threads. One writer at a time (`write_lock`), any number of readers. Everything in memory changes
- * under `lock` and only after the sync, so readers see what is durable; the lock is never held
- * across reading or writing a file. The writer reads without it what only it changes. */
+ * under `lock` and only after the sync, so readers see durable state only. The lock is never held
+ * while a file is read or written. The writer needs no lock to read what only it changes. */
 #ifndef SHARDS_STORE_DISK_LOG_H
 #define SHARDS_STORE_DISK_LOG_H
 
@@ -24,14 +24,14 @@
 #include "shards/store/plan.h"
 #include "shards/store/store.h"
 
-/* There may be tens of thousands, and most are of idle groups: what is rarely wanted (the
- * descriptor, the configuration at the log start) is read again from the record that holds it. */
+/* There may be tens of thousands, most of them of idle groups. So rarely used fields (the
+ * descriptor, the configuration at the log start) are not in memory but read from their records. */
 struct log_replica {
     uint64_t id, shard_id;
     struct store_hard hard;
     uint64_t machine_generation;
     struct log_index index;
-    struct log_place identity, start;
+    struct log_place identity, start; /* of the records */
     struct log_place
         hard_or_mark; /* a hard state newer than any other record's, or the mark of damage */
     uint32_t epoch;
@@ -41,8 +41,8 @@ struct log_replica {
 };
 static_assert(sizeof(struct log_replica) <= 160, "one for each replica of the host");
 
-/* What the updates of the batch that is being written make of a replica: in the plan of the check,
- * and in what is encoded so far. */
+/* The state of a replica after the updates of the current batch: as planned, and as encoded so
+ * far. */
 struct log_target {
     struct log_replica *r;
     struct log_plan plan;
@@ -74,13 +74,13 @@ struct disk_log {
     struct frame_writer frame;
     size_t copied_bytes;     /* of the frame that is being built */
     size_t last_batch_bytes; /* of the frame before, without copies */
-    /* How far the oldest segment was looked at for what is to be moved. */
+    /* Cleaning has reached this place of the oldest segment. */
     uint32_t clean_segment, clean_offset;
     struct bytes clean_frame;
     /* Ascending by id, made when a walk begins. */
     struct log_replica **walk;
     size_t walk_count;
-    /* What `next` handed out last. */
+    /* The last result of `next`. */
     struct store_replica report;
     struct raft_term_run *report_runs;
     struct bytes report_identity, report_start; /* the records */
@@ -88,7 +88,7 @@ struct disk_log {
 
 struct log_replica *disk_log__replica(struct disk_log *s, uint64_t id); /* created if absent */
 
-/* The record of a synced frame, now at `at`: changes what is in memory. NULL, or what is
+/* Apply a record of a synced frame, now at `at`, to memory. NULL, or the name of what is
  * damaged. */
 const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, struct slice record,
                             struct log_place at);
@@ -96,10 +96,10 @@ const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, str
  * what was sealed with that. */
 bool disk_log__split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
                           struct slice *ret_record);
-/* The record at `at` is what is in memory, so it must not be lost. */
+/* Is the record at `at` live: the one that memory refers to? */
 bool disk_log__is_live(const struct disk_log *s, const struct frame_entry *e, struct slice record,
                        struct log_place at);
-/* Forget the replica's log, but not what it is. */
+/* Forget the replica's log, but not its identity. */
 void disk_log__drop_log(struct disk_log *s, struct log_replica *r);
 
 enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st);
@@ -108,10 +108,10 @@ enum thole_code disk_log__write(struct log_store *base, const struct store_updat
 /* Sync the frame that was built and apply it; a failure poisons the store. */
 enum thole_code disk_log__commit(struct disk_log *s, struct thole_status *st);
 enum thole_code disk_log__fail_poisoned(struct thole_status *st);
-/* Behind the last frame, where the next one will be, leave one without records: the last one is
- * durable. Best effort. */
+/* Attest that the last frame is durable: write a frame without records behind it, where the next
+ * frame will be. Best effort. */
 void disk_log__attest(struct disk_log *s, bool sync);
-/* Put what is wanted of the oldest segment into the frame, as far as it is time for that. */
+/* Add copies of live records of the oldest segment to the frame, if cleaning is due. */
 enum thole_code disk_log__clean(struct disk_log *s, struct thole_status *st);
 enum thole_code disk_log__read(struct log_store *base, uint64_t replica_id, uint64_t first,
                                uint64_t last, size_t max_bytes, size_t max_entries,

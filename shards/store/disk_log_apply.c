@@ -1,7 +1,7 @@
-/* What one record means. Records come in the order in which they were synced, from a write or from
- * the scan at open; there the oldest segments may be gone already, so that a copy comes first that
- * the writer has seen last: a START behind the runs that it is the start of, an identity behind all
- * else. Nothing here depends on what came before, except that newer wins. */
+/* The effect of one record on memory. Records come in the order in which they were synced: from a
+ * write, or from the scan at open. At open the oldest segments may be gone. Then the copy of an
+ * early record comes late: a START after the runs behind it, an identity after everything else. So
+ * nothing here depends on the records before it, except that the newer one wins. */
 #include <bsd/string.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +15,8 @@ static void set_place(struct disk_log *s, struct log_place *at, struct log_place
     segments_add_live(&s->files, to);
 }
 
-/* Of a replica's hard states the one with the highest stamp counts. Whatever drops the record that
- * carries it writes a newer one; so a record of its own is not needed beside a newer one. */
+/* The hard state with the highest stamp counts. An update that drops the record which carries it
+ * writes a newer one. So a separate HARD record is dead once a newer hard state is known. */
 static void newest_hard(struct disk_log *s, struct log_replica *r, const struct store_hard *h)
 {
     if (h->stamp >= r->hard.stamp) {
@@ -213,7 +213,7 @@ const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, str
         return NULL;
     }
     if (r->state != LOG_ABSENT && r->state != LOG_LIVE && e->kind != STORE_KIND_DAMAGED) {
-        return NULL; /* what is left of a log that has ended */
+        return NULL; /* a leftover of a removed or damaged log */
     }
     switch (e->kind) {
     case STORE_KIND_START:

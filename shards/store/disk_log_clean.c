@@ -1,12 +1,11 @@
-/* Moving what is wanted out of the oldest segment, so that it can be written again.
+/* Cleaning: moves the live records out of the oldest segment, so that its file can be reused.
  *
- * Most segments empty themselves: logs are cut at their front, and nothing in the oldest segments
- * is wanted any more. What stays is the records of idle replicas, and logs whose machines have not
- * taken a snapshot yet. When the log has more than about twice the segments that the wanted bytes
- * would fill, each write also moves a part of the oldest segment: records that are wanted are
- * appended again as copies, in the same frame. The part is measured by what is written, so the
- * log's size stays bounded without a thread that competes for the disk, and an idle log does
- * nothing. */
+ * Most segments empty themselves, because logs are compacted at their front. What stays is the
+ * records of idle replicas, and logs whose machines have not taken a snapshot yet. When the log has
+ * more than about twice the segments that its live bytes would fill, each write also cleans a part
+ * of the oldest segment: live records are appended again as copies, in the same frame. The part is
+ * proportional to the bytes written. So the size of the log is bounded, no thread competes for the
+ * disk, and an idle log does nothing. */
 #include <inttypes.h>
 
 #include "base/assert.h"
@@ -14,10 +13,10 @@
 #include "shards/store/disk_log.h"
 #include "shards/store/record_internal.h"
 
-/* So many segments are always allowed. */
+/* A log of up to this many segments is not cleaned. */
 #define SEGMENTS_MIN 4
-/* How much of the oldest segment is looked at by a write: this, and three times the bytes of the
- * batch before. Of all segments at most half is wanted, so the log shrinks. */
+/* Each write cleans this much of the oldest segment, and three times the bytes of the batch before.
+ * At most half of all bytes are live when cleaning runs, so the log shrinks. */
 #define CLEAN_BYTES_MIN ((size_t)64 * KIB)
 #define CLEAN_BYTES_MAX ((size_t)4 * MIB)
 
@@ -28,11 +27,11 @@ static enum thole_code fail_damaged(const struct disk_log *s, struct thole_statu
 {
     return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                       "log segment %" PRIu32 " is damaged at %" PRIu32
-                      "; the host tells whose records are lost when it is started again",
+                      "; restart the host: it will name the replicas that lost records",
                       segments_oldest(&s->files)->file, s->clean_offset);
 }
 
-/* The run as it is wanted: fewer entries than the record has, if the log was cut in it. */
+/* Copies the live part of a run: without the entries that were truncated from it. */
 static bool copy_run(struct disk_log *s, const struct frame_entry *e, struct slice record)
 {
     const struct log_replica *r = map_get(&s->replicas, e->replica_id);
@@ -56,7 +55,7 @@ static bool copy_run(struct disk_log *s, const struct frame_entry *e, struct sli
         }
         store_run_add(&w, &entry);
     }
-    /* What cut the log wrote a newer hard state. */
+    /* No hard state: the update that truncated the run wrote a newer one. */
     store_run_end(&w, store_key_slice(&key), NULL);
     return true;
 }
@@ -109,10 +108,10 @@ static bool copy_frame(struct disk_log *s, struct slice bytes)
 enum thole_code disk_log__clean(struct disk_log *s, struct thole_status *st)
 {
     const struct segment *g = segments_oldest(&s->files);
-    uint64_t wanted = s->files.live_bytes / s->files.segment_bytes + 1;
+    uint64_t needed = s->files.live_bytes / s->files.segment_bytes + 1; /* segments */
     size_t budget = CLEAN_BYTES_MIN + 3 * s->last_batch_bytes;
 
-    if (s->files.live.count <= SEGMENTS_MIN + 2 * wanted) {
+    if (s->files.live.count <= SEGMENTS_MIN + 2 * needed) {
         return THOLE_OK;
     }
     if (s->clean_segment != g->number) {

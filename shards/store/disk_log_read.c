@@ -1,6 +1,6 @@
-/* Reading entries beside the writer: where the runs are is looked up under the lock, their segments
- * are held, and the records are read without it. A segment that is held is not written again; a
- * record in it may be unwanted by then, but what it says was true when the reading began. */
+/* Reads entries beside the writer. Under the lock, a read looks up the runs and holds their
+ * segments. It reads the records without the lock. A held segment is not reused. A record in it may
+ * be dead by then, but it was part of the log when the read began. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -12,7 +12,7 @@
 struct reading {
     struct disk_log *s;
     uint64_t replica_id;
-    uint64_t next, last; /* the next index wanted, the last one */
+    uint64_t next, last; /* indexes still to read */
     size_t max_bytes, max_entries;
     struct raft_entry **ret;
     size_t count, bytes;
@@ -26,8 +26,8 @@ struct reading {
 
 /* ---- One run --------------------------------------------------------------------------------- */
 
-/* How many entries of the run from `r` on are wanted, and the stretch of bytes that holds their
- * payloads, so that a few entries do not keep a whole run in memory. */
+/* How many entries of the run to take from `r` on, and the range of bytes that holds their
+ * payloads. Only that range is copied, so that a few entries do not keep a whole run in memory. */
 static size_t measure(struct reading *g, struct store_run_reader r, uint64_t run_last,
                       const uint8_t **ret_lo, const uint8_t **ret_hi)
 {
@@ -54,7 +54,7 @@ static size_t measure(struct reading *g, struct store_run_reader r, uint64_t run
     return n;
 }
 
-/* Take what is wanted from one run. False: it is damaged. */
+/* Take entries from one run. False: it is damaged. */
 static bool take_run(struct reading *g, const struct store_run *run, struct slice record)
 {
     struct store_key key = store_key_run(g->replica_id, g->epoch, run->first);
@@ -94,10 +94,10 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
     return true;
 }
 
-/* ---- Where the runs are ---------------------------------------------------------------------- */
+/* ---- Looking up runs ------------------------------------------------------------------------- */
 
-/* What was read before is still in the log, so that what follows it there belongs to it: an index
- * and a term name one entry, and all before it. */
+/* Is the last entry that was read still in the log? Then the entries after it there follow it,
+ * because an index and a term identify an entry and all before it. */
 static bool is_same_log(const struct reading *g, const struct log_index *x)
 {
     ASSERT(g->count > 0 && g->ret[g->count - 1]->index == g->next - 1);
@@ -205,12 +205,12 @@ enum thole_code disk_log__read(struct log_store *base, uint64_t replica_id, uint
             break;
         }
         if (locate(&g, last, NULL) != THOLE_OK) {
-            break; /* cut meanwhile: what was read was true, what follows now may not follow it */
+            break; /* truncated or compacted meanwhile: return what was read before that */
         }
     }
     if (code != THOLE_OK) {
         while (g.count > 0) {
-            raft_entry_unref(ret[--g.count]); /* from before the error */
+            raft_entry_unref(ret[--g.count]); /* read before the error */
         }
         return code;
     }
@@ -250,7 +250,7 @@ static enum thole_code add_configs(struct log_store *base, uint64_t id, struct s
     return THOLE_OK;
 }
 
-/* For recovery: not beside a writer of the same replica. */
+/* For recovery only: nothing may write this replica meanwhile. */
 enum thole_code disk_log__config_entries(struct log_store *base, uint64_t replica_id,
                                          struct raft_entry ***ret, size_t *ret_count,
                                          struct thole_status *st)

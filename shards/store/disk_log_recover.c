@@ -1,11 +1,11 @@
-/* The scan at open: every frame of the live segments, from the oldest on, is read and verified, and
- * its records applied.
+/* The scan at open: reads and verifies every frame of the live segments, from the oldest on, and
+ * applies its records.
  *
- * A frame is written only when the one before it has been synced. So what cannot be read is a torn
- * tail, never acknowledged, if no frame follows it anywhere; else it is damage. Damage inside a
- * record hurts the replica that the directory names, which is reported and marked, so that the mark
- * outlives the record; the others run. Damage of a frame's header or directory hides whose records
- * are lost: the log stays shut. */
+ * A frame is written only after the one before it was synced. So an unreadable frame that no other
+ * frame follows is a torn tail, which was never acknowledged. An unreadable frame with a later one
+ * is damage. Damage inside a record affects the replica that the frame's directory names. It is
+ * reported, and a DAMAGED record outlives the damaged one; the other replicas run. Damage of a
+ * frame's header or directory hides which replicas lost records: the log does not open. */
 #include <inttypes.h>
 
 #include "base/log.h"
@@ -32,9 +32,9 @@ static enum thole_code fail_loss(struct thole_status *st, const struct segment *
 /* More frames than fit into a segment. */
 #define FRAMES_AHEAD_MAX ((uint64_t)1 << 24)
 
-/* A frame with this sequence, or one of the next, begins somewhere in these bytes. They are what
- * users wrote once, who may have made them look like frames: the sequence is looked at before the
- * checksum, or each of them would cost one over megabytes. */
+/* Does a frame with this sequence, or a later one, begin anywhere in these bytes? Payloads of users
+ * may look like frames. So the sequence is compared before the checksum is computed, which may
+ * cover megabytes. */
 static bool holds_frame(const struct disk_log *s, struct slice bytes, uint64_t sequence)
 {
     struct frame f;
@@ -50,8 +50,8 @@ static bool holds_frame(const struct disk_log *s, struct slice bytes, uint64_t s
     return false;
 }
 
-/* The frame at `at` of the segment that was loaded, the live one with this position, cannot be
- * read: do others follow it, there or in a file whose header cannot be read either? */
+/* The frame at `at` of the loaded segment, the live one with this position, cannot be read. Does a
+ * later frame exist, in the segment or in a file whose header cannot be read? */
 static enum thole_code has_later_frames(struct scan *c, size_t position, uint32_t at, bool *ret,
                                         struct thole_status *st)
 {
@@ -121,8 +121,8 @@ static enum thole_code apply_frame(struct disk_log *s, const struct segment *g, 
     return THOLE_OK;
 }
 
-/* The sequence that the segment behind this position begins with: what has it here was torn, not
- * acknowledged, and written anew over there. */
+/* The first sequence of the next segment. A frame with that sequence in this segment was torn, not
+ * acknowledged, and written again there. */
 static uint64_t end_sequence(const struct segments *files, size_t position)
 {
     return position + 1 < files->live.count
@@ -173,8 +173,8 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
     return code == THOLE_OK && more ? fail_loss(st, g, at) : code;
 }
 
-/* The last frame may be in the system's memory only: whoever wrote it was killed before the sync,
- * or the sync failed, which leaves memory that claims to be clean. So it is written again, before
+/* The last frame may be in the page cache only: its writer was killed before the sync, or the sync
+ * failed, which leaves pages that are marked clean. So it is written and synced again, before
  * anything relies on it. */
 static enum thole_code rewrite_last_frame(struct scan *c, struct thole_status *st)
 {
@@ -195,7 +195,7 @@ static void put_mark(struct disk_log *s, const struct log_replica *r, const char
     struct store_key k = store_key(r->id, STORE_KIND_DAMAGED);
 
     LOG_ERROR(STORE,
-              "the log of a replica is damaged; it stays off, the others run replica=%" PRIu64
+              "log of a replica damaged, this replica stays stopped replica=%" PRIu64
               " damaged=\"%s\" after_index=%" PRIu64,
               r->id, damage, r->index.last);
     store_encode_host(frame_record(&s->frame), store_key_slice(&k), (struct slice){0});

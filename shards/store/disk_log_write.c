@@ -1,8 +1,8 @@
-/* One batch: check all updates, encode them into a frame, sync it, apply it.
+/* Writes one batch: check all updates, encode them into a frame, sync it, apply it.
  *
- * Every update's last record carries the replica's hard state under a new stamp: usually that is
- * the run itself, so that a batch costs one record per replica. Whenever the record that carried
- * the newest hard state is cut or dropped, the update that does so writes a newer one. */
+ * The last record of every update carries the replica's hard state under a new stamp. Usually that
+ * is the run itself, so a batch costs one record per replica. An update that truncates or drops the
+ * record with the newest hard state writes a newer one. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +22,12 @@
 static METRIC_DEFINE_COUNTER(written_bytes, "thole_log_written_bytes_total",
                              "Bytes appended to the log.");
 static METRIC_DEFINE_GAUGE(live_bytes, "thole_log_live_bytes",
-                           "Bytes of the log's segments that are still wanted.");
+                           "Live bytes of the log: in records that count.");
 static METRIC_DEFINE_GAUGE(segments, "thole_log_segments", "Segments that the log consists of.");
 
 /* ---- Check ----------------------------------------------------------------------------------- */
 
-/* The batch's target of this replica, which has one for each. */
+/* The batch's target for this replica, created if absent. */
 static struct log_target *target(struct disk_log *s, uint64_t replica_id)
 {
     struct log_replica *r = disk_log__replica(s, replica_id);
@@ -193,8 +193,8 @@ enum thole_code disk_log__fail_poisoned(struct thole_status *st)
                       "an earlier write to the log failed; the host must be restarted");
 }
 
-/* After a failed write or sync it is unknown what reached the disk: nothing is ever written after
- * it. */
+/* After a failed write or sync the content of the disk is unknown, so nothing is written any
+ * more. */
 static enum thole_code poison(struct disk_log *s, struct thole_status *st)
 {
     s->poisoned = true;
@@ -270,7 +270,7 @@ void disk_log__attest(struct disk_log *s, bool sync)
         s->attested = s->files.sequence;
         s->attest_synced = sync;
     } else {
-        LOG_WARN(STORE, "the log's last write is not attested: %s", st.message);
+        LOG_WARN(STORE, "last log write not attested error=\"%s\"", st.message);
     }
     frame_writer_deinit(&w);
 }

@@ -1,11 +1,10 @@
-/* A frame: what one synced write appended to the log. Pure encoding, no files. docs/formats.md
- * describes it.
+/* A frame: the bytes that one synced write appends to the log. Pure encoding, no files; documented
+ * in docs/formats.md.
  *
  * [header 32][records][directory: 32 per record][zeros to a multiple of 8]. One checksum covers the
  * header and the directory; each record has its own (record.h), so that damage inside a record is
  * known to be that record's. Both depend on the store's seed or on the record's key, and the
- * sequence counts frames: what an earlier life of the file left behind is never taken for a
- * frame. */
+ * sequence counts frames. So bytes of an earlier use of the file are never taken for a frame. */
 #ifndef SHARDS_STORE_FRAME_H
 #define SHARDS_STORE_FRAME_H
 
@@ -16,7 +15,7 @@
 #define FRAME_ALIGN 8
 
 enum frame_flag {
-    FRAME_COPY = 1,   /* a record that was moved here from an older segment, and says nothing new */
+    FRAME_COPY = 1,   /* a copy of a record of an older segment; it changes nothing */
     FRAME_DELETE = 2, /* the key is gone; the record is empty */
 };
 

@@ -5,7 +5,7 @@
 
 #include "base/assert.h"
 
-/* Most logs are of idle groups, and have a run for each leader that they had. */
+/* Up to this many runs, capacity grows by one: most logs are of idle groups, with few runs. */
 #define EXACT_CAPACITY 4
 
 static uint64_t last_of(const struct store_run *r)
@@ -48,7 +48,7 @@ void log_index_compact(struct log_index *x, struct segments *g, uint64_t start, 
     }
 }
 
-/* Make room for one more: first by moving to the front what a long head has freed. */
+/* Make room for one more run: reuse the space before `head` if it is large, else grow. */
 static void make_room(struct log_index *x)
 {
     ASSERT(x->head <= x->end && x->end <= x->capacity);

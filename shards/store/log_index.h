@@ -1,5 +1,5 @@
-/* What is known in memory of one replica's log: where it starts and ends, and which runs (records)
- * hold it, 32 bytes each. All entries of a run have one term. Knows no locks.
+/* The index of one replica's log in memory: its start and end, and its runs (records), 32 bytes
+ * each. All entries of a run have one term. No locks: the caller has them.
  *
  * Runs are ascending and do not overlap. While a log is being recovered there may be gaps between
  * them, because a run may have been copied to a place behind its successors: log_index_whole tells
@@ -13,18 +13,18 @@
 struct store_run {
     uint64_t first, term;
     struct log_place place;
-    uint32_t count : 31; /* fewer than the record has, if the log was cut there */
+    uint32_t count : 31; /* fewer than in the record, if the log was truncated in it */
     uint32_t config : 1; /* holds CONFIG entries */
 };
 
-/* The runs are a queue: its front moves on by compaction and is reclaimed now and then. */
+/* runs[head .. end) is a queue: compaction advances `head`, and make_room reuses the space. */
 struct log_index {
     uint64_t start, start_term, last;
     struct store_run *runs;
     uint32_t head, end, capacity;
 };
 
-/* Both tell the segments what is not wanted any more. */
+/* All functions report to the segments which records have become live or dead. */
 void log_index_deinit(struct log_index *x, struct segments *g);
 /* Forget everything; the log is empty and begins after `start`. */
 void log_index_reset(struct log_index *x, struct segments *g, uint64_t start, uint64_t start_term);
@@ -35,7 +35,7 @@ void log_index_compact(struct log_index *x, struct segments *g, uint64_t start,
 void log_index_append(struct log_index *x, struct segments *g, struct store_run run);
 /* A run that is already part of the log has moved to another place. */
 void log_index_move(struct log_index *x, struct segments *g, struct store_run run);
-/* Of all records. */
+/* Bytes of all its records. */
 uint64_t log_index_bytes(const struct log_index *x);
 /* The log has no gaps. */
 bool log_index_whole(const struct log_index *x);

@@ -1,5 +1,5 @@
-/* The log store in memory, for harnesses and as the oracle of the other one's tests. Entries are
- * kept as they came, by reference. Thread-safe like the real one, with one lock. */
+/* The log store in memory, for harnesses and as the oracle in tests of the disk log. Keeps entries
+ * by reference. Thread-safe like the disk log, with one lock. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>

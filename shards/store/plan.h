@@ -1,5 +1,5 @@
-/* Is a batch of updates acceptable? Both log stores ask this before they change anything, so that
- * a refused batch has written nothing. A replica may occur in several updates of one batch. */
+/* Validates a batch of updates. Both log stores call it before they change anything, so a refused
+ * batch has written nothing. A replica may occur in several updates of one batch. */
 #ifndef SHARDS_STORE_PLAN_H
 #define SHARDS_STORE_PLAN_H
 
@@ -9,14 +9,14 @@
  *   ABSENT ---------> LIVE ----------> TOMBSTONE --------> GONE
  *      \                \-> DAMAGED (found at recovery) -> TOMBSTONE
  *       \------ remove ------------------>
- * An id that is GONE was used once and may not be used again. */
+ * An id that is GONE was used, and must not be used again. */
 enum log_state { LOG_ABSENT = 0, LOG_LIVE, LOG_DAMAGED, LOG_TOMBSTONE, LOG_GONE };
 
 struct log_plan {
     enum log_state state;
     uint64_t start, last;
 };
-/* Check `u` against `p` and move `p` to what it will be afterwards. */
+/* Check `u` against `p`, and change `p` to the state after `u`. INVALID_ARGUMENT if refused. */
 THOLE_MUST_CHECK enum thole_code store__plan(struct log_plan *p, const struct store_update *u,
                                              struct thole_status *st);
 

@@ -20,7 +20,7 @@ enum store_kind {
     STORE_KIND_HARD = 3,
     STORE_KIND_RUN = 4,
     STORE_KIND_HOST = 5,    /* under replica id 0, followed by the host record's name */
-    STORE_KIND_DAMAGED = 6, /* empty: what was here could not be read; left by a salvage */
+    STORE_KIND_DAMAGED = 6, /* empty: recovery found a damaged record of this replica */
 };
 
 enum store_flag {
@@ -55,14 +55,14 @@ struct store_key_parts {
 };
 bool store_key_parse(struct slice key, struct store_key_parts *ret);
 
-/* A replica's hard state travels in whatever record is written last for it. `stamp` counts those
- * records; at recovery the highest stamp wins. */
+/* The newest record of a replica that can carry its hard state does. `stamp` counts those records;
+ * at recovery the highest stamp wins. */
 struct store_hard {
     uint64_t stamp;
     struct raft_hard hard;
 };
 
-/* What a START record says. */
+/* The content of a START record. */
 struct store_start {
     struct store_hard hard;
     uint32_t epoch; /* of the runs that are alive; a reset begins a new one */
@@ -106,7 +106,7 @@ struct store_run_writer {
     uint64_t term;
 };
 void store_run_begin(struct store_run_writer *w, struct bytes *out);
-/* What the next entry would add at most. */
+/* The encoded size of an entry, at most. */
 static inline size_t store_run_entry_bytes_max(size_t payload)
 {
     return 1 + 4 * VARINT_BYTES_MAX + payload; /* term delta, session, sequence, size */

@@ -1,4 +1,4 @@
-/* What record.c and run.c share: the header, and the hard state inside other records. */
+/* Shared by record.c and run.c: the header, and the hard state inside other records. */
 #ifndef SHARDS_STORE_RECORD_INTERNAL_H
 #define SHARDS_STORE_RECORD_INTERNAL_H
 
@@ -7,7 +7,7 @@
 
 #define STORE_HARD_BYTES 32
 
-/* Reserves the header; returns where in `out` the record begins, which seal wants to know. */
+/* Reserves the header. Returns where in `out` the record begins, for store__record_seal. */
 size_t store__record_begin(struct bytes *out);
 void store__record_seal(struct bytes *out, size_t at, struct slice key, uint8_t flags,
                         uint32_t count);

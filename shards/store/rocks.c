@@ -12,8 +12,8 @@
 #define WRITE_BUFFER_BYTES_DEFAULT ((size_t)64 * MIB)
 #define OPTIONS_FILE_BYTES_MAX ((size_t)1 * MIB)
 
-/* The C API gives no codes, only texts; these beginnings are the code's own names
- * (rocksdb::Status::ToString), not prose. */
+/* The C API returns texts without codes. These prefixes are the names of the codes
+ * (rocksdb::Status::ToString), not free text. */
 enum thole_code rocks_fail(struct thole_status *st, const char *what, char *error)
 {
     enum thole_code code = THOLE_UNAVAILABLE;
@@ -31,7 +31,7 @@ enum thole_code rocks_fail(struct thole_status *st, const char *what, char *erro
     return code;
 }
 
-/* Connections and the log need descriptors, too. */
+/* A share of the descriptors: connections and the log need some too. */
 static int open_files_max(void)
 {
     uint64_t share = file_descriptors_max() / 4;
@@ -52,9 +52,9 @@ enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocks
     rocksdb_options_set_max_write_buffer_number(base, 4);
     rocksdb_options_set_max_background_jobs(base, 2);
     rocksdb_options_set_max_open_files(base, open_files_max());
-    /* Few write: an applier each. */
+    /* There are few concurrent writers: the appliers. */
     rocksdb_options_set_allow_concurrent_memtable_write(base, 0);
-    /* An idle host does nothing: no periodic statistics. */
+    /* No periodic statistics: an idle host does no work. */
     rocksdb_options_set_stats_dump_period_sec(base, 0);
     rocksdb_options_set_stats_persist_period_sec(base, 0);
     rocksdb_options_set_info_log_level(base, 2); /* warnings */
@@ -70,7 +70,7 @@ enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocks
     return THOLE_OK;
 }
 
-/* The newest OPTIONS-<number> file: what RocksDB understood. */
+/* Reads the newest OPTIONS-<number> file: the options that RocksDB uses. */
 static enum thole_code read_options_file(const char *path, struct buf **ret,
                                          struct thole_status *st)
 {

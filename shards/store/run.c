@@ -4,7 +4,7 @@
  *   [kind and flags 1][term delta varint][session, sequence varints, if flagged]
  *   [payload size varint][payload]
  * The term delta is to the entry before, for the first one to 0. Space for the hard state is
- * always reserved while building and closed up if unused, because only the end of a batch knows. */
+ * reserved while building and closed up if unused: only the end of an update decides it. */
 #include <string.h>
 
 #include "base/assert.h"

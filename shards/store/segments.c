@@ -20,9 +20,9 @@
 #define SEGMENT_MAGIC UINT64_C(0x31676573656c6f68) /* "holeseg1" */
 #define SEGMENT_VERSION 1
 
-/* Small writes into a file that is still growing put zeros in front of themselves now and then, so
- * that the next ones change no metadata: such a sync takes half the time. Large ones would only
- * write twice as much. */
+/* A small write that extends the file also writes zeros behind itself. The next writes then change
+ * no metadata, and their syncs take half the time. Large writes do not: they would write twice as
+ * much. */
 #define ZERO_AHEAD_BYTES ((uint32_t)MIB)
 #define ZERO_AHEAD_WRITE_MAX ((size_t)64 * KIB)
 #define ZERO_CHUNK_BYTES (64 * KIB)
@@ -121,8 +121,8 @@ bool segments_retire(struct segments *s)
 
 #define ID_FILE_BYTES_MAX 256
 
-/* The file ID says which log this is, and how many segment files it has at least: a file that is
- * missing, even the newest, or that cannot be read, is never taken for the end of the log. */
+/* The file ID identifies the log, and counts its segment files at least. So a file that is missing
+ * or unreadable, even the newest, is never taken for the end of the log. */
 static enum thole_code read_id(struct segments *s, struct thole_status *st)
 {
     char text[UUID_TEXT_BYTES] = "";
@@ -149,8 +149,8 @@ static enum thole_code read_id(struct segments *s, struct thole_status *st)
     return code;
 }
 
-/* More files than this are harmless: they are counted after they are made, and before they are
- * deleted. */
+/* More files than counted are harmless: the count grows after a file is created, and shrinks before
+ * one is deleted. */
 static enum thole_code count_files(struct segments *s, uint32_t files, struct thole_status *st)
 {
     char text[UUID_TEXT_BYTES], line[ID_FILE_BYTES_MAX];
@@ -336,7 +336,7 @@ static enum thole_code open_files(struct segments *s, struct thole_status *st)
     return code;
 }
 
-/* Part the files into the live ones, tail to head without a gap, and the others. */
+/* Divide the files into the live ones, from tail to head without a gap, and the spare ones. */
 static enum thole_code arrange(struct segments *s, struct thole_status *st)
 {
     struct segment_ring all = s->spare;
@@ -366,8 +366,8 @@ static enum thole_code arrange(struct segments *s, struct thole_status *st)
     return code;
 }
 
-/* The first segment of a new log: in a file that is empty, because one whose header cannot be read
- * may hold something. */
+/* The first segment of a new log. Uses only an empty file: one with an unreadable header may hold
+ * data. */
 static enum thole_code begin_log(struct segments *s, struct thole_status *st)
 {
     struct segment *g = NULL;
@@ -391,7 +391,7 @@ static enum thole_code begin_log(struct segments *s, struct thole_status *st)
     return code;
 }
 
-/* Open the files that there are, and see that none is missing. */
+/* Open the existing files, and check that none is missing. */
 static enum thole_code find_files(struct segments *s, struct thole_status *st)
 {
     enum thole_code code = read_id(s, st);
@@ -414,7 +414,7 @@ static enum thole_code find_files(struct segments *s, struct thole_status *st)
     if (is_new) {
         s->id = uuid_random();
     }
-    /* A process that was killed may have made some without syncing. */
+    /* A process that was killed may have created files without syncing the directory. */
     code = file_sync_dir(s->path, st);
     if (code == THOLE_OK && (is_new || s->spare.count != s->files)) {
         code = count_files(s, (uint32_t)s->spare.count, st);
@@ -477,8 +477,8 @@ static bool is_free(const struct segments *s)
     return s->spare.count > 0 && s->spare.items[s->spare.head]->number < s->recorded_tail;
 }
 
-/* Files that a burst left behind go back to the file system, one at a time. A deletion that a crash
- * undoes brings back a spare. */
+/* Deletes surplus spare files after a burst, one at a time. A deletion that a crash undoes brings a
+ * spare back. */
 static void trim_spares(struct segments *s)
 {
     if (s->spare.count <= SPARE_MIN + s->live.count / 2 || !is_free(s)) {
@@ -488,10 +488,11 @@ static void trim_spares(struct segments *s)
     char *path = segment_path(s, g->file);
     struct thole_status st = {0};
     if (count_files(s, s->files - 1, &st) != THOLE_OK) {
-        LOG_WARN(STORE, "cannot delete %s: %s", path, st.message);
+        LOG_WARN(STORE, "spare segment not deleted file=%s error=\"%s\"", path, st.message);
     } else {
         if (unlink(path) != 0) {
-            LOG_WARN(STORE, "cannot delete %s: %s", path, strerror(errno));
+            LOG_WARN(STORE, "spare segment not deleted file=%s error=\"%s\"", path,
+                     strerror(errno));
         }
         segment_free(ring_pop(&s->spare));
     }
@@ -506,7 +507,7 @@ static enum thole_code begin_segment(struct segments *s, struct thole_status *st
     trim_spares(s);
     if (is_free(s)) {
         g = s->spare.items[s->spare.head];
-        if (g->extent > s->segment_bytes) { /* it had to take a frame that was larger */
+        if (g->extent > s->segment_bytes) { /* it had to hold a larger frame */
             if (ftruncate(g->fd, s->segment_bytes) != 0) {
                 return fail_io(st, "truncate", g);
             }
@@ -563,7 +564,7 @@ static enum thole_code write_synced(const struct segment *g, struct iovec *v, in
     return code == THOLE_OK && fdatasync(g->fd) != 0 ? fail_io(st, "sync", g) : code;
 }
 
-/* How many zeros follow what ends at `end`. */
+/* How many zeros to write behind `end`. */
 static uint32_t zeros_ahead(const struct segments *s, const struct segment *g, size_t frame,
                             uint32_t end)
 {

@@ -1,15 +1,15 @@
 /* The files of the log: a ring of segments of equal size, written one after the other.
  *
- * The oldest segments go when nothing in them is wanted any more, and their files are written
- * again: to sync a write into a file that has its blocks already takes half the time and a third of
- * the disk's work. Segments are numbered; `live` holds the numbers tail to head without a gap. Each
- * segment's header says what the tail was when it was begun: at open everything from there on must
- * be present, and what is older is spare. A segment that left the ring later than that is therefore
- * not written again before the next header says so.
+ * A segment leaves the ring when it is the oldest and has no live records. Its file is reused: a
+ * synced write into allocated blocks takes half the time, and a third of the disk's work. Segments
+ * are numbered; `live` holds the numbers from tail to head without a gap. The header of each
+ * segment records the tail at the time it was begun. At open, every segment from the newest
+ * recorded tail on must be present, and older ones are spare. So a segment that left the ring later
+ * is reused only after a synced header records a tail behind it.
  *
- * Threads: one writer (append, retire). `lock` is of whoever owns this: under it are the ring of
- * live segments and their `live` and `readers`. Readers use the descriptor of a segment that they
- * hold by `readers`. */
+ * Threads: one writer (append, retire). The owner provides `lock`. It protects the ring of live
+ * segments and their `live` and `readers`. A reader uses the descriptor of a segment while it
+ * counts in `readers`. */
 #ifndef SHARDS_STORE_SEGMENTS_H
 #define SHARDS_STORE_SEGMENTS_H
 
@@ -32,12 +32,12 @@ struct segment {
     uint32_t number; /* from 1; 0: never used, or its header cannot be read */
     uint32_t file;   /* its name */
     int fd;
-    uint32_t end;    /* of its frames; up to SEGMENT_HEADER_BYTES: it has none */
-    uint32_t extent; /* bytes that the file has */
-    uint32_t tail;   /* as its header says */
+    uint32_t end;    /* of its frames; at most SEGMENT_HEADER_BYTES if it has none */
+    uint32_t extent; /* size of the file */
+    uint32_t tail;   /* in its header */
     uint32_t readers;
     uint64_t first_sequence; /* of its frames */
-    uint64_t live;           /* bytes of records that are wanted */
+    uint64_t live;           /* bytes of live records */
 };
 
 struct segment_ring {
@@ -51,7 +51,7 @@ struct segments {
     int lock_fd;
     uint32_t segment_bytes;
     struct uuid id; /* of the store; `seed` is made of it */
-    uint32_t files; /* that exist at least, as the file ID says */
+    uint32_t files; /* count in the file ID: at least this many exist */
     uint64_t seed;
     uint64_t sequence;        /* of the next frame */
     uint64_t live_bytes;      /* of all segments */
@@ -61,9 +61,9 @@ struct segments {
     uint32_t next_file;
 };
 
-/* Open the directory (made if absent) and lock it. What the segments hold is not looked at: the
- * caller reads them from the oldest on and sets `end` of the newest and `sequence`. DATA_LOSS: one
- * is missing. FAILED_PRECONDITION FORMAT, LOCKED. On failure, close all the same. */
+/* Open the directory (created if absent) and lock it. Does not read the segments: the caller scans
+ * them from the oldest on, and sets `end` of each and `sequence`. DATA_LOSS: a segment is missing.
+ * FAILED_PRECONDITION FORMAT, LOCKED. Call segments_close even after a failure. */
 THOLE_MUST_CHECK enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock,
                                                const char *path, uint32_t segment_bytes,
                                                struct thole_status *st);
@@ -80,7 +80,7 @@ static inline struct segment *segments_newest(const struct segments *s)
 /* A live segment by its number. */
 struct segment *segments_get(const struct segments *s, uint32_t number);
 void segments_add_live(struct segments *s, struct log_place at);
-/* The record is not wanted any more; also sets `*at` to nowhere. */
+/* The record is dead now. Sets `*at` to nowhere. */
 void segments_drop(struct segments *s, struct log_place *at);
 
 /* Append one frame, synced, without the lock; begins another segment if it does not fit into the
@@ -88,14 +88,14 @@ void segments_drop(struct segments *s, struct log_place *at);
  * UNAVAILABLE DISK. */
 THOLE_MUST_CHECK enum thole_code segments_append(struct segments *s, struct slice frame,
                                                  struct thole_status *st);
-/* Put a frame without records where the next one will be, and stay in front of it. */
+/* Write a frame without records where the next frame will be; the next frame overwrites it. */
 THOLE_MUST_CHECK enum thole_code segments_attest(struct segments *s, struct slice frame, bool sync,
                                                  struct thole_status *st);
-/* Write the newest segment's bytes from `at` on once more, synced: what was found there at open. */
+/* Write the newest segment's bytes from `at` on again, as they were found at open, synced. */
 THOLE_MUST_CHECK enum thole_code segments_rewrite(struct segments *s, uint32_t at,
                                                   struct slice bytes, struct thole_status *st);
-/* With the lock: take the oldest segment out of the ring if nothing in it is wanted and nobody
- * reads it. */
+/* The caller holds the lock. Moves the oldest segment to the spares if it has no live records and
+ * no readers. */
 bool segments_retire(struct segments *s);
 
 /* UNAVAILABLE DISK; DATA_LOSS if the file is shorter. */

@@ -14,7 +14,7 @@
 #define STATE_FORMAT_VERSION 1
 #define BLOCK_CACHE_BYTES ((size_t)64 * MIB)
 #define BLOOM_BITS 10
-/* What a record costs in a memtable beside its key and value, about. */
+/* Approximate overhead of a record in a memtable. */
 #define MEMTABLE_RECORD_BYTES 32
 
 struct state_batch {
@@ -88,7 +88,7 @@ static enum thole_code open_read_write(struct state_db *db, struct thole_status 
 static enum thole_code open_db(struct state_db *db, const struct state_db_options *o,
                                bool read_only, struct thole_status *st)
 {
-    /* A table that cannot be read must not keep the others from being read. */
+    /* Read-only: an unreadable table must not prevent reading the others. */
     enum thole_code code =
         rocks_options(read_only ? "compression=kLZ4Compression;paranoid_checks=false"
                                 : "compression=kLZ4Compression;avoid_flush_during_shutdown=0",
@@ -146,7 +146,7 @@ void state__close(struct state_db *db)
     }
 }
 
-/* An unreadable sector is damage as much as a wrong checksum is. */
+/* An unreadable sector counts as damage, like a wrong checksum. */
 static bool is_damage(const char *error)
 {
     return strncmp(error, "Corruption", 10) == 0 || strstr(error, "Input/output error") != NULL;
@@ -167,7 +167,7 @@ void state_db_close(struct state_db *db)
     if (db == NULL) {
         return;
     }
-    /* RocksDB flushes when it closes, too; a failure leaves what an earlier flush made durable. */
+    /* RocksDB also flushes on close. After a failure, the state of the last good flush remains. */
     if (state_db_flush(db, NULL) != THOLE_OK) {
         rocksdb_cancel_all_background_work(db->db, 1);
     }
@@ -329,7 +329,7 @@ enum thole_code state_space_drop(struct state_db *db, struct state_space s, stru
         return state__fail(db, st, "space drop", error);
     }
     atomic_fetch_add(&db->unflushed, 2 * STATE_PREFIX_BYTES + MEMTABLE_RECORD_BYTES);
-    /* Best effort: have the files that hold the space rewritten soon. */
+    /* Best effort: ask for an early compaction of the files that hold the space. */
     rocksdb_suggest_compact_range(db->db, (const char *)from, sizeof from, (const char *)to,
                                   sizeof to, &error);
     rocksdb_free(error);

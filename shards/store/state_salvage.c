@@ -1,14 +1,14 @@
-/* A state database that is damaged: what can be read of it goes into a new one.
+/* Salvage of a damaged state database: copies its readable spaces into a new one.
  *
- * A compaction that meets one damaged block makes RocksDB refuse every write of the database. So
- * whoever meets damage leaves a mark in the directory, which is then not opened any more but
- * salvaged: every space that is wanted is read from its first to its last key, and copied. A space
- * that cannot be read as a whole is lost as a whole. If the database does not open at all, every
- * space is lost: RocksDB's own repair would bring back what had been deleted.
+ * A compaction that meets a damaged block makes RocksDB refuse every write of the database. So the
+ * first function that meets damage leaves a mark file in the directory. A directory with a mark is
+ * not opened but salvaged: every wanted space is read from its first to its last key, and copied. A
+ * space that cannot be read completely is lost completely. If the database does not open at all,
+ * every space is lost: RocksDB's own repair would bring deleted data back.
  *
- * The new database is complete and synced before it is named PATH.whole, and only then the old
- * one's name changes. If the process ends before it has the old name, the next open takes it; one
- * that is not whole is never taken, even if somebody deleted the old one to make room. */
+ * The new database is complete and synced before it is renamed to PATH.whole. Only then is the old
+ * one renamed. If the process ends between the renames, the next open uses PATH.whole. An
+ * incomplete copy (PATH.new) is never used, even if the old database was deleted to make room. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -51,7 +51,7 @@ void state__mark(const char *path)
 {
     char *mark = mark_path(path);
     int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    /* Best effort: without it the damage is met once more. */
+    /* Best effort: without the mark the damage is met again. */
     if (fd >= 0) {
         close(fd);
     }
@@ -112,7 +112,7 @@ static enum thole_code copy_all(struct state_iter *it, struct state_batch *b, st
     return state_batch_write(b, st);
 }
 
-/* Copy one space; `*ret_lost` if it cannot be read. The status is of the new database. */
+/* Copy one space. Sets `*ret_lost` if it cannot be read; the status is about the new database. */
 static enum thole_code copy_space(struct state_db *from, struct state_db *to, struct state_space s,
                                   bool *ret_lost, struct thole_status *st)
 {
@@ -125,7 +125,7 @@ static enum thole_code copy_space(struct state_db *from, struct state_db *to, st
     state_batch_free(b);
     state_iter_free(it);
     if (code == THOLE_OK && *ret_lost) {
-        LOG_ERROR(STORE, "the data of a replica is damaged replica=%" PRIu64 " error=\"%s\"",
+        LOG_ERROR(STORE, "state of a replica damaged replica=%" PRIu64 " error=\"%s\"",
                   s.replica_id, why.message);
         code = state_space_drop(to, s, st);
     }
@@ -143,7 +143,8 @@ static enum thole_code fill(const char *path, const char *fresh, struct state_wa
         return code;
     }
     if (state__open(&(struct state_db_options){.path = path}, true, &from, &why) != THOLE_OK) {
-        LOG_ERROR(STORE, "the state database cannot be opened: %s", why.message);
+        LOG_ERROR(STORE, "state database unreadable, all its data is lost error=\"%s\"",
+                  why.message);
     }
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         list[i].lost = from == NULL;
@@ -192,7 +193,7 @@ static enum thole_code swap(const char *path, const char *fresh, const char *kep
     return code;
 }
 
-/* What an earlier attempt left. */
+/* Of an earlier attempt. */
 static enum thole_code remove_leftovers(const char *path, struct thole_status *st)
 {
     char *fresh = new_path(path), *whole = whole_path(path);
@@ -221,7 +222,7 @@ enum thole_code state_db_salvage(const char *path, struct state_wanted *list, si
         code = fill(path, fresh, list, n, st);
         struct thole_status why = {0};
         if (code != THOLE_OK && remove_leftovers(path, &why) != THOLE_OK) { /* it may be full */
-            LOG_WARN(STORE, "cannot delete %s: %s", fresh, why.message);
+            LOG_WARN(STORE, "unfinished copy not deleted path=%s error=\"%s\"", fresh, why.message);
         }
     }
     if (code == THOLE_OK) {
@@ -236,7 +237,7 @@ enum thole_code state_db_salvage(const char *path, struct state_wanted *list, si
     } else if (code == THOLE_OK) {
         struct thole_status why = {0};
         if (file_remove_tree(kept, &why) != THOLE_OK) {
-            LOG_WARN(STORE, "cannot delete %s: %s", kept, why.message);
+            LOG_WARN(STORE, "damaged database not deleted path=%s error=\"%s\"", kept, why.message);
         }
     }
     free(fresh);

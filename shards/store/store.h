@@ -1,12 +1,12 @@
 /* The host's durable state: one log for all groups, and one state database for all persistent
  * machines.
  *
- * Log (segment files, every write synced): per replica its identity, hard state, log start with
- * the configuration there, and its entries as byte-bounded *runs* with a checksum.
- * State database (RocksDB without WAL): data of persistent machines under replica-id prefixes; what
- * is durable there is what has been flushed, and the log is kept from that point on.
+ * Log (segment files, every write synced): for each replica its identity, hard state, log start
+ * with the configuration there, and its entries as byte-bounded *runs* with a checksum. State
+ * database (RocksDB without WAL): data of persistent machines under replica-id prefixes. Only
+ * flushed data is durable, and the log is kept from that point on.
  *
- * The engine sees only the vtables below, so the same engine runs over memory in the harness. */
+ * The engine uses only the vtables below, so the harness runs the same engine over memory. */
 #ifndef SHARDS_STORE_STORE_H
 #define SHARDS_STORE_STORE_H
 
@@ -15,7 +15,7 @@
 #include "base/buf.h"
 #include "shards/raft/raft.h"
 
-/* What a replica is; written once when it is created. */
+/* The identity of a replica: written once, when it is created. */
 struct store_identity {
     uint64_t replica_id;
     uint64_t shard_id;
@@ -43,7 +43,7 @@ struct store_update {
     size_t entry_count;
 };
 
-/* What the log knows of one replica. Valid until log_store_close; owned by the store. */
+/* The recovered state of one replica. Owned by the store; see log_store_ops.next. */
 struct store_replica {
     uint64_t replica_id, shard_id;
     bool removed; /* a tombstone; nothing below is set */
@@ -68,8 +68,8 @@ struct log_store_ops {
      * STORE_BATCH_UPDATES_MAX updates. */
     enum thole_code (*write)(struct log_store *s, const struct store_update *updates, size_t n,
                              struct thole_status *st);
-    /* Leave a note that what was written last is durable, so that damage in it is told from a write
-     * that was torn. Not synced, costs no room; for a pause between writes, by the writer. May be
+    /* Record that the last write is durable, so that recovery can tell damage in it from a torn
+     * write. Not synced, and takes no space. Called by the writer in a pause between writes. May be
      * NULL. */
     void (*attest)(struct log_store *s);
     /* Read entries [first, last] until max_bytes is exceeded (at least one entry if any). Each gets
@@ -128,24 +128,24 @@ struct state_space { /* one replica's generation of data */
 struct state_db_options {
     const char *path;
     size_t write_buffer_bytes; /* 0: default 64 MiB */
-    /* Damage was met, for the first time: on whatever thread met it, so it must not block. From
-     * then on the database may refuse all writes: it should be closed and salvaged. */
+    /* Called at the first damage, on the thread that met it; must not block. From then on the
+     * database may refuse all writes. The owner should close and salvage it. */
     void (*damaged)(void *ctx, const char *what);
     void *ctx;
 };
-/* DATA_LOSS CORRUPT: it cannot be opened, or damage was met before: salvage it. */
+/* DATA_LOSS CORRUPT: it cannot be opened, or it has a mark of damage. Then salvage it. */
 THOLE_MUST_CHECK enum thole_code state_db_open(const struct state_db_options *o,
                                                struct state_db **ret, struct thole_status *st);
 void state_db_close(struct state_db *db); /* flushes */
 
 struct state_wanted {
     struct state_space space;
-    bool can_lose; /* the log has it: the old database is not kept for it */
+    bool can_lose; /* the log can replace it: the old database need not be kept for it */
     bool lost;     /* it could not be read */
 };
-/* Of a closed database that is damaged make a new one with what can be read, space by space. What
- * is not in the list goes. If any is lost for good, the old one is kept: `*ret_kept` is its path,
- * malloced; else NULL. Errors leave the old one in place. */
+/* Replace a damaged, closed database by a new one with its readable spaces. Spaces that are not in
+ * the list are dropped. If a space is lost that the log cannot replace, the old database is kept:
+ * `*ret_kept` is its path, malloced; else NULL. After an error the old one is still in place. */
 THOLE_MUST_CHECK enum thole_code state_db_salvage(const char *path, struct state_wanted *list,
                                                   size_t n, char **ret_kept,
                                                   struct thole_status *st);

@@ -106,8 +106,7 @@ void engine__export_opened(struct loop *l, struct task *t)
     t->control = NULL;
     c->st = t->st;
     if (c->st.code == THOLE_DATA_LOSS && t->everything && r->state == GROUP_RUNNING) {
-        LOG_WARN(ENGINE, "a snapshot file is damaged, another one is saved in its place: %s",
-                 t->st.message);
+        LOG_WARN(ENGINE, "snapshot file damaged, saving another one error=\"%s\"", t->st.message);
         c->st = (struct thole_status){0};
         await_save(l, r, c);
         return;
@@ -147,7 +146,8 @@ static void refuse(struct loop *l, struct task *t)
     struct replica *r = t->r;
     struct control *c = t->control;
     bool later = t->st.code == THOLE_UNAVAILABLE || t->st.code == THOLE_RESOURCE_EXHAUSTED;
-    LOG_WARN(ENGINE, "the replica is not founded on a snapshot: %s", t->st.message);
+    LOG_WARN(ENGINE, "seed refused%s error=\"%s\"",
+             later ? ", the caller may retry" : ", the replica fails", t->st.message);
     engine__snapshot_remove_files(l, r, UINT64_MAX);
     engine__machine_unref(t->machine);
     t->machine = NULL;
@@ -178,7 +178,7 @@ void engine__seed_loaded(struct loop *l, struct task *t)
         refuse(l, t);
         return;
     }
-    LOG_INFO(ENGINE, "founded on a snapshot index=%" PRIu64, t->index);
+    LOG_INFO(ENGINE, "seed restored, group starts from it index=%" PRIu64, t->index);
     struct stream_msg *m = xcalloc(1, sizeof *m);
     m->r = replica_ref(r);
     m->index = t->index;

@@ -184,7 +184,8 @@ static void disk_remove(struct engine_files *f, const char *name)
 {
     char *path = xasprintf("%s/%s", disk_of(f)->directory, name);
     if (unlink(path) != 0 && errno != ENOENT) {
-        LOG_WARN(ENGINE, "remove %s: %s, the next start tries again", path, strerror(errno));
+        LOG_WARN(ENGINE, "snapshot file not removed, the next start retries file=%s error=\"%s\"",
+                 path, strerror(errno));
     }
     free(path);
 }

@@ -134,7 +134,7 @@ void engine__snapshot_start_save(struct loop *l, struct replica *r)
 
 static void save_failed(struct replica *r, const struct thole_status *st)
 {
-    LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
+    LOG_WARN(ENGINE, "snapshot save failed, retried when one is needed error=\"%s\"", st->message);
     r->saving = r->compacting = r->holding_for_save = false;
     engine__compact_later(r);
     while (work_of(r)->save_waiters != NULL) {
@@ -206,7 +206,7 @@ static void send_stream(struct loop *l, struct task *t)
     if (!take_waiter(r, t->peer)) {
         engine__task_free(t);
     } else if (t->st.code != THOLE_OK) {
-        LOG_WARN(ENGINE, "no snapshot is sent, the next need for one tries again: %s",
+        LOG_WARN(ENGINE, "snapshot not sent, retried when the peer needs one error=\"%s\"",
                  t->st.message);
         raft_snapshot_sent(r->core, t->peer, 0, false);
         show_sending(l, r);
@@ -347,8 +347,7 @@ static void checked(struct loop *l, struct task *t)
     if (t->st.code == THOLE_OK || t->index != r->snapshot_index || r->saving) {
         return;
     }
-    LOG_WARN(ENGINE, "a snapshot file is damaged, another one is saved in its place: %s",
-             t->st.message);
+    LOG_WARN(ENGINE, "snapshot file damaged, saving another one error=\"%s\"", t->st.message);
     engine__snapshot_start_save(l, r);
 }
 
@@ -411,7 +410,8 @@ static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m,
               raft_snapshot_received(r->core, m->from, m->term, m->index, m->index_term, &config,
                                      l->now_ms, &install, &st) == THOLE_OK;
     if (!*ret_ok) {
-        LOG_WARN(ENGINE, "a received snapshot was refused: %s", st.message);
+        LOG_WARN(ENGINE, "received snapshot refused index=%" PRIu64 " error=\"%s\"", m->index,
+                 st.message);
     }
     raft_config_deinit(&config);
     engine__loop_dirty(l, r);
@@ -482,7 +482,8 @@ static void restored(struct loop *l, struct task *t)
     ASSERT(t->generation == r->generation + 1);
     t->received = NULL;
     if (t->st.code != THOLE_OK) {
-        LOG_WARN(ENGINE, "a received snapshot could not be restored: %s", t->st.message);
+        LOG_WARN(ENGINE, "restore of a received snapshot failed index=%" PRIu64 " error=\"%s\"",
+                 m->index, t->st.message);
     }
     if (t->st.code != THOLE_OK || !offer(l, r, m, &ok)) {
         m->ok = ok;
@@ -497,7 +498,7 @@ static void restored(struct loop *l, struct task *t)
     }
     r->restoring = false;
     r->restore_failures = 0;
-    LOG_INFO(ENGINE, "installing a snapshot index=%" PRIu64 " generation=%" PRIu64, m->index,
+    LOG_INFO(ENGINE, "received snapshot restored index=%" PRIu64 " generation=%" PRIu64, m->index,
              t->generation);
     t->received = m;
     engine__snapshot_install(r, t);
@@ -568,7 +569,10 @@ static void destroyed(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     if (t->st.code != THOLE_OK) {
-        LOG_WARN(ENGINE, "old data stays until the next start: %s", t->st.message);
+        LOG_WARN(ENGINE,
+                 "old data not deleted, the next start retries"
+                 " error=\"%s\"",
+                 t->st.message);
     }
     if (!t->everything && t->generation == r->generation + 1) {
         r->restoring = false;
@@ -602,8 +606,9 @@ static void space_measured(struct loop *l, struct task *t)
     bool changed = critical != atomic_exchange(&l->e->critical_space, critical);
     if (low != atomic_exchange(&l->e->low_space, low)) {
         changed = true;
-        LOG_WARN(ENGINE, "free disk space is %s: proposals are %s free_bytes=%" PRIu64,
-                 low ? "low" : "back", low ? "refused, leaders go elsewhere" : "taken again",
+        LOG_WARN(ENGINE, "free disk space %s free_bytes=%" PRIu64,
+                 low ? "low: proposals are refused, leaderships move to other hosts"
+                     : "sufficient again: proposals are accepted",
                  t->index);
     }
     if (changed) {

@@ -97,7 +97,7 @@ static bool stage(struct snapshot_receives *s, struct receive *x)
     if (s->e->files->ops->create(s->e->files, staged, true, &x->file, &st) == THOLE_OK) {
         return true;
     }
-    LOG_WARN(ENGINE, "a snapshot is refused: %s", st.message);
+    LOG_WARN(ENGINE, "snapshot refused, its file cannot be created error=\"%s\"", st.message);
     return false;
 }
 
@@ -310,7 +310,8 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
     x->answered = x->received;
     reply(s, host, c, ok ? x->received : 0, !ok);
     if (!ok) {
-        LOG_WARN(ENGINE, "a snapshot transfer broke off, the sender will start again");
+        LOG_WARN(ENGINE, "snapshot transfer broke off, the sender restarts it replica=%" PRIu64,
+                 x->to);
         abandon(s, x);
     }
 }

@@ -153,7 +153,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
             continue;
         }
         if (why.code != THOLE_OK) {
-            LOG_WARN(ENGINE, "snapshot %s is dropped: %s", name, why.message);
+            LOG_WARN(ENGINE, "snapshot file removed file=%s error=\"%s\"", name, why.message);
         }
         e->files->ops->remove(e->files, name);
     }

@@ -59,7 +59,7 @@ static void handle_task(struct streamer *s, struct task *t)
             return;
         }
         if (t->st.code != THOLE_OK && t->st.code != THOLE_UNAVAILABLE) {
-            LOG_WARN(ENGINE, "a snapshot could not be sent: %s", t->st.message);
+            LOG_WARN(ENGINE, "snapshot stream failed error=\"%s\"", t->st.message);
         }
         engine__task_free(t);
     }
