@@ -58,7 +58,7 @@ void kv__work_end(struct kv *kv)
     kv->arena = NULL;
 }
 
-/* Give the engine back what it stored with the data. */
+/* Report the metadata records that the engine stored with the data. */
 static enum thole_code report_meta(struct kv *kv, const struct thole_machine_env *env,
                                    struct thole_status *st)
 {
@@ -144,7 +144,7 @@ static enum thole_code apply_entry(struct kv_batch *b, struct thole_entry *e,
                : THOLE_FAIL(st, code, THOLE_REASON_NONE, "the result could not be written");
 }
 
-/* Only after the changes are in the database. */
+/* Called after the changes are in the database. */
 static void send_events(struct kv_batch *b, struct thole_watch_sink *watch)
 {
     for (size_t i = 0; i < b->event_count; i++) {

@@ -1,4 +1,4 @@
-/* The state as an apply batch sees it: what its earlier entries changed, over the database. */
+/* The state within an apply batch: changes of its earlier entries, over the database. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,7 +84,7 @@ enum thole_code kv__batch_cell(struct kv_batch *b, struct slice key, struct kv_c
     struct buf *stored = NULL;
 
     if (c == NULL) {
-        struct thole_status missing; /* a key that is not there is no failure to report */
+        struct thole_status missing; /* a missing key is not an error: leave `st` alone */
         kv__user_key(&kv->out, key);
         enum thole_code code =
             state_get(kv->db, NULL, kv->space, bytes_slice(&kv->out), &stored, &missing);
@@ -222,7 +222,7 @@ enum thole_code kv__batch_delete_range(struct kv_batch *b, struct slice from, st
         uint64_t hash = hash64(key.data, key.size, 0);
 
         range_take_own(&d, key);
-        /* What the batch knows of a key replaces what is stored. */
+        /* A key that the batch has touched is in its cells: range_take_own handles it. */
         if (!d.more && find_cell(b, key, hash) == NULL) {
             if (d.deleted == limit) {
                 d.more = true;

@@ -2,8 +2,8 @@
 #include "shards/machine/kv/kv_internal.h"
 #include "thole/kv/v1/kv.upb.h"
 
-/* Collects what is found, in the question's form. Protobuf items are encoded one by one: a repeated
- * field is the concatenation of its elements, so nothing is held twice. */
+/* Collects items in the form of the query: text or protobuf. Protobuf items are encoded one by one:
+ * a repeated field is the concatenation of its elements, so no item is in memory twice. */
 struct answer {
     const struct kv_op *op;
     struct bytes out;

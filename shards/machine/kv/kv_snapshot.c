@@ -1,7 +1,7 @@
 /* Snapshots. Format (docs/formats.md): the version byte, then per key in order
  *   [key size varint, not 0][key][stored size varint][stored value]
- * and at the end a 0 and the number of keys, so that a cut snapshot is recognised. Metadata is not
- * part of it: the engine brings its own at restore. */
+ * and at the end a 0 and the number of keys, so that a truncated snapshot is detected. Metadata is
+ * not part of it: the engine passes its own at restore. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,7 +52,7 @@ enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out
 
 struct reader {
     struct thole_source *in;
-    struct bytes data; /* what was read and not yet dropped */
+    struct bytes data; /* bytes read; consumed up to `at` */
     size_t at;
     bool end, failed;
 };

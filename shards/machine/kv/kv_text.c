@@ -35,7 +35,7 @@ static bool is(struct slice word, const char *text)
     return slice_equal(word, slice_str(text));
 }
 
-/* FROM or TO: "-" and nothing leave it open. */
+/* FROM or TO. "-" or a missing word: no bound. */
 static struct slice take_bound(struct slice *in)
 {
     struct slice word = {0};
@@ -86,7 +86,7 @@ const char *kv__text_command(struct slice in, struct kv_op *op)
     } else if (is(word, "delete-range")) {
         op->kind = KV_DELETE_RANGE;
         op->limit = KV_RANGE_LIMIT_MAX;
-        if (in.size == 0) { /* not everything by a slip of the hand */
+        if (in.size == 0) { /* a bare word must not delete everything */
             return "expected: delete-range FROM [TO]; \"-\" is open";
         }
         op->key = take_bound(&in);

@@ -1,20 +1,27 @@
-/* The state machine interface: what a user implements, and what the built-in machines implement.
+/* The state machine interface, which users and the built-in machines implement.
+ * shards/machine/counter is a commented example.
  *
- * A machine type is registered once per host; the engine opens one machine per replica. For each
- * machine, `apply`, `view_acquire`, `restore`, `flush` and `close` are called one at a time
- * (possibly from different threads, never concurrently, with full memory ordering between calls).
- * `query`, `save` and `view_release` run beside them, on any thread, on a view. A type without
- * views (view_acquire NULL) is instead guarded by a reader-writer lock that the engine holds:
- * `query` and `save` then get view == NULL and never run beside apply or restore.
+ * Life cycle: a machine type is registered once per host. The engine opens one machine for each
+ * replica of a shard of that type, and closes it when the replica stops. An installed snapshot is
+ * restored into a second machine of the same replica, with the next generation, which then replaces
+ * the first.
  *
- * Determinism: `apply` must depend on nothing but the machine's state and the entry: no clock, no
- * randomness, no addresses, no locale. Every replica must reach the same state and results.
+ * Threads: `apply`, `view_acquire`, `restore`, `flush` and `close` of a machine are called one at a
+ * time, possibly on different threads, with full memory ordering between calls. `query`, `save` and
+ * `view_release` run concurrently with them and with each other, on any thread, on a view. A type
+ * without views (view_acquire NULL) is guarded by a reader-writer lock of the engine instead: its
+ * `query` and `save` get view == NULL, and never run concurrently with apply or flush.
  *
- * Failure: a machine that returns anything but THOLE_OK from apply, restore or flush is stopped on
- * this host alone and shown as Failed; the host and the other replicas go on. An invalid command
- * is not a failure: give it a result that says so.
+ * Determinism: the effect and results of `apply` must depend on the machine's state and the entries
+ * alone: no clock, randomness, addresses or locale. Batches may be cut differently on each replica.
  *
- * Buffers: everything passed in is borrowed for the duration of the call. */
+ * Errors: if apply, restore or flush returns anything but THOLE_OK, the replica stops on this host
+ * and is shown as Failed; the host and the other replicas go on. An invalid command is not an
+ * error: give it a result that says so. With an error, fill `st` with the same code; otherwise
+ * leave it alone.
+ *
+ * Ownership: arguments are borrowed for the duration of the call, with all that they point to. What
+ * `open` and `view_acquire` return belongs to the engine until `close` and `view_release`. */
 #ifndef THOLE_MACHINE_H
 #define THOLE_MACHINE_H
 
@@ -24,50 +31,54 @@
 extern "C" {
 #endif
 
+/* Bytes. `data` may be NULL if size is 0. */
 struct thole_slice {
     const void *data;
     size_t size;
 };
 
-/* Where results, query answers and snapshots are written. */
+/* The destination of a result, a query's answer or a snapshot. */
 struct thole_sink {
-    /* Append bytes. RESOURCE_EXHAUSTED past the sink's limit, UNAVAILABLE when a stream was cut;
-     * the machine then returns the same code at once. */
+    /* Append `size` bytes, which are copied. RESOURCE_EXHAUSTED beyond the sink's limit,
+     * UNAVAILABLE if a stream broke off: return the same code at once. A write to a snapshot may
+     * block. */
     enum thole_code (*write)(struct thole_sink *s, const void *data, size_t size);
 };
-/* Where a snapshot is read from. Returns the number of bytes read, less than `size` only at the end
- * (0: it was reached before), or -1 on failure. The rest may still be on its way: a read may take
- * long. */
+/* The source of a snapshot. */
 struct thole_source {
+    /* Returns the number of bytes read: less than `size` only at the end, 0 after it. -1: the
+     * source failed; return any error, the engine reports the source's own. May block, since the
+     * snapshot may still be arriving. */
     int64_t (*read)(struct thole_source *s, void *data, size_t size);
 };
 
-/* A small record of the engine's own that a persistent machine stores atomically with its data
- * and hands back at open. Keys are at most 32 bytes. value.data == NULL deletes the key. */
+/* A record of the engine that a persistent machine stores atomically with its data, and reports at
+ * open. Keys have at most 32 bytes. value.data == NULL deletes the key. */
 struct thole_meta {
     struct thole_slice key;
     struct thole_slice value;
 };
 
 struct thole_entry {
-    uint64_t index; /* strictly increasing, with gaps (entries that are not for the machine) */
+    uint64_t index; /* log index: strictly increasing, with gaps (entries of the engine) */
     struct thole_slice command;
-    struct thole_sink *result; /* at most 2 MiB; what is written goes to the proposer */
-    uint64_t
-        code; /* set by apply, in/out, 0 at first: a number for the proposer beside the result */
+    struct thole_sink *result; /* for the proposer; at most 2 MiB */
+    uint64_t code;             /* out, 0 at first: a number for the proposer, beside the result */
 };
 
 struct thole_apply {
-    struct thole_entry *entries; /* may be empty: then only the metadata changes */
+    struct thole_entry *entries; /* in log order; may be empty: then only metadata changes */
     size_t entry_count;
-    uint64_t applied_index; /* after this batch */
-    const struct thole_meta *meta;
+    uint64_t applied_index;        /* after this batch; at least the last entry's index */
+    const struct thole_meta *meta; /* persistent machines: store with the batch */
     size_t meta_count;
-    /* Events for watchers of the shard, in order; NULL when nobody watches. */
+    /* Receives events for watchers of the shard, in order, once the changes are visible to queries.
+     * NULL if there are no watchers. */
     struct thole_watch_sink *watch;
 };
 
-/* Reports a change to watchers: key and event are the machine's own bytes. */
+/* Reports a change to watchers. `key` and `event` are bytes that only the machine defines. `index`
+ * is the index of the entry that made the change. */
 struct thole_watch_sink {
     void (*event)(struct thole_watch_sink *s, uint64_t index, struct thole_slice key,
                   struct thole_slice event);
@@ -78,9 +89,9 @@ struct thole_machine_env {
     uint32_t version; /* of the machine type that this shard is on */
     uint64_t shard_id;
     uint64_t replica_id;
-    uint64_t generation;       /* of this replica's data; a restore goes into a new one */
+    uint64_t generation;       /* of the replica's data; each installed snapshot has a new one */
     struct thole_slice config; /* the shard's opaque machine configuration */
-    const char *directory;     /* for a machine with flush: its own files (created); else NULL */
+    const char *directory;     /* a persistent type with flush: for its files, exists; else NULL */
     void *state_db;            /* built-in machines: the host's struct state_db */
     void *type_ctx;            /* from the registered type */
     /* A persistent machine calls this during open for each metadata record it holds. */
@@ -88,7 +99,7 @@ struct thole_machine_env {
     void *meta_ctx;
 };
 
-#define THOLE_MACHINE_PERSISTENT 1u /* keeps data and metadata across restarts; has flush */
+#define THOLE_MACHINE_PERSISTENT 1u /* keeps data and metadata across restarts */
 
 struct thole_machine_type {
     uint32_t size;    /* sizeof(struct thole_machine_type): lets the struct grow */
@@ -97,30 +108,38 @@ struct thole_machine_type {
     uint32_t flags;
     void *type_ctx;
 
+    /* Open the data of env->generation, or start empty. `env` is borrowed, but state_db lives as
+     * long as the machine. */
     enum thole_code (*open)(const struct thole_machine_env *env, void **ret_machine,
                             struct thole_status *st);
     void (*close)(void *machine);
+    /* Apply the entries in order. A persistent machine stores data and metadata atomically; they
+     * need not be durable before `flush`, but a crash must lose a suffix of the batches only. */
     enum thole_code (*apply)(void *machine, struct thole_apply *batch, struct thole_status *st);
-    /* Answer from the view. A bad query is INVALID_ARGUMENT and goes to the caller. */
+    /* Answer from the view. Errors go to the caller: INVALID_ARGUMENT for a bad query. DATA_LOSS
+     * says that the data is damaged, and also fails the replica. At most 2 MiB. */
     enum thole_code (*query)(void *machine, const void *view, struct thole_slice query,
                              struct thole_sink *answer, struct thole_status *st);
-    /* O(1): a consistent view of the state after the last apply. Optional (see above). */
+    /* A consistent, immutable view of the state after the last apply. Must be O(1): it delays the
+     * next apply. Optional (see above). */
     enum thole_code (*view_acquire)(void *machine, void **ret_view, struct thole_status *st);
     void (*view_release)(void *machine, void *view);
-    /* Write the whole state; a write may take long, as the snapshot may leave while it is made. The
-     * engine adds its own sections (applied index, sessions, membership) and checksums; persistent
-     * machines do not write metadata here. */
+    /* Write the whole state of the view. The engine adds its own sections (applied index, sessions,
+     * membership) and a checksum, so metadata does not belong here. */
     enum thole_code (*save)(void *machine, const void *view, struct thole_sink *out,
                             struct thole_status *st);
-    /* Replace the state, into env.generation of a machine that was opened empty. For a persistent
-     * type `meta` must be stored with it and all of it be durable on return. */
+    /* Read the state that `save` wrote, into a machine that was just opened. An interrupted restore
+     * may have left data in the same generation: delete it first. A persistent type must store
+     * `meta` too, and all of it must be durable on return. DATA_LOSS: not a snapshot of this
+     * type. */
     enum thole_code (*restore)(void *machine, struct thole_source *in,
                                const struct thole_meta *meta, size_t meta_count,
                                struct thole_status *st);
-    /* Persistent: make everything applied so far durable. NULL for built-in machines that share
-     * the host's state database, which the engine flushes. */
+    /* Persistent: make everything applied so far durable. NULL for built-in machines in the host's
+     * state database, which the engine flushes. */
     enum thole_code (*flush)(void *machine, struct thole_status *st);
-    /* Persistent: delete a replica's (generation's) data; the machine is not open. */
+    /* Persistent: delete the data of env->generation. The machine is not open. NOT_FOUND counts as
+     * success. Without it, only env->directory is deleted. */
     enum thole_code (*destroy)(const struct thole_machine_env *env, struct thole_status *st);
 };
 
