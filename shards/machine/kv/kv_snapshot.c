@@ -78,7 +78,7 @@ static size_t fill(struct reader *r, size_t n)
 
 static bool take_varint(struct reader *r, uint64_t *ret)
 {
-    size_t have = fill(r, 10);
+    size_t have = fill(r, VARINT_BYTES_MAX);
     struct slice s = slice_of(r->data.data + r->at, have);
 
     if (!slice_take_varint(&s, ret)) {
