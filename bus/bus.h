@@ -54,6 +54,10 @@ void bus_tls_name(struct bus_tls *t, char *ret, size_t size);
  * files, if that was not done for a while. */
 int64_t bus_tls_expiry_s(struct bus_tls *t);
 
+/* Our certificate and key in PEM, to be freed, for another server of this process. Returns a number
+ * that changes when they do; with `ret_cert` NULL only that. */
+uint64_t bus_tls_pem(struct bus_tls *t, char **ret_cert, char **ret_key);
+
 /* ---- Who calls ------------------------------------------------------------------------------- */
 
 enum bus_identity_kind {

@@ -170,7 +170,10 @@ static enum thole_code open_client(struct async_mode *m, size_t i, struct thole_
                      m->b->endpoints[(i + k) % m->b->endpoint_count]);
     }
     bytes_append(&addresses, "", 1);
-    enum thole_code code = thole_connect((const char *)addresses.data, &client->handle, st);
+    struct thole_tls tls;
+    cli__tls_files(m->b->c, &tls);
+    enum thole_code code = thole_connect_tls(
+        (const char *)addresses.data, cli__has_tls(m->b->c) ? &tls : NULL, &client->handle, st);
     bytes_deinit(&addresses);
     for (size_t k = 0; code == THOLE_OK && k < m->b->shard_count; k++) {
         code = thole_shard_open(client->handle, m->b->shards[k], &client->shards[k], st);

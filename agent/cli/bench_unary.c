@@ -133,7 +133,7 @@ static void *unary_start(struct bench *b, struct thole_status *st)
     m->queries = xcalloc(b->shard_count, sizeof(struct buf *));
     m->slots = xcalloc(b->in_flight, sizeof *m->slots);
     for (size_t i = 0; i < b->endpoint_count; i++) {
-        if (bus_channel_new(b->endpoints[i], &m->channels[i], st) != THOLE_OK) {
+        if (cli__open_channel(b->c, b->endpoints[i], &m->channels[i], st) != THOLE_OK) {
             unary_stop(m);
             return NULL;
         }

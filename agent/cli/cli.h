@@ -34,6 +34,9 @@ enum cli_option_id {
     /* Global. */
     OPT_ENDPOINTS,
     OPT_COMMAND_TIMEOUT,
+    OPT_TLS_CA,
+    OPT_TLS_CERT,
+    OPT_TLS_KEY,
     OPT_OUTPUT,
     OPT_HELP,
     OPT_VERSION,
@@ -72,12 +75,15 @@ enum cli_option_id {
     OPT_CLEANUP,
     OPT_YES,
     OPT_NAME,
+    OPT_DIR,
+    OPT_DAYS,
     OPT_OPTIONS, /* how many */
 };
 
 extern const struct option_def cli_options[OPT_OPTIONS];
 
 struct cli;
+struct thole_tls;
 #define CLI_COMMAND_OPTIONS_MAX 16
 struct cli_command {
     const char *name;      /* one or two words */
@@ -99,6 +105,7 @@ struct cli {
     upb_DefPool *pool;
     upb_Arena *arena; /* lives as long as the process */
     struct bus_channel *channel;
+    struct bus_tls *tls;             /* NULL: plain text, or not read yet */
     struct cli_table_layout *layout; /* while watching */
 };
 
@@ -169,6 +176,11 @@ void cli__base64_encode(struct slice bytes, struct bytes *out);
 
 /* ---- Calls (cluster_client.c) ---------------------------------------------------------------- */
 
+THOLE_MUST_CHECK enum thole_code cli__open_channel(struct cli *c, const char *addresses,
+                                                   struct bus_channel **ret,
+                                                   struct thole_status *st);
+bool cli__has_tls(const struct cli *c);
+void cli__tls_files(const struct cli *c, struct thole_tls *ret); /* borrowed */
 enum thole_code cli__connect(struct cli *c, struct thole_status *st);
 /* One unary call. Waits for a leader for as long as the command may take. The reply is in
  * `arena`. */
@@ -273,5 +285,8 @@ int cli__command_snapshot_status(struct cli *c);
 int cli__command_snapshot_restore(struct cli *c);
 int cli__command_snapshot_restore_zero(struct cli *c);
 int cli__command_bench(struct cli *c);
+int cli__command_cert_ca(struct cli *c);
+int cli__command_cert_host(struct cli *c);
+int cli__command_cert_client(struct cli *c);
 
 #endif

@@ -1,6 +1,7 @@
 /* Calls to the cluster. */
 #include <stdlib.h>
 #include <string.h>
+#include <thole/thole.h>
 #include <time.h>
 #include <upb/encode.h>
 
@@ -18,12 +19,39 @@ uint32_t cli__timeout_ms(const struct cli *c)
     return ms == 0 || ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
 }
 
+void cli__tls_files(const struct cli *c, struct thole_tls *ret)
+{
+    *ret = (struct thole_tls){.size = sizeof *ret,
+                              .cert = cli_text(c, OPT_TLS_CERT),
+                              .key = cli_text(c, OPT_TLS_KEY),
+                              .ca = cli_text(c, OPT_TLS_CA)};
+}
+
+bool cli__has_tls(const struct cli *c)
+{
+    return cli_text(c, OPT_TLS_CERT) != NULL || cli_text(c, OPT_TLS_KEY) != NULL ||
+           cli_text(c, OPT_TLS_CA) != NULL;
+}
+
+enum thole_code cli__open_channel(struct cli *c, const char *addresses, struct bus_channel **ret,
+                                  struct thole_status *st)
+{
+    const struct bus_tls_files files = {.cert = cli_text(c, OPT_TLS_CERT),
+                                        .key = cli_text(c, OPT_TLS_KEY),
+                                        .ca = cli_text(c, OPT_TLS_CA)};
+    enum thole_code code = THOLE_OK;
+    if (cli__has_tls(c) && c->tls == NULL) {
+        code = bus_tls_new(&files, false, &c->tls, st);
+    }
+    return code == THOLE_OK ? bus_channel_new_tls(addresses, c->tls, ret, st) : code;
+}
+
 enum thole_code cli__connect(struct cli *c, struct thole_status *st)
 {
     if (c->channel != NULL) {
         return THOLE_OK;
     }
-    return bus_channel_new(cli_text(c, OPT_ENDPOINTS), &c->channel, st);
+    return cli__open_channel(c, cli_text(c, OPT_ENDPOINTS), &c->channel, st);
 }
 
 bool cli__worth_a_retry(const struct thole_status *st)
@@ -91,6 +119,7 @@ enum thole_code cli__call_in(struct cli *c, const char *path, const void *reques
 void cli__deinit(struct cli *c)
 {
     bus_channel_free(c->channel);
+    bus_tls_unref(c->tls);
     if (c->pool != NULL) {
         upb_DefPool_Free(c->pool);
     }

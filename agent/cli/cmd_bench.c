@@ -164,7 +164,7 @@ static void take_cpu(struct cli *c, const struct rows *hosts, struct cpu *ret)
             continue;
         }
         char *address = xasprintf("%.*s", CLI_SV(thole_v1_HostStatus_address(status)));
-        if (bus_channel_new(address, &channel, &st) == THOLE_OK &&
+        if (cli__open_channel(c, address, &channel, &st) == THOLE_OK &&
             bus_channel_call(channel, "/thole.v1.Cluster/Status", slice_of(NULL, 0), 1000, &b,
                              &st) == THOLE_OK) {
             const thole_v1_StatusResponse *reply =

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 
 #include "agent/cli/rows.h"
+#include "base/clock.h"
 #include "thole/v1/control.upbdefs.h"
 
 #define STATUS_TIMEOUT_MS 1500
@@ -195,6 +196,26 @@ static void show_pauses(struct cli *c, bool stale)
     rows_deinit(&rows);
 }
 
+/* With the days that a certificate has left; fewer than this are a warning. */
+#define DAYS_WARNED 30
+#define DAY_MS (INT64_C(86400) * 1000)
+
+static void show_transport(const thole_v1_StatusResponse *status)
+{
+    if (!thole_v1_StatusResponse_tls(status)) {
+        printf("transport plain text, %s\n",
+               thole_v1_StatusResponse_exposed(status)
+                   ? "NOT SECURE: anybody who reaches this host may do anything (--insecure)"
+                   : "for its own machine only");
+        return;
+    }
+    int64_t until_ms = (int64_t)thole_v1_StatusResponse_certificate_expire_time_ms(status);
+    int64_t days = (until_ms - (int64_t)clock_system.wall_ms(&clock_system)) / DAY_MS;
+    printf("transport TLS, %scertificate valid for %" PRId64 " more days%s\n",
+           days < DAYS_WARNED ? "WARNING: " : "", days,
+           days < DAYS_WARNED ? ": replace it, no restart is needed (docs/security.md)" : "");
+}
+
 static void show_asked(const thole_v1_StatusResponse *status)
 {
     bool ready = thole_v1_StatusResponse_ready(status);
@@ -208,6 +229,7 @@ static void show_asked(const thole_v1_StatusResponse *status)
            thole_v1_StatusResponse_revision(status));
     printf("ready     %s%.*s\n",
            ready ? "yes" : "no: ", CLI_SV(thole_v1_StatusResponse_not_ready_reason(status)));
+    show_transport(status);
 }
 
 static void show_rows(struct cli *c, const struct rows *hosts, const struct rows *shards,

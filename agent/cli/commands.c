@@ -238,6 +238,31 @@ const struct cli_command cli_commands[] = {
      {OPT_MODE, OPT_SHARDS, OPT_IN_FLIGHT, OPT_PAYLOAD, OPT_READ_SHARE, OPT_SECONDS, OPT_WARMUP,
       OPT_VOTERS, OPT_CLEANUP, OPT_TIMEOUT},
      cli__command_bench},
+    {"cert ca",
+     "CLUSTER",
+     "make a CA for a cluster: ca.crt and ca.key",
+     "CLUSTER is a word for the cluster, which its certificates carry. Keep ca.key away from the "
+     "hosts; they\n"
+     "need ca.crt. Nothing is ever overwritten. docs/security.md has the set-up, and that with a "
+     "CA of your own.",
+     {OPT_DIR, OPT_DAYS},
+     cli__command_cert_ca},
+    {"cert host",
+     "NAME [ADDRESS...]",
+     "make a certificate for a host: NAME.crt and NAME.key",
+     "NAME becomes the host's name. ADDRESS are the DNS names and IP addresses at which clients "
+     "reach it, without\n"
+     "ports; NAME, localhost, 127.0.0.1 and ::1 are always among them.",
+     {OPT_DIR, OPT_DAYS},
+     cli__command_cert_host},
+    {"cert client",
+     "NAME",
+     "make a certificate for a user: NAME.crt and NAME.key",
+     "Call with --tls-ca ca.crt --tls-cert NAME.crt --tls-key NAME.key, or set THOLE_TLS_CA, "
+     "THOLE_TLS_CERT and\n"
+     "THOLE_TLS_KEY.",
+     {OPT_DIR, OPT_DAYS},
+     cli__command_cert_client},
     {"completion",
      "SHELL",
      "print completion for bash: source <(thole completion bash)",

@@ -61,6 +61,11 @@ struct engine *agent_engine(struct agent *a)
     return a->engine;
 }
 
+struct bus_tls *agent_tls(const struct agent *a)
+{
+    return a->tls;
+}
+
 struct bus *agent_bus(struct agent *a)
 {
     return a->bus;
@@ -345,6 +350,17 @@ static struct agent *agent_alloc(const struct agent_options *o)
 static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 {
     agent__options_default_listen(a);
+    enum thole_code code =
+        a->tls != NULL ? THOLE_OK : agent_check_plain("listen", a->listen, a->o.insecure, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (agent_exposed(a)) {
+        LOG_WARN(AGENT,
+                 "connections are in plain text, and anybody who reaches this host may do anything "
+                 "listen=%s; give certificates instead of --insecure",
+                 a->listen);
+    }
     const struct bus_options o = {
         .listen_address = a->listen,
         .advertise_address = a->advertise,
@@ -357,8 +373,9 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
         .clock = executor_clock(a->executor),
         .unary_slots = UNARY_CALLS_MAX,
         .handler = agent__wiring_bus_handler(a),
+        .tls = a->tls,
     };
-    enum thole_code code = bus_new(&o, &a->bus, st);
+    code = bus_new(&o, &a->bus, st);
     return code == THOLE_OK ? agent__options_save_listen(a, st) : code;
 }
 
@@ -444,7 +461,10 @@ static void open_rest(struct agent *a)
 static enum thole_code open_all(struct agent *a, struct thole_status *st)
 {
     uint64_t epoch;
-    enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
+    enum thole_code code = agent__options_open_tls(a, st);
+    if (code == THOLE_OK) {
+        code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
+    }
     if (code == THOLE_OK) {
         code = datadir_next_start(&a->dir, a->o.election_timeout_ms, a->o.stop_fd, &a->incarnation,
                                   &a->lineage, st);
@@ -632,6 +652,8 @@ void agent_free(struct agent *a)
     }
     uploads_free(a->uploads);
     bus_free(a->bus);
+    bus_tls_unref(a->tls);
+    free(a->certified_name);
     join__peer_bootstrap_free(a->peer_bootstrap);
     router_watches_free(a->watches);
     agent__reconciler_free(a->reconciler);

@@ -59,6 +59,11 @@ struct agent_options {
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms; /* hostctl.h */
     uint32_t loop_count, applier_count;
     uint64_t compact_log_bytes, snapshot_bytes_per_s;
+    /* Certificates. NULL: connections are in plain text, and the addresses to listen on must be of
+     * the loopback unless `insecure` says that others are meant. With it, this host's name is that
+     * in its certificate. */
+    const struct bus_tls_files *tls;
+    bool insecure;
     const struct thole_machine_type *const *types; /* beside the built-in ones */
     size_t type_count;
     /* The control plane (services_register, services_unregister), or NULL for both. */
@@ -84,6 +89,12 @@ THOLE_MUST_CHECK enum thole_code agent_new(const struct agent_options *o, struct
 void agent_stop(struct agent *a); /* graceful; not from a callback of the agent's */
 void agent_free(struct agent *a); /* after agent_stop; NULL is fine */
 const char *agent_address(const struct agent *a);
+struct bus_tls *agent_tls(const struct agent *a); /* NULL: plain text */
+/* In plain text at an address that others reach? */
+bool agent_exposed(const struct agent *a);
+/* Is plain text allowed at this address? INVALID_ARGUMENT, with what to do. */
+THOLE_MUST_CHECK enum thole_code agent_check_plain(const char *what, const char *address,
+                                                   bool insecure, struct thole_status *st);
 const char *agent_name(const struct agent *a);
 /* The id of a host as rows have it (registry_command.c). */
 bool agent_parse_uuid(upb_StringView text, struct uuid *ret);

@@ -43,6 +43,8 @@ struct agent {
     struct registry *registry;
     struct engine *engine;
     struct bus *bus;
+    struct bus_tls *tls;             /* NULL: plain text */
+    char *certified_name;            /* in the certificate; NULL: none */
     struct hostctl *_Atomic hostctl; /* the engine's observer may be called before it is there */
     struct router *router;
     struct pool forwarded; /* requests of others, in router_serve.c */

@@ -56,6 +56,9 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
     if (o->listen != NULL) {
         code = address_check("listen", slice_str(o->listen), ADDRESS_LISTEN, st);
     }
+    if (code == THOLE_OK && o->listen != NULL && o->tls == NULL) {
+        code = agent_check_plain("listen", o->listen, o->insecure, st);
+    }
     if (code == THOLE_OK && o->advertise != NULL) {
         code = address_check("advertise", slice_str(o->advertise), ADDRESS_REACH, st);
     }
@@ -91,6 +94,52 @@ enum thole_code agent__options_check(const struct agent_options *o, struct thole
     }
     code = check_times(o, st);
     return code == THOLE_OK ? check_reach(o, st) : code;
+}
+
+enum thole_code agent_check_plain(const char *what, const char *address, bool insecure,
+                                  struct thole_status *st)
+{
+    if (insecure || address_is_loopback(address)) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_CERTIFICATE,
+                      "%s %.80s is reached from other machines, and without TLS anybody there may "
+                      "do anything: give --tls-cert, --tls-key and --tls-ca (see `thole cert "
+                      "--help`), or --insecure if that is meant",
+                      what, address);
+}
+
+bool agent_exposed(const struct agent *a)
+{
+    return a->tls == NULL && !address_is_loopback(a->listen);
+}
+
+/* A host with certificates is who its certificate names. */
+enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st)
+{
+    char name[LIMIT_NAME_BYTES + 32];
+    if (a->o.tls == NULL) {
+        return THOLE_OK;
+    }
+    enum thole_code code = bus_tls_new(a->o.tls, true, &a->tls, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bus_tls_name(a->tls, name, sizeof name);
+    if (!name_ok(name)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_CERTIFICATE,
+                          "the certificate names the host \"%.64s\", which is no name of a host",
+                          name);
+    }
+    if (a->o.name != NULL && strcmp(a->o.name, name) != 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_CERTIFICATE,
+                          "the certificate is that of the host \"%.64s\", and this one shall be "
+                          "\"%.64s\"",
+                          name, a->o.name);
+    }
+    a->certified_name = xstrdup(name);
+    a->o.name = a->certified_name;
+    return THOLE_OK;
 }
 
 /* ---- Where it is ----------------------------------------------------------------------------- */

@@ -199,7 +199,7 @@ static void on_request(void *ctx, struct bus_request *q)
     bool for_clients = method == METHOD_PROPOSE || method == METHOD_QUERY ||
                        method == METHOD_WATCH || method == METHOD_PEER_BOOTSTRAP;
     if (!for_clients && !bus_request_from(q, &from)) {
-        thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_NONE, __FILE__, __LINE__,
+        thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY, __FILE__, __LINE__,
                          "only hosts may ask for this");
         bus_answer_failure(q, &st);
         return;

@@ -77,6 +77,25 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     return ok;
 }
 
+/* What a row says first of a host, its id and its name, is what its certificate is compared with
+ * from then on. */
+static bool asks_for_itself(struct joiner *j, struct thole_status *st)
+{
+    struct bus_identity who;
+    bus_request_identity(j->request, &who);
+    bool same_name = agent_tls(j->agent) == NULL || strcmp(who.name, j->name) == 0;
+    if (uuid_equal(&who.host_id, &j->host) && same_name) {
+        return true;
+    }
+    thole_status_set(st, THOLE_PERMISSION_DENIED, THOLE_REASON_WRONG_HOST, __FILE__, __LINE__,
+                     same_name
+                         ? "a host may ask to join for itself only: the request is about "
+                           "another id than its hello"
+                         : "a host joins under the name in its certificate, which is \"%.64s\"",
+                     who.name);
+    return false;
+}
+
 struct worker_msg *join__admission_new(struct agent *a, struct bus_request *request)
 {
     struct thole_status st = {0};
@@ -91,7 +110,7 @@ struct worker_msg *join__admission_new(struct agent *a, struct bus_request *requ
         refuse(j, &st);
         return NULL;
     }
-    if (!read_request(j, bus_request_body(request), &st)) {
+    if (!read_request(j, bus_request_body(request), &st) || !asks_for_itself(j, &st)) {
         refuse(j, &st);
         return NULL;
     }

@@ -194,6 +194,14 @@ static bool read_reply(const struct peer_bootstrap *m, struct slice body, struct
 
 /* ---- A round --------------------------------------------------------------------------------- */
 
+/* Rows are made of the answers: each is of the host whose certificate was shown. */
+static bool speaks_for_itself(struct agent *a, const struct bus_ask_peer *peer,
+                              const struct answer *r)
+{
+    return agent_tls(a) == NULL ||
+           (uuid_equal(&peer->host_id, &r->host) && strcmp(peer->name, r->name) == 0);
+}
+
 static void ask_all(struct peer_bootstrap *m, struct answer *answers)
 {
     struct agent *a = m->agent;
@@ -216,6 +224,12 @@ static void ask_all(struct peer_bootstrap *m, struct answer *answers)
             if (!read_reply(m, slice_of(reply->data, reply->size), r)) {
                 LOG_WARN(AGENT, "malformed answer of a peer address=%s; asking again",
                          m->addresses[i]);
+            } else if (!speaks_for_itself(a, &peer, r)) {
+                LOG_WARN(AGENT,
+                         "a peer's certificate does not name the host that it says it is; ignoring "
+                         "its answer address=%s certificate=%s says=%s",
+                         m->addresses[i], peer.name, r->name);
+                memset(r, 0, sizeof *r);
             }
             buf_unref(reply);
         } else {

@@ -60,6 +60,15 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
     t->o.advertise = copy(o.advertise);
     t->o.name = copy(o.name);
     t->o.addresses = copy(o.addresses);
+    t->o.tls = NULL;
+    t->has_tls = o.tls != NULL;
+    if (t->has_tls) {
+        api__copy_struct(&t->tls, sizeof t->tls, o.tls, o.tls->size);
+        t->tls.cert = copy(t->tls.cert);
+        t->tls.key = copy(t->tls.key);
+        t->tls.ca = copy(t->tls.ca);
+        t->tls.client_ca = copy(t->tls.client_ca);
+    }
     size_t n = 0;
     while (o.tags != NULL && o.tags[n] != NULL) {
         n++;
@@ -112,6 +121,8 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
     while (t->tags[tags] != NULL) {
         tags++;
     }
+    const struct bus_tls_files files = {
+        .cert = t->tls.cert, .key = t->tls.key, .ca = t->tls.ca, .client_ca = t->tls.client_ca};
     const struct agent_options o = {
         .data_dir = t->o.data_dir,
         .listen = t->o.listen,
@@ -129,6 +140,8 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
         .loop_count = t->o.loops,
         .applier_count = t->o.appliers,
         .snapshot_bytes_per_s = t->o.snapshot_bytes_per_s,
+        .tls = t->has_tls ? &files : NULL,
+        .insecure = t->o.insecure != 0,
         .types = t->types,
         .type_count = t->type_count,
         .services = services_register,
@@ -146,9 +159,27 @@ _Static_assert((int)THOLE_BOOTSTRAP_DEV == (int)AGENT_BOOTSTRAP_DEV &&
 
 enum thole_code thole_connect(const char *addresses, struct thole **ret, struct thole_status *st)
 {
+    return thole_connect_tls(addresses, NULL, ret, st);
+}
+
+enum thole_code thole_connect_tls(const char *addresses, const struct thole_tls *tls,
+                                  struct thole **ret, struct thole_status *st)
+{
+    struct bus_tls *certificates = NULL;
+    struct thole_tls given = {0};
+    enum thole_code code = THOLE_OK;
+    if (tls != NULL) {
+        api__copy_struct(&given, sizeof given, tls, tls->size);
+        const struct bus_tls_files files = {.cert = given.cert, .key = given.key, .ca = given.ca};
+        code = bus_tls_new(&files, false, &certificates, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
     struct thole *t = handle_new();
     t->is_client = true;
-    enum thole_code code = api__client_new(t, addresses != NULL ? addresses : "", &t->client, st);
+    code = api__client_new(t, addresses != NULL ? addresses : "", certificates, &t->client, st);
+    bus_tls_unref(certificates);
     if (code == THOLE_OK) {
         *ret = t;
     } else {
@@ -204,6 +235,10 @@ void thole_close(struct thole *t)
     free((char *)(uintptr_t)t->o.advertise);
     free((char *)(uintptr_t)t->o.name);
     free((char *)(uintptr_t)t->o.addresses);
+    free((char *)(uintptr_t)t->tls.cert);
+    free((char *)(uintptr_t)t->tls.key);
+    free((char *)(uintptr_t)t->tls.ca);
+    free((char *)(uintptr_t)t->tls.client_ca);
     map_deinit(&t->watches);
     pthread_mutex_destroy(&t->lock);
     free(t);

@@ -26,6 +26,7 @@ struct endpoint {
 struct client {
     struct thole *t;
     struct bus *bus;
+    struct bus_tls *tls;
     struct router *router;
     struct worker *worker;
     struct worker_msg wake;
@@ -37,19 +38,19 @@ struct client {
     size_t count, current;
 };
 
-static bool identify(struct client *c, size_t i)
+static bool identify(struct client *c, size_t i, struct thole_status *ret_why)
 {
     struct buf *reply = NULL;
     struct bus_ask_peer peer = {0};
-    struct thole_status st = {0};
+    struct thole_status *st = ret_why;
     const char *address = c->endpoints[i].address; /* constant */
     if (bus_ask(c->bus, address, METHOD_PEER_BOOTSTRAP, (struct slice){0}, ASK_MS, &reply, &peer,
-                &st) != THOLE_OK) {
+                st) != THOLE_OK) {
         return false;
     }
     buf_unref(reply);
     if (uuid_is_nil(&peer.host_id) ||
-        bus_peer_set(c->bus, &peer.host_id, address, &st) != THOLE_OK) {
+        bus_peer_set(c->bus, &peer.host_id, address, st) != THOLE_OK) {
         return false;
     }
     pthread_mutex_lock(&c->lock);
@@ -74,7 +75,8 @@ static uint64_t client_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         pthread_mutex_lock(&c->lock);
         bool wanted = c->endpoints[i].identify;
         pthread_mutex_unlock(&c->lock);
-        if (wanted && !identify(c, i)) {
+        struct thole_status why = {0};
+        if (wanted && !identify(c, i, &why)) {
             again = true;
         }
     }
@@ -192,6 +194,11 @@ bool api__client_host(struct client *c, struct uuid *ret)
     return client_pick_host(c, 0, 0, &(struct uuid){{0}}, ret);
 }
 
+struct bus_tls *api__client_tls(struct client *c)
+{
+    return c->tls;
+}
+
 const char *api__client_addresses(const struct client *c)
 {
     return c->addresses;
@@ -203,7 +210,8 @@ bool api__client_wait(struct client *c, uint32_t timeout_ms)
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
     for (;;) {
         for (size_t i = 0; i < c->count; i++) {
-            if (identify(c, i)) {
+            struct thole_status why = {0};
+            if (identify(c, i, &why)) {
                 return true;
             }
         }
@@ -250,6 +258,7 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
     const struct bus_options o = {
         .version = THOLE_VERSION,
         .clock = &clock_system,
+        .tls = c->tls,
         .handler = {.ctx = c,
                     .frame = no_frame,
                     .peer_state = no_peer_state,
@@ -275,14 +284,15 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
     return THOLE_OK;
 }
 
-enum thole_code api__client_new(struct thole *t, const char *addresses, struct client **ret,
-                                struct thole_status *st)
+enum thole_code api__client_new(struct thole *t, const char *addresses, struct bus_tls *tls,
+                                struct client **ret, struct thole_status *st)
 {
     struct client *c = xcalloc(1, sizeof *c);
     const char *parts[ENDPOINTS_MAX];
     pthread_mutex_init(&c->lock, NULL);
     c->t = t;
     c->addresses = xstrdup(addresses);
+    c->tls = bus_tls_ref(tls);
     *ret = c; /* thole_close frees it */
     enum thole_code code =
         address_list_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
@@ -297,12 +307,15 @@ enum thole_code api__client_new(struct thole *t, const char *addresses, struct c
         return code;
     }
     bool found = false;
+    struct thole_status why = {0};
     for (size_t i = 0; i < c->count && !found; i++) {
-        found = identify(c, i);
+        found = identify(c, i, &why);
     }
     if (!found) {
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
-                          "no host answers at %.128s", addresses);
+        bool refused = why.reason == THOLE_REASON_CERTIFICATE;
+        return THOLE_FAIL(st, refused ? why.code : THOLE_UNAVAILABLE,
+                          refused ? why.reason : THOLE_REASON_UNREACHABLE,
+                          "no host answers at %.64s: %s", addresses, why.message);
     }
     client_wake(c); /* the others */
     return THOLE_OK;
@@ -327,6 +340,7 @@ void api__client_free(struct client *c)
         return;
     }
     bus_free(c->bus);
+    bus_tls_unref(c->tls);
     router_free(c->router);
     worker_free(c->worker);
     pthread_mutex_destroy(&c->lock);

@@ -18,6 +18,8 @@ struct thole {
     bool is_client;
     /* Host. */
     struct thole_options o; /* strings copied */
+    struct thole_tls tls;   /* likewise */
+    bool has_tls;
     char **tags;
     const struct thole_machine_type *types[AGENT_TYPES_MAX];
     size_t type_count;
@@ -66,11 +68,13 @@ void api__results_free(struct results *rs); /* after everything in flight has co
 
 /* api_client.c */
 THOLE_MUST_CHECK enum thole_code api__client_new(struct thole *t, const char *addresses,
-                                                 struct client **ret, struct thole_status *st);
+                                                 struct bus_tls *tls, struct client **ret,
+                                                 struct thole_status *st);
 void api__client_stop(struct client *c);
 void api__client_free(struct client *c);
 void api__client_route(struct client *c, struct router_request *r, const char *shard_name);
 struct bus *api__client_bus(struct client *c);
+struct bus_tls *api__client_tls(struct client *c);         /* NULL: plain text */
 bool api__client_host(struct client *c, struct uuid *ret); /* the one to use now */
 bool api__client_wait(struct client *c, uint32_t timeout_ms);
 const char *api__client_addresses(const struct client *c);

@@ -306,7 +306,8 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
     struct thole_status st = {0};
     bool ready = false;
     size_t size = 0;
-    if (bus_channel_new(api__client_addresses(t->client), &channel, &st) != THOLE_OK) {
+    if (bus_channel_new_tls(api__client_addresses(t->client), api__client_tls(t->client), &channel,
+                            &st) != THOLE_OK) {
         return false;
     }
     upb_Arena *request_arena = upb_Arena_New();

@@ -91,6 +91,18 @@ static void set_identity(struct call *c, thole_v1_StatusResponse *reply)
     thole_v1_StatusResponse_set_version(reply, upb_StringView_FromString(agent_version()));
 }
 
+static void set_transport(struct agent *a, thole_v1_StatusResponse *reply)
+{
+    struct bus_tls *tls = agent_tls(a);
+    thole_v1_StatusResponse_set_tls(reply, tls != NULL);
+    thole_v1_StatusResponse_set_exposed(reply, agent_exposed(a));
+    if (tls != NULL) {
+        int64_t at_s = bus_tls_expiry_s(tls);
+        thole_v1_StatusResponse_set_certificate_expire_time_ms(
+            reply, at_s > 0 ? (uint64_t)at_s * 1000 : 0);
+    }
+}
+
 void services__cluster_status(struct call *c)
 {
     c->view = registry_view_acquire(agent_registry(c->s->agent));
@@ -103,6 +115,7 @@ void services__cluster_status(struct call *c)
     if (!ready) {
         thole_v1_StatusResponse_set_not_ready_reason(reply, copy_text(c, why));
     }
+    set_transport(c->s->agent, reply);
     thole_v1_StatusResponse_set_view_age_ms(reply, agent_view_age_ms(c->s->agent));
     struct engine_replica_status *replicas = NULL;
     size_t n = engine_replicas(agent_engine(c->s->agent), &replicas);

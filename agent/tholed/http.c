@@ -5,20 +5,27 @@
  * longest time. */
 #include "agent/tholed/http.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "agent/core/agent.h"
 #include "base/assert.h"
+#include "base/log.h"
 #include "base/metrics.h"
 
 #define CONNECTIONS_MAX 32 /* our limit; libmicrohttpd's is higher and never reached */
 #define CONNECTIONS_LIMIT (2 * CONNECTIONS_MAX)
 #define SILENCE_S_MAX 10u
+#define BACKLOG 128
+#define CIPHERS "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 struct connection {
     struct connection *older, *newer;
@@ -30,6 +37,9 @@ struct connection {
 struct http {
     struct agent *agent;
     struct MHD_Daemon *daemon;
+    int listener;          /* ours, and the daemons' */
+    char *cert, *key;      /* PEM, of the running daemon; NULL: plain text */
+    uint64_t certificates; /* their number in agent_tls */
     char *address;
     struct connection *oldest, *newest; /* used by the polling thread only, like the fields below */
     size_t count;                       /* connections not being ended */
@@ -55,9 +65,12 @@ static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const ch
     return result;
 }
 
-static enum MHD_Result get_metrics(struct MHD_Connection *c)
+static enum MHD_Result get_metrics(struct http *h, struct MHD_Connection *c)
 {
     struct bytes text = {0};
+    if (agent_tls(h->agent) != NULL) {
+        (void)bus_tls_expiry_s(agent_tls(h->agent)); /* sets its metric */
+    }
     metrics_render(&text);
     enum MHD_Result r =
         reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", bytes_slice(&text));
@@ -189,7 +202,7 @@ static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *u
         return reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, TEXT_PLAIN, slice_str("only GET\n"));
     }
     if (strcmp(url, "/metrics") == 0) {
-        return get_metrics(c);
+        return get_metrics(h, c);
     }
     if (strcmp(url, "/livez") == 0) {
         return reply(c, MHD_HTTP_OK, TEXT_PLAIN, slice_str("ok\n"));
@@ -229,6 +242,64 @@ static enum thole_code resolve(const char *address, char **ret_host, struct addr
     return THOLE_OK;
 }
 
+/* A socket, or -1 with errno. */
+static int listen_on(const struct addrinfo *ai, uint16_t *ret_port)
+{
+    struct sockaddr_storage at = {0};
+    socklen_t size = sizeof at;
+    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
+    if (fd < 0) {
+        return -1;
+    }
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(fd, ai->ai_addr, ai->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0 ||
+        getsockname(fd, (struct sockaddr *)&at, &size) != 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    *ret_port = ntohs(at.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)&at)->sin6_port
+                                               : ((const struct sockaddr_in *)&at)->sin_port);
+    return fd;
+}
+
+/* libmicrohttpd closes the socket that it is given, so it gets a copy. */
+static bool start_daemon(struct http *h)
+{
+    int fd = fcntl(h->listener, F_DUPFD_CLOEXEC, 0);
+    struct bus_tls *tls = agent_tls(h->agent);
+    struct MHD_OptionItem plain[] = {{MHD_OPTION_END, 0, NULL}};
+    struct MHD_OptionItem secure[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, NULL},
+                                      {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
+                                      {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)CIPHERS},
+                                      {MHD_OPTION_END, 0, NULL}};
+    free(h->cert);
+    free(h->key);
+    h->cert = h->key = NULL;
+    if (fd < 0) {
+        return false;
+    }
+    if (tls != NULL) {
+        h->certificates = bus_tls_pem(tls, &h->cert, &h->key);
+        secure[0].ptr_value = h->cert;
+        secure[1].ptr_value = h->key;
+    }
+    h->oldest = h->newest = NULL;
+    h->count = 0;
+    unsigned flags =
+        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | (tls != NULL ? MHD_USE_TLS : 0);
+    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_LISTEN_SOCKET, fd,
+                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_ARRAY,
+                                 tls != NULL ? secure : plain, MHD_OPTION_END);
+    if (h->daemon == NULL) {
+        close(fd);
+    }
+    return h->daemon != NULL;
+}
+
 enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
                          struct thole_status *st)
 {
@@ -241,25 +312,39 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
     ASSERT(ai != NULL);
     struct http *h = xcalloc(1, sizeof *h);
     h->agent = a;
-    unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD |
-                     (ai->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0);
-    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_SOCK_ADDR, ai->ai_addr,
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
-                                 MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX,
-                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
+    uint16_t port = 0;
+    h->listener = listen_on(ai, &port);
     freeaddrinfo(ai);
-    const union MHD_DaemonInfo *info =
-        h->daemon != NULL ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT) : NULL;
-    if (info == NULL) {
+    if (h->listener < 0) {
+        code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
+                          "cannot listen for http on %s: %s", address, strerror(errno));
+    } else if (!start_daemon(h)) {
+        code =
+            THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "cannot serve http on %s", address);
+    }
+    if (code != THOLE_OK) {
         free(host);
         http_free(h);
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
-                          "cannot listen for http on %s", address);
+        return code;
     }
-    h->address = xasprintf("%s:%u", host, (unsigned)info->port);
+    h->address = xasprintf("%s:%u", host, (unsigned)port);
     free(host);
     *ret = h;
     return THOLE_OK;
+}
+
+/* The listener stays, so newcomers wait; connections end, as after any answer. */
+void http_renew(struct http *h)
+{
+    struct bus_tls *tls = agent_tls(h->agent);
+    if (tls == NULL || bus_tls_pem(tls, NULL, NULL) == h->certificates) {
+        return;
+    }
+    MHD_stop_daemon(h->daemon);
+    h->daemon = NULL;
+    if (!start_daemon(h)) {
+        LOG_ERROR(DAEMON, "the HTTP port cannot use the new certificates; it is closed");
+    }
 }
 
 void http_free(struct http *h)
@@ -270,6 +355,11 @@ void http_free(struct http *h)
     if (h->daemon != NULL) {
         MHD_stop_daemon(h->daemon);
     }
+    if (h->listener >= 0) {
+        close(h->listener);
+    }
+    free(h->cert);
+    free(h->key);
     free(h->address);
     free(h);
 }

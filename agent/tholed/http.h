@@ -1,4 +1,5 @@
-/* The HTTP port: /metrics, /livez, /readyz, /version. Read-only, in one thread of its own. */
+/* The HTTP port: /metrics, /livez, /readyz, /version. Read-only, in one thread of its own. Over
+ * TLS if the host has certificates; callers need none. */
 #ifndef AGENT_THOLED_HTTP_H
 #define AGENT_THOLED_HTTP_H
 
@@ -11,6 +12,8 @@ struct http;
  * INVALID_ARGUMENT (its name is not known). */
 THOLE_MUST_CHECK enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
                                           struct thole_status *st);
+/* Serve with the certificates that the host has now, if they changed. */
+void http_renew(struct http *h);
 void http_free(struct http *h);                 /* NULL is fine */
 const char *http_address(const struct http *h); /* with the real port */
 

@@ -145,10 +145,27 @@ static const char *http_of(const struct daemon *d)
     return strcmp(http, "off") == 0 ? NULL : http;
 }
 
+/* False: none was given. Some without the others is an error, which agent_new explains. */
+static bool tls_of(const struct daemon *d, struct bus_tls_files *ret)
+{
+    *ret = (struct bus_tls_files){
+        .cert = text_of(d, DAEMON_TLS_CERT),
+        .key = text_of(d, DAEMON_TLS_KEY),
+        .ca = text_of(d, DAEMON_TLS_CA),
+        .client_ca = text_of(d, DAEMON_TLS_CLIENT_CA),
+    };
+    return ret->cert != NULL || ret->key != NULL || ret->ca != NULL || ret->client_ca != NULL;
+}
+
 static enum thole_code start(struct daemon *d, struct thole_status *st)
 {
+    struct bus_tls_files files;
+    bool tls = tls_of(d, &files), insecure = options_on(&d->options, DAEMON_INSECURE);
     const struct option_value *tags = &d->options.values[DAEMON_TAG];
     enum thole_code code = configure_log(d, st);
+    if (code == THOLE_OK && !tls && http_of(d) != NULL) {
+        code = agent_check_plain("http", http_of(d), insecure, st);
+    }
     if (code != THOLE_OK) {
         return code;
     }
@@ -169,6 +186,8 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         .loop_count = number_of(d, DAEMON_LOOPS),
         .applier_count = number_of(d, DAEMON_APPLIERS),
         .snapshot_bytes_per_s = d->options.values[DAEMON_SNAPSHOT_BYTES_PER_S].number,
+        .tls = tls ? &files : NULL,
+        .insecure = insecure,
         .services = services_register,
         .services_end = services_unregister,
         .failed = on_failed,
@@ -193,8 +212,13 @@ static void banner(struct daemon *d)
     printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", agent_version(),
            agent_name(d->agent), id, text_of(d, DAEMON_DATA_DIR), agent_address(d->agent));
     if (d->http != NULL) {
-        printf("  http     http://%s/ (metrics livez readyz version)\n", http_address(d->http));
+        printf("  http     http%s://%s/ (metrics livez readyz version)\n",
+               agent_tls(d->agent) != NULL ? "s" : "", http_address(d->http));
     }
+    printf("  security %s\n", agent_tls(d->agent) != NULL ? "TLS"
+                              : agent_exposed(d->agent)
+                                  ? "NONE: plain text, and anybody who reaches it may do anything"
+                                  : "plain text, for this machine only");
     if (agent_cluster(d->agent, &cluster)) {
         uuid_format(&cluster, id);
         printf("  cluster  %s\n", id);
@@ -269,6 +293,24 @@ static void watchdog(struct daemon *d, uint64_t interval_us)
 
 /* ---- Run ------------------------------------------------------------------------------------- */
 
+static void reload(struct daemon *d)
+{
+    struct thole_status st = {0};
+    struct bus_tls *tls = agent_tls(d->agent);
+    if (tls == NULL) {
+        LOG_INFO(DAEMON, "nothing to reload: there are no certificates, and options count at "
+                         "start; tags and states of hosts are changed by `thole host`");
+    } else if (bus_tls_reload(tls, &st) == THOLE_OK) {
+        LOG_INFO(DAEMON, "certificates were read again");
+    } else {
+        LOG_ERROR(DAEMON, "cannot read the certificates again: %s; keeping the old ones",
+                  st.message);
+    }
+    if (d->http != NULL) {
+        http_renew(d->http);
+    }
+}
+
 static int run(struct daemon *d)
 {
     uint64_t watchdog_us = 0;
@@ -296,8 +338,7 @@ static int run(struct daemon *d)
         struct signalfd_siginfo info;
         if (n > 0 && (fds[0].revents & POLLIN) && read(d->signal_fd, &info, sizeof info) > 0) {
             if (info.ssi_signo == SIGHUP) {
-                LOG_INFO(DAEMON, "nothing to reload: there are no certificates, and options count "
-                                 "at start; tags and states of hosts are changed by `thole host`");
+                reload(d);
                 continue;
             }
             LOG_INFO(DAEMON, "stopping signal=%u", (unsigned)info.ssi_signo);

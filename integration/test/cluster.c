@@ -112,6 +112,15 @@ void host_start(struct cluster *c, int i, const char *const *args)
     for (const char *const *e = c->extra_args; *e != NULL; e++) {
         argv[n++] = *e;
     }
+    char ca[256], cert[256], key[256];
+    if (c->pki != NULL) {
+        snprintf(ca, sizeof ca, "--tls-ca=%s/ca.crt", c->pki);
+        snprintf(cert, sizeof cert, "--tls-cert=%s/%s.crt", c->pki, h->name);
+        snprintf(key, sizeof key, "--tls-key=%s/%s.key", c->pki, h->name);
+        argv[n++] = ca;
+        argv[n++] = cert;
+        argv[n++] = key;
+    }
     argv[n] = NULL;
     fflush(NULL);
     pid_t pid = fork();

@@ -29,6 +29,7 @@ struct cluster {
     const char *tholed;           /* which binary; the default is the product's */
     const char *preload;          /* a shim to preload into daemons, or NULL */
     const char *extra_args[8];    /* NULL-terminated; given to every daemon */
+    const char *pki;              /* folder with ca.crt, h1.crt, h1.key, ...: TLS; or NULL */
 };
 
 struct cluster *cluster_new(void);

@@ -95,6 +95,7 @@ static void test_used_directory_says_what_it_ignores(void **state)
     (void)state;
     struct cluster *c = cluster_new();
     char port[16];
+    c->extra_args[0] = "--insecure"; /* it will listen on all interfaces */
     /* Listen on all interfaces by a port alone: the host advertises this machine's address. */
     snprintf(port, sizeof port, ":%u", 20000 + (unsigned)getpid() % 20000);
     host_start(

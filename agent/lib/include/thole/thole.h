@@ -89,6 +89,16 @@ enum thole_bootstrap {
 };
 
 /* Fields that are 0 or NULL have the defaults. `size` lets the struct grow. */
+/* Paths of PEM files. A host needs the first three: its certificate names it
+ * (thole://CLUSTER/host/NAME, see `thole cert host`). A client needs `ca`; with `cert` and `key` it
+ * is the user in its certificate. */
+struct thole_tls {
+    uint32_t size; /* of this struct */
+    const char *cert, *key;
+    const char *ca;        /* CAs that sign certificates of hosts */
+    const char *client_ca; /* hosts: CAs that sign certificates of users; default: `ca` */
+};
+
 struct thole_options {
     uint32_t size;        /* sizeof(struct thole_options) */
     uint32_t bootstrap;   /* enum thole_bootstrap; a data directory that was used needs none */
@@ -116,6 +126,10 @@ struct thole_options {
      * process: it gives memory back with malloc_trim when many shards fall asleep, and switches
      * off the search for deadlocks that Debian's abseil makes at each lock of gRPC. */
     uint32_t owns_process;
+    /* 1: plain text is meant, also at a `listen` that other machines reach. */
+    uint32_t insecure;
+    /* PEM files, read again when they change: see struct thole_tls. NULL: plain text. */
+    const struct thole_tls *tls;
 };
 #define THOLE_OPTIONS_INIT                   \
     {                                        \
@@ -153,6 +167,12 @@ THOLE_API const char *thole_host_name(const struct thole *t);
  * has answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect(const char *addresses, struct thole **ret,
                                                          struct thole_status *st);
+/* The same over TLS; the hosts' certificates must be for the names or IP addresses in `addresses`.
+ * Also UNAUTHENTICATED CERTIFICATE. NULL: plain text. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect_tls(const char *addresses,
+                                                             const struct thole_tls *tls,
+                                                             struct thole **ret,
+                                                             struct thole_status *st);
 
 /* ---- Shards, declared ------------------------------------------------------------------------ */
 

@@ -1,0 +1,437 @@
+/* Real processes over mutual TLS: a cluster with certificates of `thole cert`, who is let in, what
+ * the others are told, and all certificates replaced under load. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/uuid.h"
+#include "bus/bus.h"
+#include "bus/certificate_make.h"
+#include "integration/test/cluster.h"
+
+#define DAY_S 86400
+#define EXIT_USAGE 2
+
+/* ---- Certificates ---------------------------------------------------------------------------- */
+
+static char pki[256];
+
+static void call_as(const char *user)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/ca.crt", pki);
+    setenv("THOLE_TLS_CA", path, 1);
+    unsetenv("THOLE_TLS_CERT");
+    unsetenv("THOLE_TLS_KEY");
+    if (user != NULL) {
+        snprintf(path, sizeof path, "%s/%s.crt", pki, user);
+        setenv("THOLE_TLS_CERT", path, 1);
+        snprintf(path, sizeof path, "%s/%s.key", pki, user);
+        setenv("THOLE_TLS_KEY", path, 1);
+    }
+}
+
+static void make_host(struct cluster *c, int i)
+{
+    char ip[32];
+    snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
+    *strrchr(ip, ':') = '\0';
+    cli_ok(c, i, "cert host %s %s --dir %s", c->hosts[i].name, ip, pki);
+}
+
+static struct cluster *secure_cluster(int hosts)
+{
+    struct cluster *c = cluster_new();
+    unsetenv("THOLE_TLS_CA");
+    unsetenv("THOLE_TLS_CERT");
+    unsetenv("THOLE_TLS_KEY");
+    snprintf(pki, sizeof pki, "%s/pki", c->dir);
+    cli_ok(c, 0, "cert ca prod --dir %s", pki);
+    cli_ok(c, 0, "cert client alice --dir %s", pki);
+    for (int i = 0; i < hosts; i++) {
+        make_host(c, i);
+    }
+    c->pki = pki;
+    call_as("alice");
+    return c;
+}
+
+static char *read_file(const char *folder, const char *name)
+{
+    char path[300];
+    struct buf *b = NULL;
+    struct thole_status st = {0};
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (file_read(path, 65536, &b, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    char *text = xstrndup((const char *)b->data, b->size);
+    buf_unref(b);
+    return text;
+}
+
+static void replace_file(const char *name, const char *text)
+{
+    char path[300], fresh[320];
+    snprintf(path, sizeof path, "%s/%s", pki, name);
+    snprintf(fresh, sizeof fresh, "%s.new", path);
+    FILE *f = fopen(fresh, "we");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0 && fclose(f) == 0 && rename(fresh, path) == 0);
+}
+
+/* What `thole cert` does not make: other times, another cluster. FILE.crt and FILE.key. */
+static void make_odd(const char *file, struct certificate_request q)
+{
+    char *ca = read_file(pki, "ca.crt"), *ca_key = read_file(pki, "ca.key");
+    char *pem, *key, name[64];
+    const int64_t now_s = (int64_t)time(NULL);
+    struct thole_status st = {0};
+    q.cluster = q.cluster != NULL ? q.cluster : "prod";
+    q.not_before_s = q.not_before_s != 0 ? q.not_before_s : now_s - DAY_S;
+    q.not_after_s = q.not_after_s != 0 ? q.not_after_s : now_s + DAY_S;
+    if (certificate_make(&q, ca, ca_key, &pem, &key, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    snprintf(name, sizeof name, "%s.crt", file);
+    replace_file(name, pem);
+    snprintf(name, sizeof name, "%s.key", file);
+    replace_file(name, key);
+    free(ca);
+    free(ca_key);
+    free(pem);
+    free(key);
+}
+
+static void expect_refused(struct cluster *c, const char *command, const char *why)
+{
+    char out[4096];
+    if (cli(c, 0, out, sizeof out, "%s", command) == 0 || strstr(out, why) == NULL) {
+        fail_msg("thole %s: \"%s\" does not say \"%s\"", command, out, why);
+    }
+}
+
+/* ---- Callers --------------------------------------------------------------------------------- */
+
+static void test_users_and_strangers(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    const int64_t now_s = (int64_t)time(NULL);
+    char out[4096];
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 1, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    cli_ok(c, 2, "propose orders 'put a b'");
+    assert_non_null(strstr(cli_ok(c, 0, "status"), "transport TLS, certificate valid for 36"));
+    make_odd("old", (struct certificate_request){.kind = CERTIFICATE_USER,
+                                                 .name = "bob",
+                                                 .not_before_s = now_s - 2 * DAY_S,
+                                                 .not_after_s = now_s - DAY_S});
+    make_odd("early", (struct certificate_request){.kind = CERTIFICATE_USER,
+                                                   .name = "carol",
+                                                   .not_before_s = now_s + DAY_S,
+                                                   .not_after_s = now_s + 2 * DAY_S});
+    make_odd("foreign", (struct certificate_request){
+                            .kind = CERTIFICATE_USER, .name = "dave", .cluster = "test"});
+    call_as("old");
+    expect_refused(c, "get hosts", "certificate of \"bob\", or its CA's, has expired");
+    call_as("early");
+    expect_refused(c, "get hosts", "certificate of \"carol\" is not valid yet");
+    call_as("foreign");
+    expect_refused(c, "get hosts", "is for cluster \"test\", and this is cluster \"prod\"");
+    call_as("alice");
+    cli_ok(c, 0, "cert ca prod --dir %s/other", pki);
+    snprintf(out, sizeof out, "%s/other/ca.crt", pki);
+    setenv("THOLE_TLS_CA", out, 1);
+    expect_refused(c, "get hosts", "certificate of \"h1\" was not signed by a CA in ");
+    call_as("alice");
+    unsetenv("THOLE_TLS_CA");
+    expect_refused(c, "get hosts", "TLS needs a CA of hosts (tls-ca)");
+    unsetenv("THOLE_TLS_CERT");
+    unsetenv("THOLE_TLS_KEY");
+    expect_refused(c, "get hosts", "is one side set up for TLS and the other not?");
+    cluster_free(c);
+}
+
+/* As the user of that name; NULL: as nobody. */
+static void run_python(struct cluster *c, const char *user, int expected, const char *says)
+{
+    char command[1400], out[1024] = "", own[700] = "- -";
+    if (user != NULL) {
+        snprintf(own, sizeof own, "%s/%s.crt %s/%s.key", pki, user, pki, user);
+    }
+    snprintf(command, sizeof command, "'%s' %s %s/ca.crt %s 2>&1", TLS_CLIENT, c->hosts[0].address,
+             pki, own);
+    FILE *p = popen(command, "r");
+    assert_non_null(p);
+    size_t n = fread(out, 1, sizeof out - 1, p);
+    out[n] = '\0';
+    int status = pclose(p);
+    if (WEXITSTATUS(status) == 77) {
+        return; /* there is no python3-grpcio */
+    }
+    if (WEXITSTATUS(status) != expected || strstr(out, says) == NULL) {
+        fail_msg("%s: exit %d, \"%s\" does not say \"%s\"", command, WEXITSTATUS(status), out,
+                 says);
+    }
+}
+
+static void test_a_client_of_another_language(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    const int64_t now_s = (int64_t)time(NULL);
+    cluster_start_dev(c);
+    make_odd("old", (struct certificate_request){.kind = CERTIFICATE_USER,
+                                                 .name = "bob",
+                                                 .not_before_s = now_s - 2 * DAY_S,
+                                                 .not_after_s = now_s - DAY_S});
+    run_python(c, "alice", 0, "status ");
+    run_python(c, NULL, 0, "status ");
+    run_python(c, "old", 1, "UNAUTHENTICATED the certificate of \"bob\"");
+    cluster_free(c);
+}
+
+/* ---- Hosts ----------------------------------------------------------------------------------- */
+
+static void expect_no_start(struct cluster *c, int i, const char *why)
+{
+    host_start(
+        c, i,
+        (const char *[]){"--listen", c->hosts[i].address, "--join", c->hosts[0].address, NULL});
+    int status = host_wait_exit(c, i, 20000);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) == 0 || !host_log_has(c, i, why)) {
+        fail_msg("status %#x, or its log does not say \"%s\"", (unsigned)status, why);
+    }
+    assert_int_equal(truncate(c->hosts[i].log_path, 0), 0);
+}
+
+struct log_wait {
+    struct cluster *c;
+    int i;
+    const char *text;
+};
+
+static bool log_says(void *ctx)
+{
+    const struct log_wait *w = ctx;
+    return host_log_has(w->c, w->i, w->text);
+}
+
+static void test_hosts_that_do_not_belong(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(2);
+    const int64_t now_s = (int64_t)time(NULL);
+    cluster_start_dev(c);
+    cluster_join(c, 1, 0);
+    make_odd("h3", (struct certificate_request){.kind = CERTIFICATE_USER, .name = "h3"});
+    expect_no_start(c, 2, "h3.crt is not the certificate of a host");
+    make_odd("h3", (struct certificate_request){.kind = CERTIFICATE_HOST,
+                                                .name = "h3",
+                                                .not_before_s = now_s - 2 * DAY_S,
+                                                .not_after_s = now_s - DAY_S});
+    expect_no_start(c, 2, "has expired");
+    make_odd("h3", (struct certificate_request){.kind = CERTIFICATE_HOST, .name = "h2"});
+    host_start(
+        c, 2,
+        (const char *[]){"--listen", c->hosts[2].address, "--join", c->hosts[0].address, NULL});
+    eventually(20000, "the taken name is told", log_says, &(struct log_wait){c, 2, "joining: "});
+    host_kill(c, 2);
+    assert_int_equal(count_lines(cli_ok(c, 0, "get hosts"), "active"), 2);
+    make_odd("h3", (struct certificate_request){
+                       .kind = CERTIFICATE_HOST, .name = "h3", .cluster = "test"});
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf %s", c->hosts[2].data_dir);
+    assert_int_equal(system(command), 0);
+    host_start(
+        c, 2,
+        (const char *[]){"--listen", c->hosts[2].address, "--join", c->hosts[0].address, NULL});
+    eventually(20000, "the other cluster is told", log_says,
+               &(struct log_wait){c, 2, "is for cluster \"prod\", and this is cluster \"test\""});
+    host_kill(c, 2);
+    assert_int_equal(count_lines(cli_ok(c, 0, "get hosts"), "active"), 2);
+    cluster_free(c);
+}
+
+static struct bus_tls *tls_of(const char *name, bool host)
+{
+    char cert[300], key[300], ca[300];
+    struct thole_status st = {0};
+    struct bus_tls *tls;
+    snprintf(cert, sizeof cert, "%s/%s.crt", pki, name);
+    snprintf(key, sizeof key, "%s/%s.key", pki, name);
+    snprintf(ca, sizeof ca, "%s/ca.crt", pki);
+    const struct bus_tls_files files = {.cert = cert, .key = key, .ca = ca};
+    if (bus_tls_new(&files, host, &tls, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    return tls;
+}
+
+/* "id" of the document that a command prints. */
+static struct uuid id_in(const char *json, const char *field)
+{
+    char name[64], text[UUID_TEXT_BYTES];
+    struct uuid id;
+    snprintf(name, sizeof name, "\"%s\":", field);
+    const char *at = strstr(json, name);
+    assert_non_null(at);
+    at = strchr(at + strlen(name), '"') + 1;
+    snprintf(text, sizeof text, "%.*s", UUID_TEXT_BYTES - 1, at);
+    assert_true(uuid_parse(text, &id));
+    return id;
+}
+
+/* Speaks the bus as the host `as`, with a certificate of `name`, to h1. */
+static void speak(struct cluster *c, const char *name, bool host, const struct uuid *as,
+                  uint64_t incarnation, const char *why)
+{
+    const struct bus_options o = {
+        .host_id = *as,
+        .cluster_id = id_in(cli_ok(c, 0, "status -o json"), "clusterId"),
+        .incarnation = incarnation,
+        .clock = &clock_system,
+        .tls = tls_of(name, host),
+    };
+    struct thole_status st = {0};
+    struct bus *bus;
+    assert_int_equal(bus_new(&o, &bus, &st), THOLE_OK);
+    bus_start(bus);
+    assert_int_not_equal(
+        bus_ask(bus, c->hosts[0].address, 7, slice_str("x"), 5000, NULL, NULL, &st), THOLE_OK);
+    if (strstr(st.message, why) == NULL) {
+        fail_msg("\"%s\" does not say \"%s\"", st.message, why);
+    }
+    bus_stop(bus, 0);
+    bus_free(bus);
+    bus_tls_unref(o.tls);
+}
+
+/* h2's own certificate, which is good, and the id of h3; a user's certificate; none. */
+static void test_a_host_cannot_speak_as_another(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    cluster_start_peers(c, 3);
+    const struct uuid h3 = id_in(cli_ok(c, 0, "get host h3 -o json"), "id");
+    speak(c, "h2", true, &h3, UINT64_MAX, "a host may speak for itself only");
+    speak(c, "alice", false, &h3, UINT64_MAX, "that of \"alice\", a user");
+    cluster_wait_ready(c, 2, 20000);
+    assert_true(host_running(c, 2));
+    cluster_free(c);
+}
+
+/* ---- Rotation -------------------------------------------------------------------------------- */
+
+struct bench_run {
+    struct cluster *c;
+    char out[8192];
+    int status;
+};
+
+static void *bench_main(void *ctx)
+{
+    struct bench_run *b = ctx;
+    char command[1024];
+    snprintf(command, sizeof command,
+             "'%s' --endpoints %s bench --shards 2 --in-flight 32 --seconds 12 --warmup 1 2>&1",
+             THOLE_PATH, cluster_endpoints(b->c, 3));
+    FILE *p = popen(command, "r");
+    size_t n = p != NULL ? fread(b->out, 1, sizeof b->out - 1, p) : 0;
+    b->out[n] = '\0';
+    b->status = p != NULL ? pclose(p) : -1;
+    return NULL;
+}
+
+/* Every certificate, twice: once by the files alone, once with SIGHUP. */
+static void test_all_certificates_are_replaced_under_load(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    struct bench_run b = {.c = c};
+    pthread_t thread;
+    cluster_start_peers(c, 3);
+    assert_int_equal(pthread_create(&thread, NULL, bench_main, &b), 0);
+    for (int round = 0; round < 2; round++) {
+        sleep(3);
+        for (int i = 0; i < 3; i++) {
+            char ip[32];
+            snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
+            *strrchr(ip, ':') = '\0';
+            const char *const addresses[] = {ip, "127.0.0.1"};
+            make_odd(c->hosts[i].name, (struct certificate_request){.kind = CERTIFICATE_HOST,
+                                                                    .name = c->hosts[i].name,
+                                                                    .addresses = addresses,
+                                                                    .address_count = 2});
+            if (round == 1) {
+                assert_int_equal(kill(c->hosts[i].pid, SIGHUP), 0);
+            }
+        }
+        make_odd("alice", (struct certificate_request){.kind = CERTIFICATE_USER, .name = "alice"});
+        cli_ok(c, round, "status");
+    }
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    if (b.status != 0 || strstr(b.out, "failed      0\n") == NULL) {
+        fail_msg("status %d: %s", b.status, b.out);
+    }
+    eventually(20000, "SIGHUP is logged", log_says,
+               &(struct log_wait){c, 0, "certificates were read again"});
+    assert_non_null(strstr(cli_ok(c, 0, "status"), "WARNING: certificate valid for 0 more days"));
+    cluster_free(c);
+}
+
+/* ---- Without TLS ----------------------------------------------------------------------------- */
+
+static void test_plain_text_beyond_the_loopback_must_be_meant(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    unsetenv("THOLE_TLS_CA");
+    unsetenv("THOLE_TLS_CERT");
+    unsetenv("THOLE_TLS_KEY");
+    host_start(c, 0, (const char *[]){"--dev", "--listen", ":0", NULL});
+    int status = host_wait_exit(c, 0, 20000);
+    assert_int_equal(WEXITSTATUS(status), EXIT_USAGE);
+    assert_true(host_log_has(c, 0, "or --insecure if that is meant"));
+    host_start(c, 0,
+               (const char *[]){"--dev", "--listen", c->hosts[0].address, "--http", ":0", NULL});
+    status = host_wait_exit(c, 0, 20000);
+    assert_int_equal(WEXITSTATUS(status), EXIT_USAGE);
+    cluster_start_dev(c);
+    assert_non_null(
+        strstr(cli_ok(c, 0, "status"), "transport plain text, for its own machine only"));
+    host_stop(c, 0);
+    char port[16];
+    snprintf(port, sizeof port, ":%u", 20000 + (unsigned)getpid() % 20000);
+    host_start(c, 0, (const char *[]){"--listen", port, "--insecure", NULL});
+    snprintf(c->hosts[0].address, sizeof c->hosts[0].address, "127.0.0.1%s", port);
+    cluster_wait_ready(c, 0, 20000);
+    assert_non_null(strstr(cli_ok(c, 0, "status"), "transport plain text, NOT SECURE"));
+    assert_true(host_log_has(c, 0, "anybody who reaches this host may do anything"));
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_users_and_strangers),
+        cmocka_unit_test(test_a_client_of_another_language),
+        cmocka_unit_test(test_hosts_that_do_not_belong),
+        cmocka_unit_test(test_a_host_cannot_speak_as_another),
+        cmocka_unit_test(test_all_certificates_are_replaced_under_load),
+        cmocka_unit_test(test_plain_text_beyond_the_loopback_must_be_meant),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/python3
+"""A client that shares no code with us (python3-grpcio) over mutual TLS.
+
+  tls_client.py ADDRESS CA CERT KEY    prints the size of a status; exits 1 with the error's words
+                                       CERT "-": without a certificate
+Without grpcio it exits with 77."""
+import sys
+
+try:
+    import grpc
+except ImportError:
+    sys.exit(77)
+
+DEADLINE_S = 5
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def main():
+    address, ca, cert, key = sys.argv[1:]
+    own = (None, None) if cert == "-" else (read(key), read(cert))
+    credentials = grpc.ssl_channel_credentials(read(ca), *own)
+    with grpc.secure_channel(address, credentials) as channel:
+        call = channel.unary_unary("/thole.v1.Cluster/Status", lambda m: m, lambda m: m)
+        try:
+            print("status", len(call(b"", timeout=DEADLINE_S)))
+        except grpc.RpcError as error:
+            print(error.code().name, error.details())
+            sys.exit(1)
+
+
+main()
