@@ -137,6 +137,16 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
                       "this host has no cluster yet");
 }
 
+/* Starts are counted, so a number far above the last one known is made up; believed, it would keep
+ * the host itself out for good. */
+#define STARTS_MISSED_MAX (UINT64_C(1) << 20)
+#define STARTS_MAX (UINT64_C(1) << 32)
+
+static bool is_plausible(const struct bus_hello *h, uint64_t known)
+{
+    return h->incarnation <= (known > 0 ? known + STARTS_MISSED_MAX : STARTS_MAX);
+}
+
 /* A data directory belongs to one process at a time: a second one is a copy. */
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st)
 {
@@ -147,6 +157,12 @@ enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struc
         known = *s;
     }
     pthread_mutex_unlock(&b->mutex);
+    if (!is_plausible(h, known.incarnation)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "start number %" PRIu64 " of this host is made up: the last one that is "
+                          "known is %" PRIu64,
+                          h->incarnation, known.incarnation);
+    }
     enum lineage_verdict v =
         lineage_judge(&h->lineage, h->incarnation, known.incarnation, known.start);
     bool elsewhere = v == LINEAGE_FOLLOWS && h->incarnation == known.incarnation &&
@@ -213,7 +229,11 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
     if (code != THOLE_OK || uuid_is_nil(&h->host)) {
         return code;
     }
-    code = bus__check_start(b, h, st);
+    const bool secure = b->o.tls != NULL; /* then whose certificate it is comes first */
+    code = secure ? bus__check_host(b, h, c, address, st) : THOLE_OK;
+    if (code == THOLE_OK) {
+        code = bus__check_start(b, h, st);
+    }
     if (code != THOLE_OK) {
         return code;
     }
@@ -221,7 +241,7 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "the caller has the host id of the callee; is its disk a copy?");
     }
-    code = bus__check_host(b, h, c, address, st);
+    code = secure ? THOLE_OK : bus__check_host(b, h, c, address, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -11,6 +11,7 @@
  *   bus     --signs of life--> hostctl
  *
  * Everything here runs on the threads of whoever calls, and only passes on. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,6 +130,9 @@ static void on_refused(void *ctx, const struct uuid *host, const struct thole_st
     }
 }
 
+/* A row follows each start, so there is never a gap like this. */
+#define STARTS_MISSED_MAX (UINT64_C(1) << 20)
+
 /* A host that was removed, and has nothing left to hand over, is told so. The view knows starts
  * that this host has not seen itself. A host's certificate names it, and so does its row: an id
  * stays with the name under which it was admitted first. */
@@ -147,6 +151,7 @@ static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint6
     upb_StringView name = row != NULL ? thole_v1_Host_name(row) : (upb_StringView){0};
     char known[LIMIT_NAME_BYTES + 1];
     snprintf(known, sizeof known, "%.*s", (int)name.size, name.size > 0 ? name.data : "");
+    uint64_t last = s != NULL ? thole_v1_HostStatus_incarnation(s) : 0;
     registry_view_release(v);
     if (gone) {
         return agent__fail_removed(st);
@@ -156,6 +161,12 @@ static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint6
                           "a host may speak for itself only: this id is that of \"%.60s\", and the "
                           "certificate is that of \"%.60s\"",
                           known, who->name);
+    }
+    if (last > 0 && incarnation > last + STARTS_MISSED_MAX) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "start number %" PRIu64 " of this host is made up: the last one in the "
+                          "registry is %" PRIu64,
+                          incarnation, last);
     }
     if (verdict == LINEAGE_FOLLOWS) {
         return THOLE_OK;

@@ -213,6 +213,21 @@ static void force_served(void *ctx, const struct thole_status *st)
     force_answer(ctx, st);
 }
 
+/* In plain text a host is one because it says so; but at least it must say which. */
+static bool is_known_host(struct agent *a, struct bus_request *q, struct thole_status *st)
+{
+    struct bus_identity who;
+    bus_request_identity(q, &who);
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool known = registry_host(v, &who.host_id) != NULL || !agent_has_view(a, NULL);
+    registry_view_release(v);
+    if (!known) {
+        thole_status_set(st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY, __FILE__, __LINE__,
+                         "only a host of this cluster may do this");
+    }
+    return known;
+}
+
 void repair_serve_force(struct agent *a, struct bus_request *q)
 {
     upb_Arena *arena = upb_Arena_New();
@@ -228,6 +243,14 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
         s.last_index != thole_bus_v1_Force_last_index(in) || s.role == RAFT_LEADER) {
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_STALE_REVISION,
                          "the replica is not as the plan says any more; plan again");
+        force_answer(q, &st);
+    } else if (s.leader_replica != 0) {
+        (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
+                         "replica %" PRIu64
+                         " leads the shard, so its quorum is not lost; plan again",
+                         s.leader_replica);
+        force_answer(q, &st);
+    } else if (!is_known_host(a, q, &st)) {
         force_answer(q, &st);
     } else {
         LOG_WARN(AGENT, "a repair makes this host's replica the only voter shard=%" PRIu64,

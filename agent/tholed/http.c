@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <microhttpd.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,20 +246,21 @@ static int listen_on(const struct addrinfo *ai, uint16_t *ret_port)
 {
     struct sockaddr_storage at = {0};
     socklen_t size = sizeof at;
+    char port[8] = "0";
     int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
     if (fd < 0) {
         return -1;
     }
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(fd, ai->ai_addr, ai->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0 ||
-        getsockname(fd, (struct sockaddr *)&at, &size) != 0) {
+        getsockname(fd, (struct sockaddr *)&at, &size) != 0 ||
+        getnameinfo((struct sockaddr *)&at, size, NULL, 0, port, sizeof port, NI_NUMERICSERV)) {
         int error = errno;
         close(fd);
         errno = error;
         return -1;
     }
-    *ret_port = ntohs(at.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)&at)->sin6_port
-                                               : ((const struct sockaddr_in *)&at)->sin_port);
+    *ret_port = (uint16_t)strtoul(port, NULL, 10);
     return fd;
 }
 

@@ -322,6 +322,37 @@ static void test_bus_that_stops_while_it_connects_ends_well(void **state)
     }
 }
 
+/* Starts are counted: a number that nobody counted to would keep the host itself out. */
+static void test_a_made_up_incarnation_is_refused(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 3, NULL);
+    host_knows(a, b);
+    host_knows(b, a);
+    eventually(b, b->ups == 1);
+    struct host *liar = host_alloc();
+    struct bus_options o = host_options(liar, 1, 9, UINT64_MAX, "127.0.0.1:0");
+    struct thole_status st = {0};
+    host_open(liar, &o);
+    assert_int_equal(
+        bus_ask(liar->bus, b->address, METHOD_ECHO, slice_str("x"), WAIT_MS, NULL, NULL, &st),
+        THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "is made up"));
+    host_knows(liar, b);
+    struct outcome out;
+    ask(liar, b, METHOD_ECHO, "hello", 500, &out);
+    eventually(&out, out.done);
+    assert_int_not_equal(out.st.code, THOLE_OK);
+    host_free(liar);
+    struct outcome good;
+    ask(a, b, METHOD_ECHO, "hello", WAIT_MS, &good);
+    eventually(&good, good.done);
+    assert_int_equal(good.st.code, THOLE_OK);
+    assert_int_equal(locked(b, b->downs), 0);
+    host_free(a);
+    host_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_stale_incarnation_is_refused),
         cmocka_unit_test(test_admit_refuses),
         cmocka_unit_test(test_stop_with_peers_connected_takes_no_grace),
+        cmocka_unit_test(test_a_made_up_incarnation_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

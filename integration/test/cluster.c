@@ -305,8 +305,7 @@ static int cli_words(struct cluster *c, int i, char *out, size_t out_size, const
     size_t n = fread(out, 1, out_size - 1, p);
     out[n] = 0;
     char rest[4096];
-    while (fread(rest, 1, sizeof rest, p) > 0) {
-        continue;
+    while (fread(rest, 1, sizeof rest, p) > 0) { /* or it would be ended by SIGPIPE */
     }
     strlcpy(last_output, out, sizeof last_output);
     int status = pclose(p);

@@ -26,12 +26,29 @@ static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid
     }
 }
 
+/* Does this host speak for the replica? The configuration says where each of its members is. What a
+ * replica that is not in it says counts less: it may be a member that we do not know of yet. */
+static bool speaks_for(const struct replica *r, uint64_t replica_id, const struct uuid *host)
+{
+    const struct raft_member *m = raft_config_find(raft_config(r->core), replica_id);
+    return m == NULL || memcmp(m->host, host->bytes, sizeof m->host) == 0;
+}
+
 void engine__group_receive(struct loop *l, struct replica *r, struct raft_message *m,
                            const struct uuid *host)
 {
     struct thole_status st;
     ASSERT(r->loop == l && worker_is_current(l->w));
     ASSERT(r->state == GROUP_RUNNING && m->to == r->replica_id);
+    if (!speaks_for(r, m->from, host)) {
+        (void)THOLE_FAIL(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_WRONG_HOST,
+                         "a message of replica %" PRIu64 " came from another host than its own",
+                         m->from);
+        engine__bad_frame(l->e, host, &st);
+        raft_message_deinit(m);
+        *m = (struct raft_message){0};
+        return;
+    }
     learn_host(r, m->from, host);
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT ||
          m->kind == RAFT_MSG_SLEEP) &&

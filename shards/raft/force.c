@@ -16,11 +16,22 @@ bool raft__has_no_data(const struct raft *r)
     return raft__config(r)->member_count == 0 && r->log.start_index == 0 && r->log.last_index == 0;
 }
 
+/* Who forces a group was one of its members: an epoch that only strangers know is none. */
+static bool is_stranger(const struct raft *r, uint64_t from)
+{
+    const struct raft_config *c = raft__config(r);
+    return c->member_count > 0 && raft_config_find(c, from) == NULL;
+}
+
 enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind, uint64_t epoch,
                                   bool *ret_ours, struct thole_status *st)
 {
     if (epoch > r->epoch && raft__has_no_data(r) && !r->superseded) {
         r->epoch = epoch;
+    }
+    if (epoch > r->epoch && is_stranger(r, from)) {
+        *ret_ours = false;
+        return THOLE_OK;
     }
     if (epoch > r->epoch || r->superseded) {
         r->superseded = true;

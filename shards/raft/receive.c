@@ -10,6 +10,10 @@ static enum thole_code bad(struct thole_status *st, const struct raft_message *m
                       "message kind %u from replica %" PRIu64 ": bad %s", m->kind, m->from, what);
 }
 
+/* Terms are counted by elections: an election every second for two years. Without a bound, one
+ * message could use up all terms, after which nobody could be elected any more. */
+#define TERM_JUMP_MAX (UINT64_C(1) << 26)
+
 static bool entries_valid(const struct raft_message *m)
 {
     uint64_t term = m->log_term;
@@ -45,6 +49,9 @@ enum thole_code raft__check_message(const struct raft *r, const struct raft_mess
     if (m->epoch > RAFT_NUMBER_MAX || m->term > RAFT_NUMBER_MAX || m->index > RAFT_NUMBER_MAX ||
         m->commit > RAFT_NUMBER_MAX || m->hint > RAFT_NUMBER_MAX || m->log_term > RAFT_NUMBER_MAX) {
         return bad(st, m, "number");
+    }
+    if (has_term(m->kind) && !raft__has_no_data(r) && m->term > r->term + TERM_JUMP_MAX) {
+        return bad(st, m, "term, far above ours");
     }
     if (m->entry_count > 0 && (m->kind != RAFT_MSG_APPEND || m->entries == NULL)) {
         return bad(st, m, "entries");

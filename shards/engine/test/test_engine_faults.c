@@ -246,6 +246,37 @@ static void test_engine_oversized_entry_of_a_peer_is_dropped(void **state)
     cluster_free(c);
 }
 
+/* A heartbeat of a member that comes from elsewhere, and one of a stranger with a term that would
+ * leave none for elections. */
+static void test_engine_replicas_are_heard_from_their_hosts_alone(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 59);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    cluster_run(c, 500);
+    int leader = cluster_leader(c), h = (leader + 1) % 3, other = (leader + 2) % 3;
+    const struct engine_replica_status before = status_of(c, h);
+    const int64_t bad = metric_value(&engine_bad_frames);
+    struct out_msg m = {.shard_id = SHARD,
+                        .raft = {.kind = RAFT_MSG_HEARTBEAT,
+                                 .from = (uint64_t)leader + 1,
+                                 .to = (uint64_t)h + 1,
+                                 .term = before.term + 5}};
+    engine_deliver(c->hosts[h].engine, &c->hosts[other].uuid, 1, ENGINE_LANE_CONTROL,
+                   codec_frame(&m, 1));
+    m.raft.from = 77;
+    m.raft.term = UINT64_C(1) << 60;
+    engine_deliver(c->hosts[h].engine, &c->hosts[other].uuid, 1, ENGINE_LANE_CONTROL,
+                   codec_frame(&m, 1));
+    cluster_run(c, 100);
+    assert_int_equal(status_of(c, h).term, before.term);
+    assert_int_equal(metric_value(&engine_bad_frames) - bad, 2);
+    assert_int_equal(cluster_leader(c), leader);
+    propose_ok(c, "y");
+    cluster_free(c);
+}
+
 static void test_engine_hung_writer_loses_leadership(void **state)
 {
     (void)state;
@@ -407,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_engine_uncommitted_bytes_are_bounded),
         cmocka_unit_test(test_engine_malformed_frames_are_dropped),
         cmocka_unit_test(test_engine_oversized_entry_of_a_peer_is_dropped),
+        cmocka_unit_test(test_engine_replicas_are_heard_from_their_hosts_alone),
         cmocka_unit_test(test_engine_hung_writer_loses_leadership),
         cmocka_unit_test(test_engine_peer_down_ends_loyalty),
         cmocka_unit_test(test_engine_watch_sees_every_later_event),

@@ -327,6 +327,20 @@ TEST(force_a_higher_epoch_supersedes_who_has_data)
     cluster_deinit(&c);
 }
 
+/* Anybody may send a number: one that none of the members knows marks nobody. */
+TEST(force_an_epoch_that_only_a_stranger_knows_is_none)
+{
+    (void)state;
+    solo_init(&c, 3);
+    solo_lead(&c);
+    struct raft_message m = msg(RAFT_MSG_HEARTBEAT, 77, node_term(&c, 1) + 1);
+    m.epoch = 1;
+    assert_int_equal(give(&c, m), THOLE_OK);
+    assert_int_equal(node_role(&c, 1), RAFT_LEADER);
+    assert_int_equal(node_status(&c.nodes[1]).epoch, 0);
+    cluster_deinit(&c);
+}
+
 TEST(force_a_replica_without_data_takes_the_epoch_over)
 {
     (void)state;
@@ -513,6 +527,7 @@ int main(void)
         RUN(force_resurrected_majority_is_refused),
         RUN(force_old_leader_with_a_later_term_cannot_talk_it_back),
         RUN(force_a_higher_epoch_supersedes_who_has_data),
+        RUN(force_an_epoch_that_only_a_stranger_knows_is_none),
         RUN(force_a_replica_without_data_takes_the_epoch_over),
         RUN(force_twice),
         RUN(force_new_members_start_behind_the_forced_entry),
