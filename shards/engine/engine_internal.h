@@ -426,7 +426,7 @@ void engine__hand_over_begin(struct loop *l, struct control *c);
 bool engine__hand_over_run(struct loop *l);       /* true: there is something to harvest */
 bool engine__hand_over_low_space(struct loop *l); /* likewise */
 void engine__hand_over_check(struct loop *l, struct replica *r);
-void engine__hand_over_end(struct loop *l); /* whoever waits for it is answered */
+void engine__hand_over_end(struct loop *l); /* answers the command */
 /* proposals.c */
 void engine__proposal_submit(struct loop *l, struct engine_request *q);
 void engine__proposals_flush(struct loop *l, struct replica *r);

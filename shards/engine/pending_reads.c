@@ -192,7 +192,7 @@ void engine__read_expired(struct loop *l, struct replica *r, struct engine_reque
     for (struct read_batch *b = work_of(r)->reads; b != NULL && !found; b = b->next) {
         found = take_out(&b->requests, q);
     }
-    ASSERT(found); /* whatever takes a request out of the queues disarms its timer */
+    ASSERT(found); /* a request that leaves the queues has its timer disarmed */
     engine__request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
                          "the deadline passed before the read was confirmed");
 }

@@ -422,7 +422,7 @@ uint64_t engine__sends_tick(struct snapshot_sends *s, uint64_t now_ns)
 }
 
 /* A newer transfer to the same peer ends the older one: two would end each other's streams for
- * ever. The core is not told, since it asked for the newer one. */
+ * ever. The core gets no report, since it asked for the newer one. */
 static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
 {
     for (struct send *x = s->first, *after; x != NULL; x = after) {

@@ -109,7 +109,7 @@ struct kv_batch {
     size_t cell_count, cell_capacity;
     uint32_t *table; /* open addressing: cell number + 1 */
     size_t table_size;
-    struct kv_event *events; /* only if somebody watches */
+    struct kv_event *events; /* only if the shard has watchers */
     size_t event_count, event_capacity;
     bool watched;
 };
