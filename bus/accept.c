@@ -284,12 +284,8 @@ static uint64_t take_received(struct bus_acceptor *a)
     for (size_t i = 0; i < a->count; i++) {
         struct connection *c = &a->all[i];
         uint64_t received = received_by(c->fd);
-        if (received <= c->received || !is_open(c)) {
-            c->unread = watching ? c->unread : 0;
-            continue;
-        }
-        uint64_t since = received - c->received;
-        c->received = received;
+        uint64_t since = received > c->received && is_open(c) ? received - c->received : 0;
+        c->received += since;
         c->unread = (watching ? c->unread : 0) + since;
         all += since;
     }
