@@ -30,6 +30,7 @@ struct seats {
     uint32_t come_count, ready_count, go_count, spare_count;
     uint32_t voting; /* in the configuration */
     uint32_t wanted; /* voting, in the end */
+    bool unknown;    /* the leader is too new to know which voters answer */
 };
 
 void hostctl__plan_add(struct vote_plan *plan, uint8_t op, uint64_t replica_id,
@@ -94,7 +95,7 @@ static struct raft_peer_status peer_of(const struct hostctl *h,
 {
     struct raft_peer_status peer;
     if (replica_id == local->replica_id) {
-        return (struct raft_peer_status){.answers = true, .caught_up = true};
+        return (struct raft_peer_status){.answers = true, .known = true, .caught_up = true};
     }
     if (!engine_shard_peer(h->o.engine, local->shard_id, replica_id, &peer)) {
         peer = (struct raft_peer_status){0};
@@ -169,6 +170,7 @@ static void find_members(const struct hostctl *h, const struct engine_replica_st
         bool go = hostctl__should_go(h, c, local->shard_id, m->replica_id);
         bool demote = m->role == RAFT_VOTER && !go && (is_spare || !wants_vote(row)) && row != NULL;
         s->voting++;
+        s->unknown |= !peer.known;
         if (go || demote) {
             s->go[s->go_count++] =
                 (struct seat){.replica_id = m->replica_id,
@@ -287,6 +289,10 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
     order_going(&s, local->replica_id);
     struct numbers n = choose(&s);
     plan->look_again = s.come_count > 0 || s.go_count > s.spare_count;
+    /* A new leader would take a voter's vote that did not answer yet, for one that never will. */
+    if (n.go > 0 && s.unknown) {
+        return;
+    }
     if (n.come + n.go == 0 || n.come + n.go > RAFT_CHANGE_ITEMS_MAX ||
         !can_commit(h, local, c, &s, n)) {
         return;

@@ -178,6 +178,68 @@ static void silent_hosts_get_no_vote_and_are_let_go(void **state)
     house_free(h);
 }
 
+static void done(void *ctx, const struct thole_status *st)
+{
+    *(enum thole_code *)ctx = st->code;
+}
+
+/* RAFT_VOTER, RAFT_LEARNER, ...; -1: no member there. */
+static int role_on(struct house *h, const char *shard, uint64_t host, uint64_t *ret_replica)
+{
+    struct raft_config c = {0};
+    int role = -1;
+    bool any = config_of(h, house_shard_id(h, shard), &c);
+    for (uint32_t i = 0; any && i < c.member_count; i++) {
+        if (memcmp(c.members[i].host, h->hosts[host].id.bytes, 16) == 0) {
+            role = (int)c.members[i].role;
+            *ret_replica = c.members[i].replica_id;
+        }
+    }
+    raft_config_deinit(&c);
+    return role;
+}
+
+/* One newcomer, for a dead host's voter and for that of a host that drains. The leader is new, and
+ * has not heard from the latter yet: it must not take that one for the one that is gone. */
+static void new_leader_takes_no_vote_before_it_knows_who_answers(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(4);
+    uint64_t id, replica = 0;
+    uint64_t others[4];
+    size_t count = 0;
+    assert_int_equal(house_create(h, "a", 5, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    id = house_shard_id(h, "a");
+    uint64_t leader = host_of_leader(h, "a");
+    for (uint64_t n = 0; n < 5; n++) {
+        if (n != leader && n != house_zero_leader(h)) {
+            others[count++] = n;
+        }
+    }
+    uint64_t drains = others[0], dead = others[1], next = others[2];
+    house_cut(h, dead, true);
+    RUN_UNTIL(h, 20000, house_liveness(h, dead) == thole_v1_HOST_LIVENESS_DEAD);
+    house_part(h, leader, 5, true);
+    house_join(h, 5);
+    RUN_UNTIL(h, 20000, role_on(h, "a", 5, &replica) == RAFT_LEARNER);
+    assert_int_equal(house_host_state(h, drains, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
+    house_run(h, 300);
+    assert_int_equal(role_on(h, "a", drains, &replica), RAFT_VOTER);
+    assert_int_equal(role_on(h, "a", dead, &replica), RAFT_VOTER);
+    assert_int_equal(role_on(h, "a", next, &replica), RAFT_VOTER);
+    enum thole_code code = THOLE_UNKNOWN;
+    h->mute[drains] = true;
+    engine_transfer(h->hosts[leader].engine, id, replica, NULL, done, &code);
+    RUN_UNTIL(h, 2000, host_of_leader(h, "a") == next);
+    house_run(h, 150);
+    h->mute[drains] = false;
+    RUN_UNTIL(h, 20000, role_on(h, "a", 5, &replica) == RAFT_VOTER);
+    assert_int_equal(role_on(h, "a", drains, &replica), RAFT_VOTER);
+    assert_int_not_equal(role_on(h, "a", dead, &replica), RAFT_VOTER);
+    house_free(h);
+}
+
 /* ---- Hosts fail in the middle of each step --------------------------------------------------- */
 
 static uint64_t config_index(struct house *h, uint64_t shard_id)
@@ -291,6 +353,7 @@ int main(void)
         cmocka_unit_test(shard_goes_from_odd_to_odd),
         cmocka_unit_test(shard_zero_goes_from_odd_to_odd),
         cmocka_unit_test(silent_hosts_get_no_vote_and_are_let_go),
+        cmocka_unit_test(new_leader_takes_no_vote_before_it_knows_who_answers),
         cmocka_unit_test(hosts_fail_while_a_shard_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,6 +22,7 @@ void raft__lead_begin(struct raft *r)
     *l = (struct raft_lead){
         .peer_count = raft__config(r)->member_count,
         .first_index = r->log.last_index + 1,
+        .began_ms = r->now_ms,
         .heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms,
         .quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms,
     };
@@ -117,6 +118,14 @@ bool raft__lead_answers(const struct raft *r, uint32_t i)
         return p == NULL || !p->absent; /* an absent member prevents the trim */
     }
     return p != NULL && p->answered && r->now_ms - p->answered_ms < r->options.election_timeout_ms;
+}
+
+bool raft__lead_knows(const struct raft *r, uint32_t i)
+{
+    const struct raft_progress *p = r->lead->peers != NULL ? &r->lead->peers[i] : NULL;
+
+    return is_self(r, i) || r->asleep || (p != NULL && p->answered) ||
+           r->now_ms - r->lead->began_ms >= r->options.election_timeout_ms;
 }
 
 /* A member is caught up if it has the entries that were committed a timeout or two ago. No member

@@ -264,6 +264,7 @@ bool raft_peer(const struct raft *r, uint64_t replica_id, struct raft_peer_statu
         .state = self ? RAFT_REPLICATE : p->state,
         .recently_active = self || (r->asleep ? !p->absent : p->recently_active),
         .answers = raft__lead_answers(r, i),
+        .known = raft__lead_knows(r, i),
         .caught_up = raft__lead_caught_up(r, i),
     };
     return true;

@@ -54,6 +54,7 @@ struct raft_lead {
     struct raft_progress *peers; /* NULL while it sleeps and was trimmed: all are caught up */
     uint32_t peer_count;
     uint64_t first_index; /* of this leadership: its no-op */
+    uint64_t began_ms;
     uint64_t uncommitted_bytes;
     uint64_t checked_commit; /* the commit index at the last check of the quorum ... */
     uint64_t recent_commit;  /* ... and at the one before: a new voter must have it */
@@ -204,6 +205,8 @@ struct raft_progress *raft__peer(struct raft *r, uint64_t replica_id);
 void raft__lead_answered(struct raft *r, struct raft_progress *p, const struct raft_message *m);
 /* By position in the configuration; true for this replica. See struct raft_peer_status. */
 bool raft__lead_answers(const struct raft *r, uint32_t i);
+/* False while a new leader has not heard from the member, and the member had no time to answer. */
+bool raft__lead_knows(const struct raft *r, uint32_t i);
 bool raft__lead_caught_up(const struct raft *r, uint32_t i);
 
 /* propose.c: the log's entry for a change; one reference, the caller's. */
