@@ -392,8 +392,9 @@ static bool accept_all(struct bus_acceptor *a, const struct pollfd *fds)
 {
     bool failed = false;
     for (size_t i = 0; i < a->listener_count && !failed; i++) {
-        while (fds[i].revents && accept_one(a, a->listeners[i], &failed)) {
-            continue;
+        bool more = fds[i].revents != 0;
+        while (more) {
+            more = accept_one(a, a->listeners[i], &failed);
         }
     }
     return !failed;

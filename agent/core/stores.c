@@ -79,7 +79,9 @@ static bool lost_line(void *ctx, const char *key, char *value)
     return true;
 }
 
-static void note_lost(const char *kept, const struct state_wanted *list, size_t n)
+/* Who lost something in the old database; nobody: it is deleted at the next start, if the process
+ * ends before it could do so now. */
+static void note_lost(const char *old, const struct state_wanted *list, size_t n)
 {
     struct thole_status st = {0};
     struct bytes lines = {0};
@@ -88,9 +90,9 @@ static void note_lost(const char *kept, const struct state_wanted *list, size_t 
             bytes_printf(&lines, "replica %" PRIu64 "\n", list[i].space.replica_id);
         }
     }
-    char *path = xasprintf("%s/LOST", kept);
+    char *path = xasprintf("%s/LOST", old);
     if (textfile_write(path, "thole-lost", DATADIR_FORMAT, &lines, &st) != THOLE_OK) {
-        LOG_WARN(AGENT, "%s is not deleted by itself later: %s", kept, st.message);
+        LOG_WARN(AGENT, "the old state database is not deleted by itself later: %s", st.message);
     }
     free(path);
 }
@@ -101,10 +103,9 @@ static void sweep_one(struct agent *a, const char *name)
     struct thole_status st = {0};
     char *kept = datadir_file(&a->dir, name), *path = xasprintf("%s/LOST", kept);
     enum thole_code code = textfile_read(path, "thole-lost", DATADIR_FORMAT, lost_line, &l, &st);
-    if (code == THOLE_OK && !l.any && file_remove_tree(kept, &st) == THOLE_OK) {
-        LOG_INFO(AGENT,
-                 "every replica that lost data was rebuilt; the old database is deleted "
-                 "path=%s",
+    bool unused = code == THOLE_OK ? !l.any : code == THOLE_NOT_FOUND && state_db_is_remains(kept);
+    if (unused && state_db_delete(kept, &st) == THOLE_OK) {
+        LOG_INFO(AGENT, "no replica here lost data in it: an old database is deleted path=%s",
                  kept);
     } else {
         LOG_WARN(AGENT, "an old, damaged state database is kept path=%s", kept);
@@ -148,8 +149,10 @@ static bool history_line(void *ctx, const char *key, char *value)
     return true;
 }
 
-/* Durable before the attempt, so that one that ends the process counts, too. */
-static enum thole_code count_salvage(struct agent *a, struct thole_status *st)
+/* Durable before the attempt, so that one that ends the process counts, too. `*ret_before` is what
+ * was noted before. */
+static enum thole_code count_salvage(struct agent *a, struct bytes *ret_before,
+                                     struct thole_status *st)
 {
     uint64_t now_s = clock_system.wall_ms(&clock_system) / 1000;
     struct history h = {.since_s = now_s - SALVAGES_PERIOD_S};
@@ -165,12 +168,24 @@ static enum thole_code count_salvage(struct agent *a, struct thole_status *st)
                           "disk is broken",
                           h.count + 1);
     } else if (code == THOLE_OK) {
+        bytes_append_slice(ret_before, bytes_slice(&h.lines));
         bytes_printf(&h.lines, "at %" PRIu64 "\n", now_s);
         code = textfile_write(path, "thole-salvages", DATADIR_FORMAT, &h.lines, st);
     }
     bytes_deinit(&h.lines);
     free(path);
     return code;
+}
+
+/* An attempt that failed for want of room says nothing about the disk's health. */
+static void uncount_salvage(struct agent *a, struct bytes *before)
+{
+    struct thole_status st = {0};
+    char *path = datadir_file(&a->dir, "salvages");
+    if (textfile_write(path, "thole-salvages", DATADIR_FORMAT, before, &st) != THOLE_OK) {
+        LOG_WARN(AGENT, "the failed attempt counts as a salvage: %s", st.message);
+    }
+    free(path);
 }
 
 /* ---- Salvage --------------------------------------------------------------------------------- */
@@ -248,18 +263,18 @@ static enum thole_code salvage(struct agent *a, const char *path, struct thole_s
 {
     struct state_wanted *list = NULL;
     char *kept = NULL;
-    enum thole_code code = count_salvage(a, st);
-    if (code != THOLE_OK) {
-        return code;
-    }
-    size_t n = find_wanted(a, &list);
-    code = state_db_salvage(path, list, n, &kept, st);
+    struct bytes before = {0};
+    enum thole_code code = count_salvage(a, &before, st);
     if (code == THOLE_OK) {
-        tell(list, n, kept);
+        size_t n = find_wanted(a, &list);
+        code = state_db_salvage(path, list, n, note_lost, &kept, st);
+        if (code == THOLE_OK) {
+            tell(list, n, kept);
+        } else if (code != THOLE_DATA_LOSS) {
+            uncount_salvage(a, &before);
+        }
     }
-    if (kept != NULL) {
-        note_lost(kept, list, n);
-    }
+    bytes_deinit(&before);
     free(kept);
     free(list);
     return code;

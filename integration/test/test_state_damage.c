@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -190,10 +191,53 @@ static void test_flipped_bytes_of_the_state_cost_the_replicas_they_hit(void **st
     cluster_free(s.c);
 }
 
+static void make_dir(struct cluster *c, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", c->hosts[0].data_dir, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+static void old_databases(struct cluster *c, int from, int to, bool there)
+{
+    for (int i = from; i <= to; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/state.damaged-%d", c->hosts[0].data_dir, i);
+        assert_int_equal(there ? mkdir(path, 0700) : rmdir(path), 0);
+    }
+}
+
+/* A salvage that finds no room for the new database says nothing about the disk: as many of them as
+ * are counted do not make it a broken one. What a deletion of an old database left goes, too. */
+static void test_salvage_without_room_is_tried_again(void **state)
+{
+    (void)state;
+    enum { KEPT_MAX = 1000, TRIES = 5 };
+    struct cluster *c = cluster_new();
+    cluster_start_dev(c);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
+    cli_ok(c, 0, "propose orders 'put colour green'");
+    host_stop(c, 0);
+    make_dir(c, "state/DAMAGED");
+    old_databases(c, 1, KEPT_MAX, true);
+    for (int i = 0; i < TRIES; i++) {
+        host_restart(c, 0);
+        assert_int_not_equal(WEXITSTATUS(host_wait_exit(c, 0, 20000)), 0);
+    }
+    old_databases(c, 2, KEPT_MAX, false);
+    host_restart(c, 0);
+    cluster_wait_ready(c, 0, 20000);
+    expect_log(c, 0, "the state database was made anew");
+    assert_non_null(strstr(cli_ok(c, 0, "query orders 'get colour'"), "green"));
+    old_databases(c, 1, 1, true); /* it was deleted */
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flipped_bytes_of_the_state_cost_the_replicas_they_hit),
+        cmocka_unit_test(test_salvage_without_room_is_tried_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -425,8 +425,8 @@ struct raft_peer_status {
     bool recently_active; /* or new: the leader's quorum check counts it */
     bool answers;         /* since it became a member, in this term, it answered a message sent
                              within the last election timeout; asleep: its host is heard */
-    bool known;           /* `answers` can be relied on: it answered once in this term, or the leader
-                             has led for an election timeout */
+    bool known;           /* `answers` can be relied on: it answered once in this term, or the
+                             leader has led for an election timeout */
     bool caught_up;       /* it answers, and has all entries that were committed a timeout or two
                              ago, of this term at the least: it may be given a vote */
 };

@@ -207,7 +207,36 @@ static enum thole_code remove_leftovers(const char *path, struct thole_status *s
     return code;
 }
 
+static char *current_path(const char *path)
+{
+    return xasprintf("%s/CURRENT", path);
+}
+
+/* Without this file it is no database any more, to RocksDB either. */
+enum thole_code state_db_delete(const char *path, struct thole_status *st)
+{
+    char *current = current_path(path);
+    bool gone = unlink(current) == 0 || errno == ENOENT;
+    enum thole_code code = gone ? file_remove_tree(path, st)
+                                : THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
+                                             "%s: unlink: %s", current, strerror(errno));
+
+    free(current);
+    return code;
+}
+
+bool state_db_is_remains(const char *path)
+{
+    char *current = current_path(path);
+    bool remains = !exists(current);
+
+    free(current);
+    return remains;
+}
+
 enum thole_code state_db_salvage(const char *path, struct state_wanted *list, size_t n,
+                                 void (*note)(const char *old, const struct state_wanted *list,
+                                              size_t n),
                                  char **ret_kept, struct thole_status *st)
 {
     char *fresh = new_path(path), *kept = kept_path(path);
@@ -225,6 +254,9 @@ enum thole_code state_db_salvage(const char *path, struct state_wanted *list, si
             LOG_WARN(STORE, "unfinished copy not deleted path=%s error=\"%s\"", fresh, why.message);
         }
     }
+    if (code == THOLE_OK && note != NULL) {
+        note(path, list, n);
+    }
     if (code == THOLE_OK) {
         code = swap(path, fresh, kept, st);
     }
@@ -236,7 +268,7 @@ enum thole_code state_db_salvage(const char *path, struct state_wanted *list, si
         kept = NULL;
     } else if (code == THOLE_OK) {
         struct thole_status why = {0};
-        if (file_remove_tree(kept, &why) != THOLE_OK) {
+        if (state_db_delete(kept, &why) != THOLE_OK) {
             LOG_WARN(STORE, "damaged database not deleted path=%s error=\"%s\"", kept, why.message);
         }
     }

@@ -145,10 +145,17 @@ struct state_wanted {
 };
 /* Replace a damaged, closed database by a new one with its readable spaces. Spaces that are not in
  * the list are dropped. If a space is lost that the log cannot replace, the old database is kept:
- * `*ret_kept` is its path, malloced; else NULL. After an error the old one is still in place. */
-THOLE_MUST_CHECK enum thole_code state_db_salvage(const char *path, struct state_wanted *list,
-                                                  size_t n, char **ret_kept,
-                                                  struct thole_status *st);
+ * `*ret_kept` is its path, malloced; else NULL. After an error the old one is still in place.
+ * `note` is called when `list` says what is lost, before the old database's directory is renamed:
+ * a file that it writes there moves along. */
+THOLE_MUST_CHECK enum thole_code state_db_salvage(
+    const char *path, struct state_wanted *list, size_t n,
+    void (*note)(const char *old, const struct state_wanted *list, size_t n), char **ret_kept,
+    struct thole_status *st);
+/* Delete a database that is no longer used. state_db_is_remains is true of what an interrupted
+ * deletion left. */
+THOLE_MUST_CHECK enum thole_code state_db_delete(const char *path, struct thole_status *st);
+bool state_db_is_remains(const char *path);
 /* Make everything written so far durable (flush and sync). May take long; any thread. */
 THOLE_MUST_CHECK enum thole_code state_db_flush(struct state_db *db, struct thole_status *st);
 /* Bytes written since the last flush (approximate), to decide when to flush. */

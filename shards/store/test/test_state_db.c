@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "shards/store/state_internal.h"
 #include "shards/store/test/store_fixture.h"
 
@@ -345,6 +346,18 @@ static void expect_space(struct state_db *db, struct state_space s, bool lost)
     state_iter_free(it);
 }
 
+static char *note_path; /* the path */
+
+static void note_here(const char *old, const struct state_wanted *list, size_t n)
+{
+    (void)list;
+    assert_int_equal(n, SPACES);
+    char *path = xasprintf("%s/NOTE", old);
+    assert_int_equal(file_write_atomic(path, slice_str("here"), NULL), THOLE_OK);
+    free(note_path);
+    note_path = path;
+}
+
 /* Salvage, open, and count what is lost. */
 static int salvage(const char *path)
 {
@@ -356,7 +369,7 @@ static int salvage(const char *path)
     for (uint64_t i = 0; i < SPACES; i++) {
         list[i] = (struct state_wanted){.space = space_of(i)};
     }
-    if (state_db_salvage(path, list, SPACES, &kept, &st) != THOLE_OK) {
+    if (state_db_salvage(path, list, SPACES, note_here, &kept, &st) != THOLE_OK) {
         fail_msg("%s", st.message);
     }
     struct state_db *db = db_open(path);
@@ -366,7 +379,15 @@ static int salvage(const char *path)
     }
     state_db_close(db);
     assert_true((kept != NULL) == (lost > 0));
-    assert_true(kept == NULL || access(kept, F_OK) == 0);
+    if (kept != NULL) { /* with what was written into it before */
+        char *note = xasprintf("%s/NOTE", kept);
+        assert_int_equal(access(note, F_OK), 0);
+        assert_false(state_db_is_remains(kept));
+        free(note);
+    }
+    assert_true(note_path != NULL && access(note_path, F_OK) != 0);
+    free(note_path);
+    note_path = NULL;
     free(kept);
     return lost;
 }
