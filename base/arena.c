@@ -73,6 +73,7 @@ void arena_free(struct arena *a)
 void arena_reset(struct arena *a)
 {
     free_newer_than_first(a);
+    ASSERT(a->newest == a->first && a->first->older == NULL);
     a->first->used = 0;
     ASAN_POISON_MEMORY_REGION(a->first->data, a->first->size);
 }
@@ -94,6 +95,7 @@ void *arena_alloc(struct arena *a, size_t size)
         grow(a, rounded);
     }
     struct block *b = a->newest;
+    ASSERT(b->used <= b->size && rounded <= b->size - b->used);
     uint8_t *p = b->data + b->used;
     b->used += rounded;
     ASAN_UNPOISON_MEMORY_REGION(p, size);

@@ -42,6 +42,7 @@ uint8_t *bytes_extend(struct bytes *b, size_t n)
 {
     /* At least one byte of room, so that the result is a pointer even for n == 0. */
     reserve(b, n > 0 ? n : 1);
+    ASSERT(n <= b->capacity - b->size);
     uint8_t *start = b->data + b->size;
     b->size += n;
     return start;

@@ -29,6 +29,7 @@ void cork_end(void)
     ASSERT(here.depth > 0);
     if (here.depth == 1) {
         cork_flush();
+        ASSERT(here.head == NULL);
     }
     here.depth--;
 }
@@ -43,6 +44,7 @@ bool cork_add(struct cork_item *item)
     if (here.depth == 0) {
         return false;
     }
+    ASSERT(item->fn != NULL && (here.head == NULL || here.tail != item));
     item->next = NULL;
     if (here.head != NULL) {
         here.tail->next = item;

@@ -39,6 +39,7 @@ uint64_t histogram__bucket_max(size_t bucket)
 void histogram_record(struct histogram *h, uint64_t value)
 {
     size_t bucket = histogram__bucket_of(value);
+    ASSERT(bucket < HISTOGRAM_BUCKETS);
     atomic_fetch_add_explicit(&h->buckets[bucket], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&h->count, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&h->sum, value, memory_order_relaxed);

@@ -3,9 +3,12 @@
 
 #include <string.h>
 
+#include "base/assert.h"
+
 enum lineage_verdict lineage_judge(const struct lineage *l, uint64_t incarnation,
                                    uint64_t known_incarnation, uint64_t known_start)
 {
+    ASSERT(l->count <= LINEAGE_MAX);
     if (incarnation < known_incarnation) {
         return LINEAGE_STALE;
     }
@@ -40,6 +43,7 @@ const char *lineage_words(enum lineage_verdict v)
 
 size_t lineage_encode(const struct lineage *l, uint8_t ret[LINEAGE_BYTES_MAX])
 {
+    ASSERT(l->count <= LINEAGE_MAX);
     put_le64(ret, l->start);
     put_le64(ret + 8, l->oldest);
     for (size_t i = 0; i < l->count; i++) {

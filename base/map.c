@@ -30,6 +30,7 @@ static size_t home(const struct map *m, uint64_t key)
 /* The slot that holds `key`, or the empty one where it would go. The table is never full. */
 static struct map_slot *probe(const struct map *m, uint64_t key)
 {
+    ASSERT(m->count < m->capacity);
     size_t i = home(m, key);
     while (m->slots[i].value != NULL && m->slots[i].key != key) {
         i = (i + 1) & (m->capacity - 1);
@@ -109,6 +110,7 @@ void *map_remove(struct map *m, uint64_t key)
         }
     }
     m->slots[hole] = (struct map_slot){0};
+    ASSERT(m->count > 0);
     m->count--;
     return removed;
 }

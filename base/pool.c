@@ -39,6 +39,7 @@ void *pool_take(struct pool *p)
 {
     pthread_mutex_lock(&p->mutex);
     struct free_object *o = p->free;
+    ASSERT((o != NULL) == (p->count > 0));
     if (o != NULL) {
         p->free = o->next;
         p->count--;
@@ -50,6 +51,7 @@ void *pool_take(struct pool *p)
 void pool_give(struct pool *p, void *object)
 {
     struct free_object *o = object;
+    ASSERT(o != NULL);
     pthread_mutex_lock(&p->mutex);
     bool keep = p->count < p->max;
     if (keep) {

@@ -64,6 +64,14 @@ static void unlink_timer(struct wheel_timer *t)
     t->prev = NULL;
 }
 
+static uint64_t start_of(const struct wheel *w, struct place p)
+{
+    unsigned shift = p.level * DIGIT_BITS;
+    unsigned above = shift + DIGIT_BITS;
+    uint64_t high = above >= 64 ? 0 : w->now_ms >> above << above;
+    return high | (uint64_t)p.slot << shift;
+}
+
 static void insert(struct wheel *w, struct wheel_timer *t)
 {
     if (t->due_ms <= w->now_ms) {
@@ -74,6 +82,7 @@ static void insert(struct wheel *w, struct wheel_timer *t)
         return;
     }
     struct place p = place_of(w, t->due_ms);
+    ASSERT(start_of(w, p) > w->now_ms && start_of(w, p) <= t->due_ms);
     push(&w->slots[p.level][p.slot], t);
     w->occupied[p.level] |= UINT64_C(1) << p.slot;
 }
@@ -130,18 +139,10 @@ static bool next_place(const struct wheel *w, struct place *ret)
     return false;
 }
 
-static uint64_t start_of(const struct wheel *w, struct place p)
-{
-    unsigned shift = p.level * DIGIT_BITS;
-    unsigned above = shift + DIGIT_BITS;
-    uint64_t high = above >= 64 ? 0 : w->now_ms >> above << above;
-    return high | (uint64_t)p.slot << shift;
-}
-
 /* Move time to the slot at `start_ms`; its timers sink to lower levels. */
 static void open_slot(struct wheel *w, struct place p, uint64_t start_ms)
 {
-    ASSERT(start_ms > w->now_ms);
+    ASSERT(start_ms > w->now_ms && w->slots[p.level][p.slot] != NULL);
     w->now_ms = start_ms;
     w->occupied[p.level] &= ~(UINT64_C(1) << p.slot);
     struct wheel_timer **slot = &w->slots[p.level][p.slot];
@@ -164,6 +165,7 @@ struct wheel_timer *wheel_expire(struct wheel *w, uint64_t now_ms)
     }
     struct wheel_timer *t = w->due;
     if (t != NULL) {
+        ASSERT(t->due_ms <= w->now_ms);
         unlink_timer(t);
         return t;
     }

@@ -73,7 +73,7 @@ static struct worker *start(struct executor *ex, const char *name, size_t capaci
 {
     struct worker *w = xcalloc(1, sizeof *w);
     size_t size = strlcpy(w->name, name, sizeof w->name);
-    ASSERT(size < sizeof w->name);
+    ASSERT(size < sizeof w->name && turn != NULL && capacity > 0);
     w->ex = ex;
     w->background = background;
     w->capacity = capacity;
