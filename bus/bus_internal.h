@@ -39,6 +39,14 @@
 
 /* ---- completion_loop.c ----------------------------------------------------------------------- */
 
+/* Drops one reference; true for the last one, whose owner frees the object. */
+static inline bool bus__drop(_Atomic uint32_t *refs)
+{
+    uint32_t before = atomic_fetch_sub_explicit(refs, 1, memory_order_acq_rel);
+    ASSERT(before > 0);
+    return before == 1;
+}
+
 /* Returned by a completion queue. Embedded in its owner, which lives until the tag has returned. */
 struct bus_tag {
     uint32_t magic;

@@ -125,6 +125,7 @@ static void rang(struct bus_tag *tag, bool ok)
     struct bus_loop *l = CONTAINER_OF(tag, struct bus_loop, bell);
     (void)ok;
     pthread_mutex_lock(&l->mutex);
+    ASSERT(l->rung);
     l->rung = false;
     pthread_mutex_unlock(&l->mutex);
 }
@@ -248,6 +249,7 @@ void bus__loop_run(struct bus_loop *l, const char *name, const char *host)
 void bus__loop_live(struct bus_loop *l, int change)
 {
     pthread_mutex_lock(&l->mutex);
+    ASSERT(change > 0 || l->live >= (size_t)-change);
     l->live += (size_t)change;
     if (l->live == 0) {
         pthread_cond_broadcast(&l->changed);
@@ -304,6 +306,7 @@ void bus__loop_stop(struct bus_loop *l)
 
 void bus__loop_deinit(struct bus_loop *l)
 {
+    ASSERT(!l->threaded && l->tasks == NULL);
     grpc_call_unref(l->bell_call);
     grpc_channel_destroy(l->bell_channel);
     grpc_completion_queue_destroy(l->cq);
@@ -314,6 +317,7 @@ void bus__loop_deinit(struct bus_loop *l)
 
 void bus__loop_post(struct bus_loop *l, struct bus_task *t)
 {
+    ASSERT(t->fn != NULL);
     t->next = NULL;
     pthread_mutex_lock(&l->mutex);
     bool closed = l->closed;
@@ -330,6 +334,7 @@ void bus__loop_post(struct bus_loop *l, struct bus_task *t)
 
 void bus__loop_arm(struct bus_loop *l, struct bus_timer *t, uint32_t after_ms)
 {
+    ASSERT(t->fn != NULL);
     pthread_mutex_lock(&l->mutex);
     uint64_t due = now_ms(l) + after_ms;
     if (!l->closed) {

@@ -87,6 +87,7 @@ static void unwait(struct peer *p, const struct exchange *x)
     if (x->next == NULL) {
         p->waiting_tail = at;
     }
+    ASSERT(p->waiting_bytes >= x->body.bytes.size);
     p->waiting_bytes -= x->body.bytes.size;
 }
 
@@ -146,9 +147,10 @@ static void timed_out(struct bus_timer *t)
 
 /* ---- Starting -------------------------------------------------------------------------------- */
 
-/* The mutex is held; the link is READY. Takes `body` over. */
+/* The mutex is held; the link has a pipe. Takes `body` over. */
 static enum bus_put put(struct peer *p, struct exchange *x, struct bufslice body, bool must)
 {
+    ASSERT(p->links[0].pipe != NULL && x->seq == 0);
     struct bus_head head;
     const struct bus_item item = {.id = x->id, .method = x->method, .timeout_ms = x->timeout_ms};
     bus__item_head(&head, &item, body.bytes.size);
@@ -218,7 +220,8 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
     uint64_t id = x->id = ++p->next_id;
     enum bus_put result = admit(p, x, body);
     if (result == BUS_PUT_OK) {
-        map_put(&p->exchanges, id, x);
+        void *other = map_put(&p->exchanges, id, x);
+        ASSERT(other == NULL);
         if (timeout_ms > 0) {
             bus__loop_arm(&b->loop, &x->timer, timeout_ms);
         }
@@ -390,6 +393,7 @@ static void run_self_answer(struct bus_task *t)
     struct self_answer *a = CONTAINER_OF(t, struct self_answer, task);
     struct peer *p = a->self;
     pthread_mutex_lock(&p->mutex);
+    ASSERT(p->self_bytes >= a->body.bytes.size);
     p->self_bytes -= a->body.bytes.size;
     struct exchange *x = a->more ? map_get(&p->exchanges, a->id) : map_remove(&p->exchanges, a->id);
     pthread_mutex_unlock(&p->mutex);

@@ -261,9 +261,10 @@ void bus__inbound_ref(struct bus_inbound *in)
 
 void bus__inbound_unref(struct bus_inbound *in)
 {
-    if (atomic_fetch_sub_explicit(&in->refs, 1, memory_order_acq_rel) != 1) {
+    if (!bus__drop(&in->refs)) {
         return;
     }
+    ASSERT(in->requests.count == 0);
     map_deinit(&in->requests);
     bus__charge(in->bus, &in->charged, 0);
     bus__pipe_unref(in->pipe);

@@ -26,6 +26,14 @@ static METRIC_DEFINE_COUNTER(metric_connects, "thole_bus_connects_total",
 static METRIC_DEFINE_COUNTER(metric_breaks, "thole_bus_breaks_total",
                              "Connections to peers that broke after they were ready");
 
+#define MAY(state) (1u << (state))
+static const unsigned moves[] = {
+    [LINK_IDLE] = MAY(LINK_CONNECTING),
+    [LINK_CONNECTING] = MAY(LINK_READY) | MAY(LINK_WAITING) | MAY(LINK_IDLE),
+    [LINK_READY] = MAY(LINK_WAITING) | MAY(LINK_IDLE),
+    [LINK_WAITING] = MAY(LINK_CONNECTING),
+};
+
 static const char *const lane_names[BUS_LINKS] = {"exchange", "control", "append", "snapshot"};
 
 struct link_call { /* context of the pipe of one attempt */
@@ -92,6 +100,16 @@ bool bus__link_wanted(const struct link *l)
     return l->lane == 0 || !uuid_is_nil(&l->peer->bus->o.host_id); /* a client has no lanes */
 }
 
+/* Loop; the peer's mutex is held. `pipe` is that of the new state. */
+static void move(struct link *l, enum link_state to, struct bus_pipe *pipe)
+{
+    ASSERT(bus__loop_here(&l->peer->bus->loop));
+    ASSERT((moves[l->state] & MAY(to)) != 0);
+    ASSERT((pipe != NULL) == (to == LINK_CONNECTING || to == LINK_READY));
+    l->state = to;
+    l->pipe = pipe;
+}
+
 /* The peer's mutex is held. */
 static void refresh_up(struct peer *p)
 {
@@ -154,7 +172,7 @@ static void became_ready(struct link_call *c, const struct bus_hello *h)
     bus__met(p->bus, h);
     pthread_mutex_lock(&p->mutex);
     if (!p->removed && l->pipe == c->pipe) {
-        l->state = LINK_READY;
+        move(l, LINK_READY, c->pipe);
         l->incarnation = h->incarnation;
         refresh_up(p);
     }
@@ -266,8 +284,8 @@ static void on_closed(void *ctx, const struct thole_status *st)
     pthread_mutex_lock(&p->mutex);
     bool moved = c->generation != p->generation;
     bool removed = p->removed;
-    l->pipe = NULL;
-    l->state = removed ? LINK_IDLE : LINK_WAITING;
+    ASSERT(l->pipe == c->pipe);
+    move(l, removed ? LINK_IDLE : LINK_WAITING, NULL);
     refresh_up(p);
     if (l->lane == 0) {
         bus__exchange_broken(p, c->pipe, why.message);
@@ -330,8 +348,7 @@ static void try_to_connect(struct link *l)
     bus__peer_ref(p);
     bus__pipe_start(c->pipe, bus__hello_encode(b, l->lane, &p->host));
     pthread_mutex_lock(&p->mutex);
-    l->pipe = c->pipe;
-    l->state = LINK_CONNECTING;
+    move(l, LINK_CONNECTING, c->pipe);
     bool removed = p->removed;
     pthread_mutex_unlock(&p->mutex);
     if (removed) {

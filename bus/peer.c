@@ -32,7 +32,7 @@ struct peer *bus__peer_ref(struct peer *p)
 
 void bus__peer_unref(struct peer *p)
 {
-    if (p == NULL || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
+    if (p == NULL || !bus__drop(&p->refs)) {
         return;
     }
     ASSERT(p->exchanges.count == 0);
@@ -301,6 +301,7 @@ static void deliver_self(struct bus_task *t)
     struct peer *p = f->self;
     const struct bus_handler *h = &p->bus->o.handler;
     pthread_mutex_lock(&p->mutex);
+    ASSERT(p->self_bytes >= f->frame.bytes.size);
     p->self_bytes -= f->frame.bytes.size;
     bool drop = p->removed;
     pthread_mutex_unlock(&p->mutex);

@@ -1,10 +1,10 @@
 /* A stream, seen from either side: one receive and one send outstanding, a bounded send queue.
  *
- *            start                 queue empty and finish asked (server)
- *   NEW ---------------> OPEN ------------------------------------------> FINISHING
- *                         |  end tag (status, or close)                      |  end tag
- *                         v                                                  v
- *                       BROKEN  -- last receive returned --> CLOSED <--------+
+ *            start            queue empty and finish wanted (server)
+ *   NEW ---------------> OPEN -------------------------------------> FINISHING
+ *                         |  a failed send, an abort, the end tag       |  end tag
+ *                         v                                             v
+ *                       BROKEN ---- all tags have returned ----------> CLOSED
  *
  * Invariants:
  *   1. Every tag handed to gRPC holds a reference; so does the owner.
@@ -16,6 +16,17 @@
 #include <stdlib.h>
 
 #include "bus/bus_internal.h"
+
+enum pipe_state { PIPE_NEW, PIPE_OPEN, PIPE_FINISHING, PIPE_BROKEN, PIPE_CLOSED };
+
+#define MAY(state) (1u << (state))
+static const unsigned moves[] = {
+    [PIPE_NEW] = MAY(PIPE_OPEN) | MAY(PIPE_FINISHING) | MAY(PIPE_BROKEN),
+    [PIPE_OPEN] = MAY(PIPE_FINISHING) | MAY(PIPE_BROKEN),
+    [PIPE_FINISHING] = MAY(PIPE_BROKEN) | MAY(PIPE_CLOSED),
+    [PIPE_BROKEN] = MAY(PIPE_CLOSED),
+    [PIPE_CLOSED] = 0,
+};
 
 struct bus_pipe {
     struct bus_pipe_options o;
@@ -29,8 +40,8 @@ struct bus_pipe {
     bool sending, receiving, paused, read_end;
     bool pump_promised; /* late_pump is posted: a corked thread will send */
     struct cork_item late_pump;
-    bool sent_initial, headers_wanted, want_drained;
-    bool broken, finish_wanted, finish_started;
+    bool sent_initial, headers_wanted, want_drained, finish_wanted;
+    enum pipe_state state;
     enum thole_code finish_code;
     char finish_message[THOLE_STATUS_MESSAGE_BYTES];
     grpc_slice finish_details;
@@ -41,7 +52,7 @@ struct bus_pipe {
     grpc_status_code code;
     grpc_slice details;
     int cancelled;
-    bool ended, closed; /* loop thread */
+    bool ended; /* loop thread */
 };
 
 static void ref(struct bus_pipe *p)
@@ -55,6 +66,22 @@ static void recv_returned(struct bus_tag *tag, bool ok);
 static void end_returned(struct bus_tag *tag, bool ok);
 static void maybe_closed(struct bus_pipe *p);
 static void receive(struct bus_pipe *p);
+
+/* The mutex is held. */
+static void move(struct bus_pipe *p, enum pipe_state to)
+{
+    ASSERT((moves[p->state] & MAY(to)) != 0);
+    p->state = to;
+}
+
+/* The mutex is held. */
+static void check(const struct bus_pipe *p)
+{
+    ASSERT(p->sending || p->sending_bytes == 0);
+    ASSERT(p->state < PIPE_BROKEN || bus__writer_empty(&p->writer));
+    ASSERT(p->state != PIPE_FINISHING || p->finish_wanted);
+    ASSERT(p->state != PIPE_CLOSED || (!p->sending && !p->receiving));
+}
 
 struct bus_pipe *bus__pipe_new(const struct bus_pipe_options *o)
 {
@@ -84,9 +111,10 @@ struct bus_pipe *bus__pipe_ref(struct bus_pipe *p)
 
 void bus__pipe_unref(struct bus_pipe *p)
 {
-    if (p == NULL || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
+    if (p == NULL || !bus__drop(&p->refs)) {
         return;
     }
+    ASSERT(!p->sending && !p->receiving && !p->pump_promised);
     bus__charge(p->o.budget, &p->charged, 0);
     grpc_call_unref(p->o.call);
     grpc_byte_buffer_destroy(p->outgoing);
@@ -138,8 +166,9 @@ static void add_status(struct bus_pipe *p, struct batch *b)
 static bool next_batch(struct bus_pipe *p, struct batch *b)
 {
     bool message = !bus__writer_empty(&p->writer);
-    bool finish = p->finish_wanted && !p->finish_started && !message;
-    if (p->sending || p->broken || p->finish_started) {
+    bool finish = p->finish_wanted && !message;
+    check(p);
+    if (p->sending || p->state > PIPE_OPEN) {
         return false;
     }
     if (!message && !finish && !(p->headers_wanted && !p->sent_initial)) {
@@ -167,9 +196,10 @@ static bool next_batch(struct bus_pipe *p, struct batch *b)
         }
     }
     if (finish) {
-        p->finish_started = true;
+        move(p, PIPE_FINISHING);
         add_status(p, b);
     }
+    ASSERT(b->n <= SEND_OPS_MAX);
     p->sending = true;
     return true;
 }
@@ -192,6 +222,7 @@ static void pump_late(struct cork_item *item)
 {
     struct bus_pipe *p = CONTAINER_OF(item, struct bus_pipe, late_pump);
     pthread_mutex_lock(&p->mutex);
+    ASSERT(p->pump_promised);
     p->pump_promised = false;
     pump(p);
     bus__pipe_unref(p);
@@ -222,19 +253,31 @@ static void charge(struct bus_pipe *p)
     bus__charge(p->o.budget, &p->charged, p->writer.bytes + p->sending_bytes);
 }
 
+/* Nothing more is sent. The mutex is held. */
+static void break_off(struct bus_pipe *p)
+{
+    if (p->state < PIPE_BROKEN) {
+        move(p, PIPE_BROKEN);
+    }
+    bus__writer_clear(&p->writer);
+    charge(p);
+}
+
 static void send_returned(struct bus_tag *tag, bool ok)
 {
     struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, send_tag);
+    ASSERT(bus__loop_here(p->o.loop));
     grpc_slice_buffer_reset_and_unref(&p->outgoing->data.raw.slice_buffer);
     pthread_mutex_lock(&p->mutex);
+    ASSERT(p->sending && p->state != PIPE_CLOSED);
     p->sending = false;
     p->sending_bytes = 0;
     if (!ok) { /* the end tag has the reason */
-        p->broken = true;
-        bus__writer_clear(&p->writer);
+        break_off(p);
     }
     charge(p);
-    bool drained = p->want_drained && !p->broken && p->writer.bytes <= p->o.queue_bytes / 2;
+    bool drained =
+        p->want_drained && p->state < PIPE_BROKEN && p->writer.bytes <= p->o.queue_bytes / 2;
     bool resume = drained && p->paused;
     if (drained) {
         p->want_drained = p->paused = false;
@@ -244,7 +287,7 @@ static void send_returned(struct bus_tag *tag, bool ok)
         pthread_mutex_lock(&p->mutex);
         receive(p);
     }
-    if (drained && p->o.events->drained != NULL && !p->closed) {
+    if (drained && p->o.events->drained != NULL) {
         p->o.events->drained(p->o.ctx);
     }
     maybe_closed(p);
@@ -266,7 +309,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
 {
     enum bus_put result = BUS_PUT_OK;
     pthread_mutex_lock(&p->mutex);
-    if (p->broken || p->finish_wanted) {
+    if (p->state >= PIPE_BROKEN || p->finish_wanted) {
         result = BUS_PUT_CLOSED;
     } else if (!must && is_full(p, body.bytes.size)) {
         p->want_drained = true;
@@ -314,7 +357,7 @@ void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *mess
 {
     ASSERT(p->o.server);
     pthread_mutex_lock(&p->mutex);
-    if (p->broken || p->finish_wanted) {
+    if (p->state >= PIPE_BROKEN || p->finish_wanted) {
         pthread_mutex_unlock(&p->mutex);
         grpc_slice_unref(details);
         return;
@@ -329,9 +372,7 @@ void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *mess
 void bus__pipe_abort(struct bus_pipe *p, enum thole_code code, const char *why)
 {
     pthread_mutex_lock(&p->mutex);
-    p->broken = true;
-    bus__writer_clear(&p->writer);
-    charge(p);
+    break_off(p);
     pthread_mutex_unlock(&p->mutex);
     grpc_call_cancel_with_status(p->o.call, (grpc_status_code)code, why, NULL);
 }
@@ -366,13 +407,12 @@ static void receive(struct bus_pipe *p)
 static void maybe_closed(struct bus_pipe *p)
 {
     pthread_mutex_lock(&p->mutex);
-    bool now = p->ended && !p->receiving && !p->sending && !p->closed;
+    bool now = p->ended && !p->receiving && !p->sending && p->state != PIPE_CLOSED;
     if (now) {
-        p->closed = true;
         p->read_end = true;
-        p->broken = true;
-        bus__writer_clear(&p->writer);
-        charge(p);
+        break_off(p);
+        move(p, PIPE_CLOSED);
+        check(p);
     }
     pthread_mutex_unlock(&p->mutex);
     if (!now) {
@@ -390,6 +430,7 @@ static void maybe_closed(struct bus_pipe *p)
 static void recv_returned(struct bus_tag *tag, bool ok)
 {
     struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, recv_tag);
+    ASSERT(bus__loop_here(p->o.loop));
     grpc_byte_buffer *bb = p->incoming;
     p->incoming = NULL;
     (void)ok; /* on failure there is no message either */
@@ -426,14 +467,13 @@ static void end_returned(struct bus_tag *tag, bool ok)
 {
     struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, end_tag);
     (void)ok;
+    ASSERT(bus__loop_here(p->o.loop) && !p->ended);
     p->ended = true;
     bool gone = !p->o.server || p->cancelled != 0;
     if (gone) {
         pthread_mutex_lock(&p->mutex);
-        p->broken = true;
         p->paused = false;
-        bus__writer_clear(&p->writer);
-        charge(p);
+        break_off(p);
         pthread_mutex_unlock(&p->mutex);
         if (p->o.server && p->o.events->cancelled != NULL) {
             p->o.events->cancelled(p->o.ctx);
@@ -469,6 +509,11 @@ void bus__pipe_start(struct bus_pipe *p, struct bufslice first)
         end.data.recv_status_on_client.status = &p->code;
         end.data.recv_status_on_client.status_details = &p->details;
     }
+    pthread_mutex_lock(&p->mutex);
+    if (p->state == PIPE_NEW) { /* otherwise it was ended before its start */
+        move(p, PIPE_OPEN);
+    }
+    pthread_mutex_unlock(&p->mutex);
     ref(p);
     ref(p); /* for this function: the pipe may end at once */
     bus__start(p->o.call, &end, 1, &p->end_tag);

@@ -93,7 +93,7 @@ static struct bus_hold *hold_new(struct bus *b, struct buf *message)
 
 static void hold_unref(struct bus_hold *h)
 {
-    if (h == NULL || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1) {
+    if (h == NULL || !bus__drop(&h->refs)) {
         return;
     }
     bus__charge(h->bus, &h->charged, 0);
@@ -108,7 +108,7 @@ static void ref(struct bus_request *r)
 
 void bus__request_unref(struct bus_request *r)
 {
-    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) {
+    if (!bus__drop(&r->refs)) {
         return;
     }
     struct bus *b = r->bus;

@@ -105,7 +105,8 @@ static void slot_clear(struct bus_rpc *r)
 {
     bus__charge(r->bus, &r->held, 0);
     if (r->counted) {
-        atomic_fetch_sub_explicit(active_of(r), 1, memory_order_relaxed);
+        uint32_t before = atomic_fetch_sub_explicit(active_of(r), 1, memory_order_relaxed);
+        ASSERT(before > 0);
     }
     if (r->data_free != NULL && r->data != NULL) {
         r->data_free(r->data);
@@ -148,7 +149,7 @@ static void slot_clear(struct bus_rpc *r)
 
 static void unref(struct bus_rpc *r)
 {
-    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) {
+    if (!bus__drop(&r->refs)) {
         return;
     }
     struct bus *b = r->bus;

@@ -90,6 +90,7 @@ static void push(struct bus_writer *w, grpc_slice s, uint32_t items)
         w->capacity = capacity;
         w->head = 0;
     }
+    ASSERT(w->count < w->capacity);
     w->count++;
     *at(w, w->count - 1) = (struct bus_out){s, items};
 }
@@ -100,6 +101,7 @@ static void seal(struct bus_writer *w)
     if (w->chunk == NULL) {
         return;
     }
+    ASSERT(w->chunk_items > 0 && w->chunk_used <= w->chunk->size);
     push(w, slice_of_buf(w->chunk, w->chunk->data, w->chunk_used), w->chunk_items);
     w->chunk = NULL;
 }
@@ -118,6 +120,7 @@ static void append(struct bus_writer *w, struct slice head, struct slice body)
         w->chunk_used = 0;
         w->chunk_items = 0;
     }
+    ASSERT(n <= w->chunk->size - w->chunk_used);
     uint8_t *to = w->chunk->data + w->chunk_used;
     if (head.size > 0) {
         memcpy(to, head.data, head.size);
@@ -171,6 +174,7 @@ void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret)
         struct bus_out *o = at(w, 0);
         size_t n = GRPC_SLICE_LENGTH(o->slice);
         /* The head and the body of an item are one unit. */
+        ASSERT(o->items > 0 || w->count > 1);
         size_t group = o->items == 0 ? n + GRPC_SLICE_LENGTH(at(w, 1)->slice) : n;
         if (whole && taken > 0 && (!w->join || taken + group > JOINED_BYTES_MAX)) {
             break;
@@ -182,7 +186,7 @@ void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret)
         w->head = (w->head + 1) & (w->capacity - 1);
         w->count--;
     }
-    ASSERT(whole && w->bytes >= taken);
+    ASSERT(whole && w->bytes >= taken && w->taken <= w->queued);
     w->bytes -= taken;
     if (w->chunk_size > CHUNK_BYTES_MIN && taken * 4 < w->chunk_size) {
         w->chunk_size /= 2;

@@ -42,7 +42,8 @@ void bus__charge(struct bus *b, size_t *charged, size_t now)
     if (now > *charged) {
         atomic_fetch_add_explicit(&b->held_bytes, apart, memory_order_relaxed);
     } else {
-        atomic_fetch_sub_explicit(&b->held_bytes, apart, memory_order_relaxed);
+        size_t before = atomic_fetch_sub_explicit(&b->held_bytes, apart, memory_order_relaxed);
+        ASSERT(before >= apart);
     }
     metric_add(&metric_held, (int64_t)now - (int64_t)*charged);
     *charged = now;
@@ -367,7 +368,7 @@ void bus__ref(struct bus *b)
 /* Drops the last reference: an owner may finish a call after bus_free. */
 void bus__unref(struct bus *b)
 {
-    if (atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) != 1) {
+    if (!bus__drop(&b->refs)) {
         return;
     }
     bus__rpc_free_all(b);

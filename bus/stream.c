@@ -20,7 +20,7 @@ struct bus_stream {
 
 static void unref(struct bus_stream *s)
 {
-    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) {
+    if (!bus__drop(&s->refs)) {
         return;
     }
     bus__pipe_unref(s->pipe);
@@ -36,7 +36,7 @@ static void on_message(void *ctx, struct bufslice message)
 {
     struct bus_stream *s = ctx;
     pthread_mutex_lock(&s->mutex);
-    ASSERT(s->count < QUEUE_MAX);
+    ASSERT(s->count < QUEUE_MAX && !s->closed);
     s->queue[(s->head + s->count++) % QUEUE_MAX] = buf_ref(message.owner);
     if (s->count == QUEUE_MAX) {
         bus__pipe_pause(s->pipe);
@@ -49,6 +49,7 @@ static void on_closed(void *ctx, const struct thole_status *st)
 {
     struct bus_stream *s = ctx;
     pthread_mutex_lock(&s->mutex);
+    ASSERT(!s->closed);
     s->closed = true;
     s->st = *st;
     pthread_cond_broadcast(&s->cond);
