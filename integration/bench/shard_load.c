@@ -33,7 +33,7 @@ struct config {
     uint64_t shards, in_flight, rate, kv, total, warmup, seconds;
 };
 
-struct slot { /* one operation in flight, or waiting for its turn */
+struct slot { /* one operation, in flight or waiting */
     struct load *load;
     uint32_t shard;
     uint64_t begun_ns;
@@ -99,7 +99,7 @@ static void completed(void *ctx, const struct thole_result *results, size_t coun
 static void fill(struct load *l, struct slot *s, uint64_t now, struct thole_op *op)
 {
     s->begun_ns = now;
-    if (l->c.kv > 0) { /* the machine also reads text */
+    if (l->c.kv > 0) { /* the machine also accepts text */
         int n =
             snprintf(s->payload, KEY_BYTES, "put %016" PRIx64 " ", atomic_fetch_add(&l->keys, 1));
         memset(s->payload + n, 'v', l->c.kv);
@@ -112,7 +112,7 @@ static void fill(struct load *l, struct slot *s, uint64_t now, struct thole_op *
                             .user = s};
 }
 
-/* Start up to `most` of those that wait; how many. */
+/* Starts up to `most` of the waiting operations. Returns how many. */
 static size_t start(struct load *l, size_t most)
 {
     struct thole_op ops[BATCH];
@@ -149,8 +149,8 @@ static bool enough(const struct load *l)
     return l->c.total > 0 && atomic_load(&l->done) * l->c.kv >= l->c.total;
 }
 
-/* Everything is started by this thread, a tick at a time: a gap is then the cluster's, and a rate
- * is kept. */
+/* This thread starts every operation, one tick at a time: a gap is then caused by the cluster, and
+ * the rate is kept. */
 static void run_for(struct load *l, uint64_t seconds)
 {
     uint64_t begin = clock_now(&clock_system), end = begin + seconds * NS_PER_S;
@@ -172,7 +172,7 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Of the sorted gaps. */
+/* A percentile of the sorted gaps. */
 static double gap_ms(const struct load *l, uint64_t percent)
 {
     uint64_t at = l->c.shards * percent / 100;
@@ -225,7 +225,7 @@ static void prepare(struct load *l)
         s->payload = xcalloc(KEY_BYTES + l->c.kv, 1);
         l->waiting[l->waiting_count++] = s;
     }
-    /* Keys of one run never meet those of another. */
+    /* Keys of one run never equal those of another. */
     atomic_store(&l->keys, (uint64_t)time(NULL) << 32);
 }
 

@@ -30,7 +30,7 @@ struct ledger {
     struct account accounts[ACCOUNTS_MAX];
 };
 
-/* What a proposer sees in thole_result.value. */
+/* The values of thole_result.value. */
 enum { DONE = 0, BAD_COMMAND = 1, NO_FUNDS = 2, FULL = 3 };
 
 static struct account *find(const struct ledger *l, const char *name)
@@ -54,8 +54,8 @@ static struct account *find_or_open(struct ledger *l, const char *name)
     return a;
 }
 
-/* Payloads are bytes from anybody, and what is not exactly a command must be refused: take words of
- * up to WORD - 1 bytes, each ended by one space or the end, and nothing after the last one. */
+/* Payloads are untrusted bytes: refuse everything that is not exactly a command. Takes words of up
+ * to WORD - 1 bytes, each ended by one space or the end, and nothing after the last one. */
 static bool take_word(struct thole_slice *in, char word[WORD])
 {
     const char *text = in->data;
@@ -77,7 +77,7 @@ static bool take_amount(struct thole_slice *in, uint64_t *ret)
 {
     char word[WORD];
     *ret = 0;
-    if (!take_word(in, word) || strlen(word) > 18) { /* so that it fits */
+    if (!take_word(in, word) || strlen(word) > 18) { /* fits 64 bits */
         return false;
     }
     for (const char *p = word; *p; p++) {
@@ -174,8 +174,8 @@ static enum thole_code ledger_query(void *machine, const void *view, struct thol
     return answer->write(answer, out, (size_t)n);
 }
 
-/* The engine checks snapshots for damage; the format is ours. All hosts here have one byte
- * order. */
+/* The engine checks snapshots for damage; the format is the machine's own. All hosts here have one
+ * byte order. */
 static enum thole_code ledger_save(void *machine, const void *view, struct thole_sink *out,
                                    struct thole_status *st)
 {

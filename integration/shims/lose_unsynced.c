@@ -1,11 +1,10 @@
-/* A preloaded shim that makes kill -9 behave like a power failure: what a process wrote below
- * LOSE_UNSYNCED_DIR and did not sync is gone when it is killed.
+/* A preloaded shim that makes kill -9 act like a power failure: bytes that a process wrote below
+ * LOSE_UNSYNCED_DIR and did not sync are lost when it is killed.
  *
- * How: writes to such files are held back in memory, and reach the file only in fsync or fdatasync
- * (or in a normal exit). What a process closed without syncing stays held back by inode; whoever
- * reads or maps the file again in the same process sees it, because it is written out first.
- * Directory operations are not held back: a lost rename is not simulated. Only what RocksDB and
- * Thole use is intercepted. */
+ * Writes to such files stay in memory and reach the file only in fsync or fdatasync (or in a normal
+ * exit). Unsynced bytes of a closed file are kept by inode. A read or a map of the file in the same
+ * process writes them out first. Directory operations are not held back: a lost rename is not
+ * simulated. Only the calls that RocksDB and Thole use are intercepted. */
 // libc's parameter names are not ours.
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
 #include <dlfcn.h>
@@ -116,7 +115,7 @@ static struct held *held_find(int fd, bool create)
     return h;
 }
 
-/* Write out and forget what is held back for one file. */
+/* Writes out and forgets the held bytes of one file. */
 static void held_release(struct held *h)
 {
     struct held **at = &held_files;
@@ -175,8 +174,7 @@ ssize_t write(int fd, const void *data, size_t size)
     if (!is_tracked(fd)) {
         return real_write(fd, data, size);
     }
-    /* The file position moves as if the bytes were there; O_APPEND is not used by the writers
-     * here. */
+    /* The file position moves as if the bytes were there. The writers here do not use O_APPEND. */
     off_t at = lseek(fd, 0, SEEK_CUR);
     ssize_t n = hold(fd, data, size, at);
     lseek(fd, at + n, SEEK_SET);
@@ -246,7 +244,7 @@ int sync_file_range(int fd, off64_t offset, off64_t count, unsigned flags)
     return 0;
 }
 
-/* Reads and truncation must see what a running system would see. */
+/* Reads and truncation must see what a running system sees. */
 int ftruncate64(int fd, off_t size)
 {
     shim_start();

@@ -248,7 +248,8 @@ static bool is_ready(void *ctx)
         show_logs(r->c);
         fail_msg("%s ended while it should start", r->c->hosts[r->i].name);
     }
-    /* A linearizable read of shard zero: formed, has a leader, and this host is part of it. */
+    /* A linearizable read of shard zero proves that it has formed, has a leader, and that this host
+     * is a member. */
     return cli(r->c, r->i, out, sizeof out, "get host %s", r->c->hosts[r->i].name) == 0;
 }
 

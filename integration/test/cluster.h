@@ -33,8 +33,8 @@ struct cluster {
 };
 
 struct cluster *cluster_new(void);
-/* Kills what runs and deletes the directory (kept, and named, if the environment has
- * THOLE_KEEP=1). */
+/* Kills the daemons that run and deletes the directory. With THOLE_KEEP=1 in the environment the
+ * directory is kept and printed. */
 void cluster_free(struct cluster *c);
 
 /* Start one daemon with arguments beside its data directory; it may still be starting on return. */
@@ -71,7 +71,7 @@ void apply_yaml(struct cluster *c, int i, const char *yaml);
 
 /* The host that leads a shard as far as host `via` knows; -1 if none. */
 int shard_leader(struct cluster *c, int via, const char *shard);
-/* Lines that contain `needle`; and how often it occurs at all. */
+/* The number of lines that contain `needle`; count_text: the number of its occurrences. */
 int count_text(const char *text, const char *needle);
 int count_lines(const char *text, const char *needle);
 
@@ -92,8 +92,8 @@ uint64_t now_ms(void);
 void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx);
 uint64_t directory_bytes(const char *path);
 
-/* The file, of more than so many bytes, with the byte at `at` changed, or only what is before that.
- * Negative: from the end. */
+/* Copies a file of more than `least_bytes` bytes: with the byte at `at` flipped, or cut before it.
+ * Negative `at`: from the end. */
 void copy_spoilt(const char *from, const char *to, size_t least_bytes, bool flip, long at);
 
 #endif

@@ -24,8 +24,8 @@
 #define ROWS_MAX 1000 /* one page */
 #define CALL_TIMEOUT_MS 3000
 
-/* Every replica id ever seen, by hash: repairs skip millions. Host ids, since names are used
- * again. */
+/* Every replica id ever seen, by hash: repairs skip millions of ids. Hosts by id, because names are
+ * reused. */
 static struct seen {
     uint64_t id, shard;
     char host[40];
@@ -76,7 +76,7 @@ struct fault fault_plan(struct cluster *c, int aside)
 
 void fault_strike(struct cluster *c, const struct fault *f, long ms)
 {
-    /* The instant of the fault, not a wait for anything. */
+    /* This sleep sets the instant of the fault; it waits for nothing. */
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
     if (host_running(c, f->leader)) {
         host_kill(c, f->leader);
@@ -93,7 +93,7 @@ int operation_of(const char *text)
 
 /* ---- What is there --------------------------------------------------------------------------- */
 
-/* A call of one host; false if it fails. The reply is not parsed yet. */
+/* Calls one host; false if the call fails. The reply is not decoded yet. */
 static bool call(struct cluster *c, int i, const char *path, const char *request, size_t size,
                  struct buf **ret)
 {
@@ -211,7 +211,7 @@ static size_t wanted_on(const char *host)
     return count;
 }
 
-/* Does the host run what the rows say, and nothing else? */
+/* Does the host run exactly the replicas that the rows name? */
 static bool host_agrees(struct cluster *c, int i)
 {
     upb_Arena *arena = upb_Arena_New();
@@ -308,8 +308,8 @@ static void check_disk(const struct host *h)
     assert_int_equal(count, wanted_on(h->name));
 }
 
-/* Balance is paused, or it begins another move between the last look at the rows and the hosts'
- * end. */
+/* Balance is paused: otherwise it could begin another move between the last look at the rows and
+ * the end of the hosts. */
 void control_check_disks(struct cluster *c)
 {
     bool ran[HOSTS_MAX];

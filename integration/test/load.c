@@ -87,7 +87,7 @@ static int put_text(const struct load *l, uint64_t n, char *text, size_t size)
                     n, n);
 }
 
-/* Which write to send now; false to wait. The mutex is held. */
+/* Chooses the next write to send; false: wait. The mutex is held. */
 static bool pick(struct load *l, uint64_t *ret)
 {
     if (l->stopping || l->outstanding >= l->in_flight) {
@@ -242,7 +242,7 @@ static void check_one(struct load *l, const struct thole_result *r)
     int size = snprintf(wanted, sizeof wanted, "value-%" PRIu64, n);
     l->outstanding--;
     if (r->code != THOLE_OK && r->code != THOLE_NOT_FOUND) {
-        return; /* asked again */
+        return; /* retried */
     }
     l->outcome[n] = VERIFIED;
     if (r->data.size != (size_t)size || memcmp(r->data.data, wanted, (size_t)size) != 0) {

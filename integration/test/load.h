@@ -1,8 +1,8 @@
 /* Writes under load, and the proof that none was lost.
  *
- * A load is one client of the library that keeps `in_flight` proposals going against a kv shard,
- * each putting a new key, and remembers which were acknowledged. Failures that say "certainly not
- * applied" are sent again; unknown outcomes are counted and left open. */
+ * A load is one client of the library with `in_flight` proposals outstanding. Each puts a new key
+ * into a kv shard; the load remembers the acknowledged ones. Writes that were certainly not applied
+ * are sent again. Unknown outcomes are counted and left open. */
 #ifndef INTEGRATION_TEST_LOAD_H
 #define INTEGRATION_TEST_LOAD_H
 
@@ -20,15 +20,15 @@ struct load_report {
 struct load *load_start(const char *endpoints, const char *shard, unsigned in_flight);
 /* Acknowledgements so far. */
 uint64_t load_acknowledged(const struct load *l);
-/* Time of the last acknowledgement (now_ms clock), and forgets the longest gap. */
+/* The time of the last acknowledgement (clock of now_ms). Resets the longest gap. */
 void load_reset_gap(struct load *l);
 uint64_t load_gap_ms_max(const struct load *l);
-/* Stop sending, wait for what is in flight (up to 15 s). */
+/* Stops sending and waits for the writes in flight (up to 15 s). */
 void load_stop(struct load *l, struct load_report *ret);
-/* After load_stop: read every acknowledged key back through the given endpoints; returns how many
- * are missing or wrong. */
+/* After load_stop: reads every acknowledged key through the given endpoints. Returns how many are
+ * missing or wrong. */
 uint64_t load_verify(struct load *l, const char *endpoints);
-/* The same in a copy of the shard; may be done more than once. */
+/* The same in a copy of the shard; may be repeated. */
 uint64_t load_verify_in(struct load *l, const char *endpoints, const char *shard);
 void load_free(struct load *l);
 
