@@ -16,15 +16,17 @@
 #define CLIENTS 6
 #define TIMEOUT_NS (3 * NS_PER_S)
 #define THINK_NS_MAX (300 * NS_PER_MS)
+/* For so long after the client gave up a host that hung may go on with its call. */
+#define STRAY_NS (60 * NS_PER_S)
 
 /* A key of a shard, as long as the shard of that name is the same. */
 struct reg {
     struct linear *history;
     bool lost; /* the shard was deleted: what was written is gone with it */
-    int running;
 };
 
 struct op {
+    struct op *next;
     int client;
     int shard, key;
     struct reg *reg;
@@ -32,7 +34,9 @@ struct op {
     uint64_t value, number; /* in the history */
     uint64_t session, sequence;
     bool probe;
-    bool unknown; /* an attempt may have taken effect */
+    bool unknown;      /* an attempt may have taken effect */
+    bool carried;      /* it began before the shard that its history is of */
+    uint64_t ended_ns; /* with an unknown outcome: it may yet arrive; 0: it runs */
 };
 
 struct client {
@@ -47,6 +51,7 @@ static uint64_t shard_ids[STORY_SHARDS]; /* of the shard that the histories are 
 static bool stopped;
 static uint64_t last_value;
 static int open_ops;
+static struct op *ops; /* those that run, and those that ended and may yet arrive */
 
 static void think(int client);
 static void notice_new_shards(void);
@@ -85,6 +90,48 @@ static bool certainly_not(const struct thole_status *st)
 
 /* ---- One operation --------------------------------------------------------------------------- */
 
+static void begin_in_history(struct op *op)
+{
+    op->number =
+        op->write ? linear_swap(op->reg->history, op->value) : linear_read(op->reg->history);
+}
+
+/* A call names its shard: one that began before a shard of that name was made again may reach the
+ * new one, or the old one. */
+static void carry_over(int shard)
+{
+    for (struct op *op = ops; op != NULL; op = op->next) {
+        if (op->shard == shard) {
+            op->carried = true;
+            op->reg = reg_of(shard, op->key);
+            begin_in_history(op);
+            if (op->ended_ns != 0) {
+                linear_open(op->reg->history, op->number);
+            }
+        }
+    }
+}
+
+static void forget(struct op *op)
+{
+    struct op **at = &ops;
+    while (*at != op) {
+        at = &(*at)->next;
+    }
+    *at = op->next;
+    free(op);
+}
+
+static void forget_old(void)
+{
+    for (struct op *op = ops, *next; op != NULL; op = next) {
+        next = op->next;
+        if (op->ended_ns != 0 && op->ended_ns + STRAY_NS < world__now_ns()) {
+            forget(op);
+        }
+    }
+}
+
 static void send(struct op *op);
 
 static void again(void *ctx)
@@ -96,11 +143,28 @@ static void finish(struct op *op)
 {
     int client = op->client;
     open_ops--;
-    op->reg->running--;
     if (!op->probe) {
         think(client);
     }
-    free(op);
+    op->ended_ns = world__now_ns();
+    if (!op->write || !op->unknown) {
+        forget(op);
+    }
+}
+
+static void end_in_history(struct op *op, bool ok, uint64_t result)
+{
+    struct linear *history = op->reg->history;
+    if (op->carried && op->write) { /* what it found may be of the old shard */
+        linear_open(history, op->number);
+    } else if (ok && !op->carried) {
+        linear_return(history, op->number, result);
+    } else if (!op->unknown || !op->write) {
+        linear_refused(history, op->number);
+    } else {
+        linear_open(history, op->number);
+    }
+    check(op);
 }
 
 static void answered(void *ctx, const struct thole_status *st, struct slice reply)
@@ -125,28 +189,23 @@ static void answered(void *ctx, const struct thole_status *st, struct slice repl
     upb_Arena_Free(arena);
     world__mix(st->code, result);
     op->unknown = op->unknown || (!answered_ok && !certainly_not(st));
-    world__trace("client: %s register %d of s%d: %s", op->write ? "swap" : "read", op->key,
-                 op->shard, ok ? "OK" : st->message);
+    world__trace("client: %s register %d of s%d, %" PRIu64 " for %" PRIu64 ": %s",
+                 op->write ? "swap" : "read", op->key, op->shard, op->value, result,
+                 ok ? "OK" : st->message);
     if (!ok && op->session != 0 && !certainly_not(st) && !stopped) {
         world__at(world__now_ns() + 100 * NS_PER_MS, NULL, again, op);
         return; /* the same sequence number: executed at most once */
     }
-    if (ok) {
-        play.operations_ok++;
-        linear_return(op->reg->history, op->number, result);
-    } else if (!op->unknown || !op->write) {
-        linear_refused(op->reg->history, op->number);
-    } else {
-        linear_open(op->reg->history, op->number);
-    }
-    check(op);
+    play.operations_ok += ok;
+    end_in_history(op, ok, result);
     if (op->session != 0 && !ok) {
         clients[op->client].session_shard = -1;
     }
     if (op->probe && !ok) {
-        op->number = op->write ? linear_swap(op->reg->history, op->value = ++last_value)
-                               : linear_read(op->reg->history);
-        op->unknown = false;
+        op->value = op->write ? ++last_value : 0;
+        op->reg = reg_of(op->shard, op->key);
+        op->unknown = op->carried = false;
+        begin_in_history(op);
         world__at(world__now_ns() + 500 * NS_PER_MS, NULL, again, op);
         return;
     }
@@ -192,13 +251,14 @@ static void begin(int client, int shard, int key, bool write, bool probe)
                       .reg = reg_of(shard, key),
                       .write = write,
                       .probe = probe};
-    op->number = write ? linear_swap(op->reg->history, op->value = ++last_value)
-                       : linear_read(op->reg->history);
+    op->value = write ? ++last_value : 0;
+    op->next = ops;
+    ops = op;
+    begin_in_history(op);
     if (write && !probe && c->sessions && c->session_shard == shard) {
         op->session = c->session;
         op->sequence = ++c->sequence;
     }
-    op->reg->running++;
     open_ops++;
     send(op);
 }
@@ -262,7 +322,10 @@ static void notice_new_shards(void)
                         regs[k][key] = NULL;
                     }
                 }
-                shard_ids[k] = id > shard_ids[k] ? id : shard_ids[k];
+                if (id > shard_ids[k]) {
+                    shard_ids[k] = id;
+                    carry_over(k);
+                }
             }
         }
         if (v != NULL) {
@@ -280,6 +343,7 @@ static void act(void *ctx)
         return;
     }
     notice_new_shards();
+    forget_old();
     int shard = (int)rand_below(r, STORY_SHARDS);
     if (shard_ids[shard] == 0) {
         think(client);
