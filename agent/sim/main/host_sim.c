@@ -58,8 +58,20 @@ static bool run(const struct story *s, bool trace, struct play_report *ret)
     return !ret->failed;
 }
 
+/* The same words, whatever the numbers. */
+static bool fails_alike(const char *a, const char *b)
+{
+    for (;; a++, b++) {
+        a += strspn(a, "0123456789");
+        b += strspn(b, "0123456789");
+        if (*a != *b || *a == '\0') {
+            return *a == *b;
+        }
+    }
+}
+
 /* Leaves out what the failure does not need: halves first, then single steps. */
-static void minimize(struct story *s)
+static void minimize(struct story *s, const char *failure, bool trace)
 {
     struct play_report r;
     for (size_t part = s->count / 2; part > 0; part /= 2) {
@@ -70,12 +82,12 @@ static void minimize(struct story *s)
                 any = any || !smaller.steps[i].left_out;
                 smaller.steps[i].left_out = true;
             }
-            if (any && !run(&smaller, false, &r)) {
+            if (any && !run(&smaller, false, &r) && fails_alike(r.failure, failure)) {
                 *s = smaller;
             }
         }
     }
-    (void)run(s, false, &r);
+    (void)run(s, trace, &r);
     story__print(s);
     printf("then: %s\n", r.failure);
 }
@@ -165,7 +177,7 @@ static bool run_one(const struct options *o, uint64_t seed, bool alone, struct p
         story__print(&s);
         return true;
     }
-    bool ok = run(&s, o->trace, &r);
+    bool ok = run(&s, o->trace && !o->minimize, &r);
     add(sum, &r);
     if (ok && o->replay) {
         uint64_t first = r.fingerprint;
@@ -180,7 +192,9 @@ static bool run_one(const struct options *o, uint64_t seed, bool alone, struct p
         printf("seed %" PRIu64 ": %s\n  replay: thole-host-sim --seed %" PRIu64 " --trace\n", seed,
                r.failure, seed);
         if (o->minimize) {
-            minimize(&s);
+            char failure[sizeof r.failure];
+            snprintf(failure, sizeof failure, "%s", r.failure);
+            minimize(&s, failure, o->trace);
         }
     }
     return ok;
