@@ -1,4 +1,4 @@
-/* The agent: opens a host's parts in order, and closes them in the reverse.
+/* The agent: opens a host's parts in order, and closes them in the reverse order.
  *
  *   data directory -> log and state stores -> registry -> bus (silent) -> engine -> router,
  *   watches, reconciler -> controllers -> bus (answers) -> bootstrap
@@ -41,11 +41,12 @@
 /* Control-plane and data calls of gRPC clients in progress at once; more are refused. */
 #define UNARY_CALLS_MAX 4096
 
-/* Streams of peers never end by themselves, so that all of it is always used. */
+/* How long calls may finish. Streams of peers never end by themselves: the drain takes all of it.
+ * */
 #define BUS_GRACE_MS 300
-/* Some round trips of a slow network. */
+/* How long requests are refused before connections are cut: some round trips of a slow network. */
 #define LEAVE_MS 100
-/* Of a stop: an election's worth of tries for those whose first choice does not answer. */
+/* Of a stop: time to retry a handoff whose first target does not answer. */
 #define HAND_OVER_NS (3 * NS_PER_S)
 #define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
 
@@ -73,7 +74,7 @@ struct bus *agent_bus(struct agent *a)
 
 const struct uuid *agent_host_id(const struct agent *a)
 {
-    return &a->identity.host; /* never changes while it is open */
+    return &a->identity.host; /* never changes while the agent is open */
 }
 
 const char *agent_version(void)
@@ -88,7 +89,7 @@ const char *agent_address(const struct agent *a)
 
 const char *agent_name(const struct agent *a)
 {
-    return a->identity.name; /* never changes while it is open */
+    return a->identity.name; /* never changes while the agent is open */
 }
 
 uint64_t agent_incarnation(const struct agent *a)
@@ -115,7 +116,7 @@ bool agent_is_stopping(struct agent *a)
     return stopping;
 }
 
-/* ---- State that is waited for ---------------------------------------------------------------- */
+/* ---- Readiness and failure ------------------------------------------------------------------- */
 
 void agent_signal(struct agent *a)
 {
@@ -179,7 +180,8 @@ void agent__fail(struct agent *a, const struct thole_status *st)
     if (!first) {
         return;
     }
-    LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
+    LOG_ERROR(AGENT, "host failed reason=%s error=\"%s\"; the process should stop",
+              thole_reason_name(st->reason), st->message);
     agent__set_waiting_for(a, "host failed: %s", st->message);
     if (a->o.failed != NULL) {
         a->o.failed(a->o.failed_ctx, st);
@@ -195,7 +197,7 @@ void agent__request_restart(struct agent *a, const char *format, ...)
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
-                     "this host has to start again: %s", why);
+                     "this host must restart: %s", why);
     pthread_mutex_lock(&a->lock);
     a->restart = a->restart || !a->failed;
     pthread_mutex_unlock(&a->lock);
@@ -212,12 +214,13 @@ bool agent_needs_restart(struct agent *a)
 
 enum thole_code agent__fail_removed(struct thole_status *st)
 {
-    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
-                      "this host was removed from the cluster, and nothing of it is in use any "
-                      "more; with an empty data directory it can join as a new host");
+    return THOLE_FAIL(
+        st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+        "this host was removed from the cluster; to join as a new host, start it with "
+        "an empty data directory");
 }
 
-/* In words, if shard zero cannot be written through this host now. */
+/* Why shard zero cannot be written through this host now; NULL: it can. */
 static const char *describe_zero_problem(struct agent *a, const struct registry_view *v, char *text,
                                          size_t size)
 {
@@ -226,7 +229,7 @@ static const char *describe_zero_problem(struct agent *a, const struct registry_
     const struct availability_check check = agent_availability_begin(a, v);
     const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
     if (check.view_age_ms > 0) {
-        snprintf(text, size, "no leader of shard zero is known for %.1f s",
+        snprintf(text, size, "no leader of shard zero has been known for %.1f s",
                  (double)check.view_age_ms / 1000);
     } else if (row != NULL) {
         agent_check_shard(&check, row, &now);
@@ -264,9 +267,9 @@ bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
         why = describe_zero_problem(a, v, text, sizeof text);
     }
     if (why == NULL && !any) {
-        why = "the registry is empty yet";
+        why = "the registry is still empty";
     } else if (why == NULL && !here) {
-        why = "this host is not yet in its view of the registry";
+        why = "the registry has no row for this host yet";
     }
     registry_view_release(v);
     if (why != NULL) {
@@ -399,7 +402,8 @@ static enum thole_code open_engine(struct agent *a, struct thole_status *st)
         .log = a->log,
         .state = a->state,
         .seeds = uploads_files(a->uploads),
-        .directory = a->dir.path, /* it makes snapshots/ and machines' own folders there */
+        .directory =
+            a->dir.path, /* the engine creates snapshots/ and the machines' folders there */
         .executor = a->executor,
         .transport = agent__wiring_transport(a),
         .observer = agent__wiring_observer(a),
@@ -453,7 +457,7 @@ static void open_rest(struct agent *a)
     };
     router_set_engine(a->router, a->engine);
     atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);
-    /* Newer news last: those that formed the cluster, then where they were last seen. */
+    /* Oldest source first: the founders' addresses, then the last-known addresses. */
     agent__learn_members(a, &a->identity.first);
     datadir_load_peers(&a->dir, known_peer, a);
 }
@@ -532,12 +536,12 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
         return code;
     }
     bool again = false;
-    do { /* damage that is met while the engine opens is salvaged by another try */
+    do { /* opening again salvages damage that the engine found while it opened */
         struct agent *a = agent_alloc(o);
         code = open_all(a, st);
         again = code != THOLE_OK && !again && atomic_load(&a->state_damaged);
         if (code == THOLE_OK) {
-            LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
+            LOG_INFO(AGENT, "host started data_dir=%s version=%s", a->dir.path, agent_version());
             atomic_store(&a->opened, true);
             if (atomic_load(&a->state_damaged)) {
                 agent__stores_request_restart(a);
@@ -554,16 +558,15 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
 
 /* ---- Closing --------------------------------------------------------------------------------- */
 
-/* Requests that come on streams are refused for a moment before the streams end: who sends more
- * than one at a time goes elsewhere, and none is on its way when the connection is cut, whose
- * outcome would be unknown. */
-static void send_away(struct agent *a)
+/* Refuse requests on streams before the streams are cut: callers retry on another host, and no
+ * request is in flight at the cut, which would make its outcome unknown. */
+static void refuse_requests(struct agent *a)
 {
     atomic_store(&a->leaving, true);
     nanosleep(&(struct timespec){.tv_nsec = LEAVE_MS * NS_PER_MS}, NULL);
 }
 
-/* While everything still runs: others lead before this host is gone, instead of noticing it. */
+/* Transfer leaderships while everything still runs, so that no group needs an election. */
 static void hand_over(struct agent *a)
 {
     struct latch done;
@@ -574,9 +577,9 @@ static void hand_over(struct agent *a)
     enum thole_code code = latch_wait(&done, &st);
     latch_deinit(&done);
     if (code != THOLE_OK) {
-        LOG_WARN(AGENT, "not everything was handed over; stopping all the same: %s", st.message);
+        LOG_WARN(AGENT, "leadership handoff failed error=\"%s\"; stopping anyway", st.message);
     } else {
-        LOG_INFO(AGENT, "leaderships are handed over took_ms=%" PRIu64,
+        LOG_INFO(AGENT, "leaderships handed over took_ms=%" PRIu64,
                  (clock_now(&clock_system) - begin) / NS_PER_MS);
     }
 }
@@ -595,7 +598,7 @@ void agent_stop(struct agent *a)
     latch_open(&a->stop, NULL);
     (void)log_context_host(agent_name(a));
     if (a->bus != NULL) {
-        bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
+        bus_end_asks(a->bus); /* the threads that wait for these answers are joined below */
     }
     join__bootstrap_stop(a);
     if (a->bus != NULL && a->reconciler != NULL) {
@@ -603,17 +606,17 @@ void agent_stop(struct agent *a)
     }
     struct hostctl *h = atomic_load(&a->hostctl);
     if (h != NULL) {
-        hostctl_stop(h); /* or it would lead by preference what is handed on */
+        hostctl_stop(h); /* or the leader preference would take leaderships back */
     }
     if (a->engine != NULL) {
         hand_over(a);
-        send_away(a);
+        refuse_requests(a);
     }
     if (a->reconciler != NULL) {
         agent__reconciler_stop(a->reconciler);
     }
     join__replace_zero_stop(a);
-    /* What still waits is answered while all of these end, before the bus does. */
+    /* Waiting requests are answered while these parts stop, before the bus stops. */
     bus_drain(a->bus, BUS_GRACE_MS);
     router_stop(a->router);
     router_watches_stop(a->watches);

@@ -1,7 +1,8 @@
-/* Internal face of the agent: what the control-plane services, the daemon and the public API share.
+/* What the control plane, the daemon and the public API use of the agent.
  *
- * The agent wires the house together: bus <-> engine (transport), engine -> controllers (observer),
- * controllers -> router (commands), router -> engine or bus (routing). See agent/README.md. */
+ * The agent connects the parts of a host: bus <-> engine (transport), engine -> controllers
+ * (observer), controllers -> router (commands), router -> engine or bus (routing).
+ * See agent/README.md. */
 #ifndef AGENT_CORE_AGENT_H
 #define AGENT_CORE_AGENT_H
 
@@ -36,7 +37,7 @@ enum {
 /* ---- Life ------------------------------------------------------------------------------------ */
 
 enum agent_bootstrap {
-    AGENT_BOOTSTRAP_NONE,  /* only a data directory that is a member's already */
+    AGENT_BOOTSTRAP_NONE,  /* restart a member; a new data directory is refused */
     AGENT_BOOTSTRAP_DEV,   /* a cluster of this host alone */
     AGENT_BOOTSTRAP_PEERS, /* a new cluster of `addresses`, this host among them */
     AGENT_BOOTSTRAP_JOIN,  /* an existing cluster, through one of `addresses` */
@@ -52,8 +53,8 @@ struct agent_options {
     const char *name;        /* NULL: from the data directory, or made from the new host id */
     const char *const *tags; /* "key=value" */
     size_t tag_count;
-    enum agent_bootstrap bootstrap; /* a data directory that is a member's already stays that */
-    /* Comma separated; of a member: where to look for the others, if they have moved. */
+    enum agent_bootstrap bootstrap; /* ignored if the data directory is a member's already */
+    /* Comma separated. A member asks there, too, for hosts that have moved. */
     const char *addresses;
     uint32_t election_timeout_ms, heartbeat_ms;
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms; /* hostctl.h */
@@ -69,24 +70,24 @@ struct agent_options {
     /* The control plane (services_register, services_unregister), or NULL for both. */
     void (*services)(struct agent *a);
     void (*services_end)(struct agent *a);
-    /* Once, on any thread: this host cannot go on (disk, removed, stale copy of a disk). The owner
-     * should stop the process; agent_stop is not called from here. */
+    /* Called once, on any thread: this host failed (disk, removed, stale copy of a disk). The owner
+     * should stop the agent, but not from within this callback. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *failed_ctx;
-    /* Readable when the owner wants to stop: agent_new then ends a wait that it may be in with
-     * CANCELLED. NULL: it waits. */
+    /* Readable when the owner wants to stop: a wait in agent_new then ends with CANCELLED. NULL:
+     * such a wait cannot be cancelled. */
     const int *stop_fd;
-    /* Tests: called at the named step of the bootstrap; false stops the bootstrap there as if the
-     * process had died. */
+    /* For tests: called at each named step of the bootstrap. False stops the bootstrap there, as if
+     * the process had died. */
     bool (*step)(void *ctx, const char *name);
     void *step_ctx;
 };
 
-/* Opens the data directory and everything on it, and starts it. Returns when the host runs; that it
- * is a member of a formed cluster is told by agent_is_ready. */
+/* Open the data directory and start the host. Returns when the host runs; agent_is_ready says
+ * whether it is a member of a formed cluster. */
 THOLE_MUST_CHECK enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
                                            struct thole_status *st);
-void agent_stop(struct agent *a); /* graceful; not from a callback of the agent's */
+void agent_stop(struct agent *a); /* graceful; not from a callback of the agent */
 void agent_free(struct agent *a); /* after agent_stop; NULL is fine */
 const char *agent_address(const struct agent *a);
 struct bus_tls *agent_tls(const struct agent *a); /* NULL: plain text */
@@ -96,21 +97,20 @@ bool agent_exposed(const struct agent *a);
 THOLE_MUST_CHECK enum thole_code agent_check_plain(const char *what, const char *address,
                                                    bool insecure, struct thole_status *st);
 const char *agent_name(const struct agent *a);
-/* The id of a host as rows have it (registry_command.c). */
+/* A host id as rows have it. */
 bool agent_parse_uuid(upb_StringView text, struct uuid *ret);
 bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
 uint64_t agent_incarnation(const struct agent *a);
-/* Wait until agent_is_ready, or until `predicate` (looked at after every change of view, of a local
- * replica, or of the agent's own state) holds. False at the deadline. */
+/* Wait until `predicate` holds, which is evaluated after each change of the view, of a local
+ * replica or of the agent's state. False at the deadline. */
 bool agent_wait(struct agent *a, uint64_t deadline_ns,
                 bool (*predicate)(struct agent *a, void *ctx), void *ctx);
 bool agent_is_stopping(struct agent *a);
 void agent_signal(struct agent *a); /* wakes agent_wait */
-/* After `failed`: the data directory is in order, and the owner should start another agent on it.
- * */
+/* After `failed`: the data directory is intact, and the owner should open it again. */
 bool agent_needs_restart(struct agent *a);
 
-/* ---- What it is made of ---------------------------------------------------------------------- */
+/* ---- Parts ----------------------------------------------------------------------------------- */
 
 struct registry *agent_registry(struct agent *a);
 struct engine *agent_engine(struct agent *a);
@@ -119,42 +119,41 @@ struct exports *agent_exports(struct agent *a); /* exports.h */
 struct uploads *agent_uploads(struct agent *a); /* uploads.h */
 const struct uuid *agent_host_id(const struct agent *a);
 const char *agent_version(void);
-/* Is shard zero reachable: does this host know its leader and has its view been bootstrapped? */
+/* Does this host know shard zero's leader, and does its view have a row for this host? */
 bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
-/* False: this host's replica of shard zero has not restored or applied anything yet, so what is not
- * in the view may exist all the same. `st` (may be NULL) is then UNAVAILABLE NOT_READY. */
+/* False: this host's replica of shard zero has not applied anything yet, so a row that the view
+ * lacks may exist. `st` (may be NULL) is then UNAVAILABLE NOT_READY. */
 bool agent_has_view(struct agent *a, struct thole_status *st);
 
-/* ---- The router: a request of any kind, to wherever it can be answered ----------------------- */
+/* ---- The router: sends a request to a host that can answer it -------------------------------- */
 
 enum router_kind { ROUTER_PROPOSE, ROUTER_OPEN_SESSION, ROUTER_QUERY, ROUTER_TRANSFER };
 
-/* Owned by the caller and untouched until `done`, which comes exactly once, on any thread, and must
- * not block. Proposals are sent again only when they certainly took no effect (NOT_LEADER,
- * NO_LEADER, UNREACHABLE, DROPPED, ...), until the deadline; everything else is the caller's
- * decision. */
+/* The caller's memory; it must not be touched until `done`, which is called exactly once, on any
+ * thread, and must not block. The router retries a proposal until the deadline, but only if it
+ * certainly took no effect (NOT_LEADER, NO_LEADER, UNREACHABLE, DROPPED, ...). */
 struct router_request {
     void *internal[8]; /* the router's */
     enum router_kind kind;
     uint64_t shard_id;
-    /* Taken over; without an owner, its bytes live until `done`. Given back with NO_SUCH_SHARD (but
-     * for shard zero): the request can be sent to another shard of the same name. */
+    /* The router takes over the reference; bytes without an owner must live until `done`. Given
+     * back with NO_SUCH_SHARD (except for shard zero), to retry on another shard of that name. */
     struct bufslice payload;
     uint64_t session, sequence;
     bool stale;
     uint32_t max_staleness_ms;
-    uint32_t hops;           /* how often it was forwarded before it came here */
-    uint64_t target_replica; /* TRANSFER; 0: the best */
+    uint32_t hops;           /* how often the request was forwarded before */
+    uint64_t target_replica; /* TRANSFER; 0: the group chooses */
     uint64_t deadline_ns;    /* monotonic; required */
     void (*done)(struct router_request *r);
     void *ctx;
 
-    uint64_t index, code; /* OPEN_SESSION: `code` is the session; TRANSFER: `index` leads now */
+    uint64_t index, code; /* OPEN_SESSION: `code` is the session; TRANSFER: `index` is the leader */
     bool duplicate;
     bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */
 
-    struct engine_request engine; /* the router's: holds payload etc. while it runs locally */
+    struct engine_request engine; /* the router's, while a local replica has the request */
     struct thole_status status;   /* of the result, too */
 };
 void agent_route(struct agent *a, struct router_request *r);
@@ -166,7 +165,7 @@ typedef void (*agent_command_fn)(void *ctx, const struct thole_status *st,
 void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
                    agent_command_fn done, void *ctx);
 
-/* Shard zero is no shard of users: it is written by commands of the control plane alone. */
+/* INVALID_ARGUMENT: users change shard zero by commands of the control plane only. */
 enum thole_code agent_refuse_zero(struct thole_status *st);
 
 /* After `done` with OK, this host's view is at least as new as shard zero was when the call began:
@@ -174,20 +173,20 @@ enum thole_code agent_refuse_zero(struct thole_status *st);
 void agent_barrier(struct agent *a, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st), void *ctx);
 
-/* A shard's id by its name, through the view, and after a barrier if the view knows none. `done`
- * may come inline. */
+/* Look up a shard's id by name in the view; if the view lacks it, again after a barrier. `done` may
+ * be called before this returns. */
 void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
                    void *ctx);
-/* The same, after a barrier in any case: the id that the view had was of a shard that is gone. */
+/* The same, but always after a barrier: the id that the view had belongs to a deleted shard. */
 void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
                         void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
                         void *ctx);
 
-/* Watch a shard's machine events, here or on a host that has a replica. `event` with bookmark ==
- * true has no key nor event. Returns an id; 0 never. `ended` comes exactly once, on the watches'
- * thread, also after agent_unwatch (CANCELLED) and when the watch could not begin; nothing comes
- * after it. agent_unwatch may be called from a callback, and an unknown id is ignored. */
+/* Watch a shard's machine events, on a local replica or on another host's. A bookmark has neither
+ * key nor event. Returns an id, never 0. `ended` is the last callback and comes exactly once, on
+ * the watches' thread: also after agent_unwatch (CANCELLED), and if the watch could not begin.
+ * agent_unwatch may be called from a callback, and ignores an unknown id. */
 struct agent_watcher {
     void *ctx;
     void (*event)(void *ctx, uint64_t index, struct slice key, struct slice event, bool bookmark);

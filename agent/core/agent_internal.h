@@ -47,7 +47,7 @@ struct agent {
     char *certified_name;            /* in the certificate; NULL: none */
     struct hostctl *_Atomic hostctl; /* the engine's observer may be called before it is there */
     struct router *router;
-    struct pool forwarded; /* requests of others, in router_serve.c */
+    struct pool forwarded; /* requests of other hosts, see router_serve.c */
     struct router_watches *watches;
     struct exports *exports;
     struct uploads *uploads;
@@ -55,20 +55,19 @@ struct agent {
     struct reconciler *reconciler;
     struct peer_bootstrap *peer_bootstrap;
     bool served;          /* services were registered */
-    _Atomic bool leaving; /* requests of others are sent elsewhere */
-    /* Damage was met in the state database: replicas may fail because of others' bytes. */
+    _Atomic bool leaving; /* requests of other hosts are refused */
+    /* The state database is damaged: a replica may fail because of another replica's bytes. */
     _Atomic bool state_damaged;
     _Atomic bool opened; /* agent_new succeeds */
-    /* Shard zero is forced here: it takes nothing before it knows (RepairZero). */
+    /* Shard zero is being repaired here: only the command RepairZero is proposed to it. */
     _Atomic bool repairing;
-    struct outages *outages; /* outages.h */
-    _Atomic uint64_t
-        zero_lost_ns; /* when its leader was no longer known; 0: one is. availability.c */
+    struct outages *outages;       /* outages.h */
+    _Atomic uint64_t zero_lost_ns; /* since when shard zero's leader is unknown; 0: it is known */
 
     pthread_t bootstrap_thread;
     bool bootstrap_running;
     pthread_t replace_zero_thread;
-    bool replace_zero_running; /* the reconciler's worker's, until it is stopped */
+    bool replace_zero_running; /* owned by the reconciler's worker until it stops */
 
     struct latch stop; /* opened by agent_stop: pauses end */
 
@@ -78,25 +77,25 @@ struct agent {
     bool member; /* shard zero's replica runs here */
     bool stopping;
     bool failed;
-    bool restart;          /* failed, and another start heals it */
-    char waiting_for[360]; /* while the cluster forms: what is missing */
-    uint64_t changes;      /* counts signals, for agent_wait */
+    bool restart;          /* failed, and a restart cures the failure */
+    char waiting_for[360]; /* what readiness waits for while the cluster forms */
+    uint64_t changes;      /* counts agent_signal, for agent_wait */
 };
 
-/* What readiness is waiting for; "" for nothing. Logged when it changes. */
+/* Set what readiness waits for; "": nothing. Logged when it changes. */
 void agent__set_waiting_for(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void agent__fail(struct agent *a, const struct thole_status *st);
-/* Like a failure, but the data directory is in order: the owner should start it again. */
+/* A failure that a restart on the same data directory cures. */
 void agent__request_restart(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* What a host is told that was removed from its cluster: FAILED_PRECONDITION REMOVED. */
+/* FAILED_PRECONDITION REMOVED: the answer to a host that was removed from the cluster. */
 enum thole_code agent__fail_removed(struct thole_status *st);
-/* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
+/* The row that this host proposes for itself. */
 thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena);
-/* Encoded, in the arena. */
+/* This start's lineage, encoded in the arena. */
 upb_StringView agent__lineage(const struct agent *a, upb_Arena *arena);
-/* Tell the bus where these hosts are. */
+/* Learn the addresses of these hosts. */
 void agent__learn_members(struct agent *a, const struct member_list *l);
 
 #endif

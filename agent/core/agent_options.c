@@ -1,5 +1,5 @@
-/* A host's options: checked together, with the defaults of what was not given, before anything is
- * opened; and where it listens and is found. */
+/* Options of a host: checked together with the defaults before anything is opened; and the
+ * addresses at which the host listens and is reached. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +18,13 @@ static bool name_ok(const char *name)
 static enum thole_code bad_time(struct thole_status *st, const char *what, uint32_t value,
                                 const char *must, uint32_t bound)
 {
-    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "%s is %u ms, and must be %s %u ms; each of the two is given or the default",
-                      what, (unsigned)value, must, (unsigned)bound);
+    return THOLE_FAIL(
+        st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+        "%s is %u ms, but must be %s %u ms; each of the two was given or is the default", what,
+        (unsigned)value, must, (unsigned)bound);
 }
 
-/* Those that were given together with the defaults of the others. */
+/* The given times together with the defaults of the others. */
 static enum thole_code check_times(const struct agent_options *o, struct thole_status *st)
 {
     uint32_t election =
@@ -67,7 +68,7 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
     }
     if (o->addresses == NULL || !o->addresses[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "addresses of other hosts are needed");
+                          "the addresses of other hosts are required");
     }
     return address_check_list(peers ? "peers" : "join", o->addresses, st);
 }
@@ -76,13 +77,14 @@ enum thole_code agent__options_check(const struct agent_options *o, struct thole
 {
     if (o->data_dir == NULL || !o->data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "a data directory is needed");
+                          "a data directory is required");
     }
     if (o->name != NULL && !name_ok(o->name)) {
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
-                          "most %d",
-                          o->name, LIMIT_NAME_BYTES);
+        return THOLE_FAIL(
+            st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+            "host name \"%.64s\" is not valid: use lower case letters, digits, dots and "
+            "dashes, at most %d",
+            o->name, LIMIT_NAME_BYTES);
     }
     enum thole_code code = agent__tags_check(o->tags, o->tag_count, st);
     if (code != THOLE_OK) {
@@ -114,7 +116,7 @@ bool agent_exposed(const struct agent *a)
     return a->tls == NULL && !address_is_loopback(a->listen);
 }
 
-/* A host with certificates is who its certificate names. */
+/* The certificate names the host. */
 enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st)
 {
     char name[LIMIT_NAME_BYTES + 32];
@@ -142,9 +144,9 @@ enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st
     return THOLE_OK;
 }
 
-/* ---- Where it is ----------------------------------------------------------------------------- */
+/* ---- Addresses ------------------------------------------------------------------------------- */
 
-/* Of the addresses of --peers, the one that is this machine's, with the port that it listens on. */
+/* The only address of --peers that is this machine's and has the listen port; else NULL. */
 static char *own_of_peers(struct agent *a)
 {
     char *copy = xstrdup(a->bootstrap == AGENT_BOOTSTRAP_PEERS ? a->addresses : "");
@@ -167,8 +169,8 @@ static char *own_of_peers(struct agent *a)
     return found;
 }
 
-/* All interfaces are where to listen, not where to be found. Not kept for the next start: the
- * machine may have another address then. */
+/* A wildcard cannot be advertised, so derive an address of this machine. Not saved for the next
+ * start: the machine may have another address then. */
 static void default_advertise(struct agent *a)
 {
     char host[ADDRESS_BYTES];
@@ -187,12 +189,11 @@ static void default_advertise(struct agent *a)
     free(first);
     a->advertise = xasprintf("%s:%s", host, address_port(a->listen));
     LOG_WARN(AGENT,
-             "no address to advertise was given; using that of this machine address=%s; "
-             "give --advertise if others do not reach it there",
+             "no address to advertise was given; using this machine's address=%s; "
+             "give --advertise if other hosts cannot reach it",
              a->advertise);
 }
 
-/* What was not given now is as it was at the last start. */
 void agent__options_default_listen(struct agent *a)
 {
     const struct identity *i = &a->identity;
@@ -205,7 +206,6 @@ void agent__options_default_listen(struct agent *a)
     default_advertise(a);
 }
 
-/* Remember it, with the port that was really taken. */
 enum thole_code agent__options_save_listen(struct agent *a, struct thole_status *st)
 {
     struct identity i = a->identity;

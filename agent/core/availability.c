@@ -1,16 +1,18 @@
-/* What can be said of rows at this moment. Rows tell what was observed when they were written: a
- * leader that is gone cannot take its report back, and without a leader of shard zero nobody writes
- * any. So what is shown of a shard's health is what its row says and this host can confirm now:
+/* The availability of shards and hosts now. See availability.h.
  *
- *   the view     shard zero has a leader, or the rows are as old as that
- *   the spec     placement has looked at it, as it is now
- *   the leader   a replica of the shard here knows one; its host is connected, and can write.
- *                Without a replica here: its row knows one, whose host is live by the rows, too
- *   the quorum   without a replica here: a majority of the votes is on such hosts. A leader that
- *                lacks one gives up by itself within two election timeouts.
+ * A row says what was observed when it was written: a crashed leader cannot retract its report, and
+ * without a leader of shard zero no row is written. So a shard counts as available only if its row
+ * says so and this host can confirm, now:
  *
- * Nothing is asked and nothing is written. Any thread. Since when it cannot be confirmed is noted
- * when connections, disks, rows and replicas here change (outages). */
+ *   the view     shard zero has a leader; otherwise the rows are outdated
+ *   the spec     placement has seen the current generation
+ *   the leader   the local replica knows a leader whose host is connected and can write;
+ *                without a local replica, the row names one whose host is also live by its row
+ *   the quorum   without a local replica: a majority of the votes is on such hosts. A leader
+ *                without a quorum steps down within two election timeouts.
+ *
+ * A check sends no message and writes nothing. Changes of connections, disks, rows and local
+ * replicas record since when something cannot be confirmed (outages). */
 #include "agent/core/availability.h"
 #include "agent/core/outages.h"
 
@@ -64,7 +66,7 @@ int32_t agent_check_host_liveness(struct agent *a, const thole_v1_Host *row)
     return unsure ? thole_v1_HOST_LIVENESS_SUSPECT : liveness;
 }
 
-/* By the leader of shard zero and by our own connection. */
+/* Both shard zero's leader and this host's connection must say that the host lives. */
 static bool is_row_answering(struct agent *a, const struct uuid *id, const thole_v1_Host *row)
 {
     const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
@@ -77,7 +79,7 @@ static bool is_host_answering(const struct availability_check *check, const stru
     return is_row_answering(check->agent, id, registry_host(check->view, id));
 }
 
-/* HOST_DISK_OK: it can write as far as is known. `row` may be NULL. */
+/* HOST_DISK_OK: the host can write as far as is known. `row` may be NULL. */
 static int32_t disk_of(struct agent *a, const struct uuid *id, const thole_v1_Host *row,
                        uint64_t shard_id)
 {
@@ -95,21 +97,21 @@ static int32_t disk_of(struct agent *a, const struct uuid *id, const thole_v1_Ho
     return disk;
 }
 
-/* ---- Since when ------------------------------------------------------------------------------ */
+/* ---- Outages --------------------------------------------------------------------------------- */
 
-struct host_outage { /* since when; 0: it is not so */
+struct host_outage { /* times at which each outage began; 0: none */
     struct uuid host;
     uint64_t silent_ns, disk_ns, zero_disk_ns;
 };
 
 struct outages {
-    uint64_t revision; /* of the rows that were looked at; the worker's, like the next */
-    bool gone;         /* rows went: shards may be among them */
+    uint64_t revision; /* of the rows that were seen; the worker's, like `gone` */
+    bool gone;         /* rows were removed, possibly of shards */
     pthread_mutex_t lock;
     struct host_outage *hosts;
     size_t count;
-    /* Shard id + 1 -> since when: shards that formed, and whose rows name no leader; and those of
-     * which the replica here knows none. */
+    /* Shard id + 1 -> since when. By rows: the shard formed, and its row names no leader. Here: the
+     * local replica knows no leader. */
     struct map leaderless_by_rows, leaderless_here;
 };
 
@@ -143,7 +145,7 @@ static void note_leaderless(struct outages *f, struct map *m, uint64_t shard_id,
     pthread_mutex_unlock(&f->lock);
 }
 
-/* 0: only just. */
+/* 0: it began after the last update. */
 static uint64_t leaderless_since_ns(struct outages *f, const struct map *m, uint64_t shard_id)
 {
     pthread_mutex_lock(&f->lock);
@@ -176,7 +178,7 @@ void agent__outages_replica_changed(struct agent *a, const struct engine_replica
     }
 }
 
-/* `hint`: where it may be; rows come in the same order each time. */
+/* `hint`: its likely index, because rows come in the same order each time. */
 static const struct host_outage *find_outage(const struct host_outage *of, size_t count,
                                              size_t hint, const struct uuid *host)
 {
@@ -249,7 +251,7 @@ static void note_removed_row(void *ctx, const char *name)
     f->gone = true;
 }
 
-/* At the start, and if what changed is not known any more, all of them. */
+/* All shards at the start, and when the changes since then are no longer kept. */
 static void note_shards(struct outages *f, const struct registry_view *v)
 {
     const struct registry_changes changes = {
@@ -282,7 +284,7 @@ bool agent__outages_update(struct agent *a, const struct registry_view *v)
 
 enum host_trouble { HOST_SILENT, HOST_DISK, HOST_DISK_ZERO };
 
-/* 0: only just. */
+/* 0: it began after the last update. */
 static uint64_t host_since_ns(const struct availability_check *check, const struct uuid *host,
                               enum host_trouble what)
 {
@@ -312,10 +314,10 @@ struct availability_check agent_availability_begin(struct agent *a, const struct
 
 struct votes {
     uint32_t all, silent;
-    uint64_t first_ns, since_ns[LIMIT_MEMBERS]; /* of the silent ones */
+    uint64_t first_ns, since_ns[LIMIT_MEMBERS]; /* of the silent voters */
 };
 
-/* When so many voters had fallen silent that the rest is no majority; 0: only just. */
+/* When the voters that still answer stopped being a majority; 0: after the last update. */
 static uint64_t quorum_lost_ns(const struct votes *v)
 {
     uint32_t kept = v->silent < LIMIT_MEMBERS ? v->silent : LIMIT_MEMBERS;
@@ -346,8 +348,8 @@ static void count_vote(struct votes *v, bool silent, uint64_t since_ns)
     v->silent++;
 }
 
-/* Has the vote that its row asks for: the first replicas from the beginning, others when they say
- * so. Who is to lose it votes until it is out. */
+/* Initial replicas vote from the beginning, others once they report it. A replica that is being
+ * removed votes until it is out of the configuration. */
 static bool has_vote(const thole_v1_Replica *r)
 {
     int32_t phase = thole_v1_Replica_phase(r);
@@ -355,8 +357,8 @@ static bool has_vote(const thole_v1_Replica *r)
            phase == thole_v1_REPLICA_PHASE_FAILED;
 }
 
-/* In a joint configuration no replica says that it votes as it should: then all rows count.
- * Returns since when there is no quorum, if there is none. */
+/* In a joint configuration no replica reports its wanted vote; then all rows count. Returns since
+ * when the quorum is lost, if it is. */
 static uint64_t count_votes(const struct availability_check *check, uint64_t shard_id,
                             struct shard_availability *ret)
 {
@@ -404,7 +406,7 @@ __attribute__((format(printf, 4, 5))) static void report_unconfirmed(struct shar
              (double)ret->age_ms / 1000);
 }
 
-/* What can be confirmed, and is the reason all the same; or says its age itself. */
+/* The reason itself is confirmed, or its text says how old it is. */
 __attribute__((format(printf, 4, 5))) static void report_unavailable(struct shard_availability *ret,
                                                                      uint64_t age,
                                                                      const char *reason,
@@ -419,7 +421,7 @@ __attribute__((format(printf, 4, 5))) static void report_unavailable(struct shar
     ret->age_ms = age;
 }
 
-/* The host of the leader: can it write? */
+/* Can the leader's host write? */
 static void check_disk(const struct availability_check *check, const struct uuid *id,
                        uint64_t shard_id, struct shard_availability *ret)
 {
@@ -446,7 +448,7 @@ static void report_silent_leader(const struct availability_check *check, const s
                        "its leader's host %.*s does not answer", (int)name.size, name.data);
 }
 
-/* By a replica that is here, which hears the leader itself. */
+/* By the local replica, which hears the leader itself. */
 static void check_by_local_replica(const struct availability_check *check,
                                    const struct engine_replica_status *s,
                                    struct shard_availability *ret)
@@ -511,14 +513,13 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     if (check->view_age_ms > 0) {
         report_unavailable(
             ret, check->view_age_ms, "ViewOld",
-            "no leader of shard zero has been known on this host for %.1f s: what is "
-            "shown is as old",
+            "this host has known no leader of shard zero for %.1f s: what it shows is that old",
             (double)check->view_age_ms / 1000);
     } else if (thole_v1_Shard_deleting(row)) {
         report_unavailable(ret, 0, "Removing", "the shard is being deleted");
     } else if (ret->spec_pending && ret->available) {
         report_unavailable(ret, 0, "NewSpec",
-                           "nothing was done yet for generation %" PRIu64 " of its spec",
+                           "placement has not seen generation %" PRIu64 " of its spec yet",
                            generation);
     }
 }

@@ -1,15 +1,16 @@
-/* What can be said of rows at this moment: see availability.c. */
+/* The availability of shards and hosts now: what their rows report, checked against what this host
+ * observes. Any thread. */
 #ifndef AGENT_CORE_AVAILABILITY_H
 #define AGENT_CORE_AVAILABILITY_H
 
 #include "agent/core/agent.h"
 
-/* For how long no leader of shard zero has been known here; 0: one is known. */
+/* For how long this host has known no leader of shard zero; 0: it knows one. */
 uint64_t agent_view_age_ms(struct agent *a);
-/* As its row says, but suspect instead of live while it is not connected to this host. */
+/* The liveness in the host's row, but SUSPECT instead of LIVE while the host is not connected. */
 int32_t agent_check_host_liveness(struct agent *a, const thole_v1_Host *row);
 
-/* For many shards in a row. Borrows the view. */
+/* What the checks of several shards share. Borrows the view. */
 struct availability_check {
     struct agent *agent;
     const struct registry_view *view;
@@ -18,13 +19,13 @@ struct availability_check {
 struct availability_check agent_availability_begin(struct agent *a, const struct registry_view *v);
 
 struct shard_availability {
-    bool available;          /* as far as can be told: it takes proposals */
-    bool available_here;     /* a replica of this host says so, however old the view is */
-    bool spec_pending;       /* the spec, and nothing was done for that yet */
-    const char *reason;      /* if not served; static, one word */
-    uint64_t age_ms;         /* and how long ago it was confirmed last; the message says it, too */
-    uint32_t voters, silent; /* its voters, by the rows; of these, on hosts that do not answer */
-    uint64_t silent_ms;      /* for how long the first of these */
+    bool available;          /* takes proposals, as far as this host can verify */
+    bool available_here;     /* by a replica on this host, however old the view is */
+    bool spec_pending;       /* placement has not seen the current spec yet */
+    const char *reason;      /* if not available: static, one word */
+    uint64_t age_ms;         /* how long ago it was last confirmed available; also in the message */
+    uint32_t voters, silent; /* voters by the rows; those on hosts that do not answer */
+    uint64_t silent_ms;      /* since the first of those hosts fell silent */
     char message[THOLE_STATUS_MESSAGE_BYTES];
 };
 void agent_check_shard(const struct availability_check *check, const thole_v1_Shard *row,

@@ -1,4 +1,4 @@
-/* The data directory: opening, locking, and the small files in it. See datadir.h. */
+/* The data directory: opening, locking and the small files in it. See datadir.h. */
 #include "agent/core/datadir.h"
 
 #include <bsd/string.h>
@@ -138,7 +138,7 @@ static enum thole_code load_identity(struct datadir *d, struct identity *ret,
     struct identity *i = xcalloc(1, sizeof *i);
     enum thole_code code = textfile_read(path, "thole-host", DATADIR_FORMAT, identity_line, i, st);
     if (code == THOLE_OK && uuid_is_nil(&i->host)) {
-        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s names no host", path);
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s has no host id", path);
     }
     if (code == THOLE_OK) {
         i->first.cluster = i->first.count > 0 ? i->cluster : (struct uuid){{0}};
@@ -163,7 +163,7 @@ static void new_identity(const char *name, struct identity *ret)
 
 /* ---- Open ------------------------------------------------------------------------------------ */
 
-/* Is there anything but what we put there before the identity (LOCK, temporary files)? */
+/* Is there any file but those written before the identity (LOCK, temporary files)? */
 static bool holds_something_else(const char *path, char *ret_name, size_t size)
 {
     DIR *dir = opendir(path);
@@ -213,22 +213,23 @@ static enum thole_code open_identity(struct datadir *d, const char *name, struct
     return datadir_save_identity(d, ret, st);
 }
 
-/* Whoever may write here may become this host, or make it read and lose anything. */
+/* Any user who can write here can impersonate this host or destroy its data. */
 static enum thole_code check_mode(const char *path, struct thole_status *st)
 {
     struct stat info;
     if (stat(path, &info) != 0) {
-        return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_DISK, "cannot look at %s: %s",
-                          path, strerrordesc_np(errno));
+        return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_DISK,
+                          "cannot read the mode of %s: %s", path, strerrordesc_np(errno));
     }
     if (info.st_mode & S_IWOTH) {
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_DISK,
-                          "every user may write to the data directory %s: \"chmod go-w %s\" first",
-                          path, path);
+        return THOLE_FAIL(
+            st, THOLE_FAILED_PRECONDITION, THOLE_REASON_DISK,
+            "every user can write to the data directory %s: run \"chmod go-w %s\" first", path,
+            path);
     }
     if (info.st_mode & S_IWGRP) {
         LOG_WARN(AGENT,
-                 "the group may write to the data directory path=%s; \"chmod g-w\" if it "
+                 "the group can write to the data directory path=%s; run \"chmod g-w\" if it "
                  "should not",
                  path);
     }
@@ -266,7 +267,7 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
         return code;
     }
     struct datadir d = {.path = xstrdup(path), .lock_fd = -1};
-    /* A foreign directory is refused before anything is written into it. */
+    /* Refuse a foreign directory before writing anything into it. */
     char other[256];
     char *identity = datadir_file(&d, "identity");
     if (access(identity, F_OK) != 0 && holds_something_else(path, other, sizeof other)) {
@@ -302,19 +303,19 @@ void datadir_close(struct datadir *d)
 
 /* ---- Incarnation ----------------------------------------------------------------------------- */
 
-struct life {
+struct start_history {
     uint64_t incarnation;
     uint64_t election_timeout_ms;
     uint64_t admitted; /* the last start that the registry accepted, as far as is known here */
     size_t count;
-    struct life_start {
+    struct recorded_start {
         uint64_t incarnation, number;
     } starts[LINEAGE_MAX + 1]; /* oldest first */
 };
 
-static bool life_line(void *ctx, const char *key, char *value)
+static bool start_history_line(void *ctx, const char *key, char *value)
 {
-    struct life *l = ctx;
+    struct start_history *l = ctx;
     if (strcmp(key, "incarnation") == 0) {
         return sscanf(value, "%" SCNu64, &l->incarnation) == 1;
     }
@@ -322,7 +323,7 @@ static bool life_line(void *ctx, const char *key, char *value)
         return sscanf(value, "%" SCNu64, &l->admitted) == 1;
     }
     if (strcmp(key, "start") == 0) {
-        struct life_start *s = &l->starts[l->count];
+        struct recorded_start *s = &l->starts[l->count];
         return l->count++ <= LINEAGE_MAX &&
                sscanf(value, "%" SCNu64 " %" SCNx64, &s->incarnation, &s->number) == 2 &&
                s->number != 0;
@@ -332,38 +333,39 @@ static bool life_line(void *ctx, const char *key, char *value)
            l->election_timeout_ms <= UINT32_MAX;
 }
 
-/* A replica that starts votes for nobody for one election timeout, as what it may have promised its
- * leader just before it ended (decision 8). What was promised with a longer timeout is kept
+/* A starting replica votes for nobody for one election timeout, because it may have promised its
+ * leader that long before it ended (decision 8). A promise with a longer timeout is waited out
  * here. */
-static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms,
-                                     const int *stop_fd, struct thole_status *st)
+static enum thole_code wait_out_promises(uint64_t promised_ms, uint64_t election_timeout_ms,
+                                         const int *stop_fd, struct thole_status *st)
 {
     if (promised_ms <= election_timeout_ms) {
         return THOLE_OK;
     }
     uint64_t now = clock_now(&clock_system);
     uint64_t end = now + (promised_ms - election_timeout_ms) * NS_PER_MS;
-    LOG_INFO(AGENT, "waiting, because the election timeout was shortened ms=%" PRIu64,
+    LOG_INFO(AGENT, "waiting out promises made with the longer election timeout ms=%" PRIu64,
              (end - now) / NS_PER_MS);
     for (; now < end; now = clock_now(&clock_system)) {
         struct pollfd stop = {.fd = stop_fd != NULL ? *stop_fd : -1, .events = POLLIN};
         uint64_t left_ms = (end - now) / NS_PER_MS + 1;
         if (poll(&stop, 1, left_ms < 60000 ? (int)left_ms : 60000) > 0) {
             return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED,
-                              "stopped while it waited for what was promised with the longer "
-                              "election timeout of the last start");
+                              "stopped while waiting out promises made with the longer election "
+                              "timeout of the last start");
         }
     }
     return THOLE_OK;
 }
 
-static enum thole_code load_life(struct datadir *d, struct life *ret, struct thole_status *st)
+static enum thole_code load_start_history(struct datadir *d, struct start_history *ret,
+                                          struct thole_status *st)
 {
     struct thole_status why = {0};
     char *path = datadir_file(d, "incarnation");
     memset(ret, 0, sizeof *ret);
     enum thole_code code =
-        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, life_line, ret, &why);
+        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, start_history_line, ret, &why);
     free(path);
     if (code == THOLE_NOT_FOUND) {
         return THOLE_OK;
@@ -374,7 +376,8 @@ static enum thole_code load_life(struct datadir *d, struct life *ret, struct tho
     return code;
 }
 
-static enum thole_code save_life(struct datadir *d, const struct life *l, struct thole_status *st)
+static enum thole_code save_start_history(struct datadir *d, const struct start_history *l,
+                                          struct thole_status *st)
 {
     struct bytes out = {0};
     bytes_printf(&out,
@@ -397,9 +400,9 @@ static uint64_t random_number(void)
     return n != 0 ? n : 1;
 }
 
-/* What the registry knows of this host is one of the starts since the last that was admitted, so
- * none of those is forgotten: beyond LINEAGE_MAX of them, new starts share the last number. */
-static void add_start(struct life *l)
+/* The registry knows this host by a start since the last admitted one, so none of these may be
+ * dropped: beyond LINEAGE_MAX of them, new starts share the last number. */
+static void add_start(struct start_history *l)
 {
     l->incarnation++;
     if (l->count > LINEAGE_MAX && l->starts[0].incarnation >= l->admitted) {
@@ -408,10 +411,10 @@ static void add_start(struct life *l)
     if (l->count > LINEAGE_MAX) {
         memmove(&l->starts[0], &l->starts[1], --l->count * sizeof l->starts[0]);
     }
-    l->starts[l->count++] = (struct life_start){l->incarnation, random_number()};
+    l->starts[l->count++] = (struct recorded_start){l->incarnation, random_number()};
 }
 
-static void lineage_of(const struct life *l, struct lineage *ret)
+static void lineage_of(const struct start_history *l, struct lineage *ret)
 {
     memset(ret, 0, sizeof *ret);
     ret->start = l->starts[l->count - 1].number;
@@ -424,30 +427,30 @@ static void lineage_of(const struct life *l, struct lineage *ret)
 
 enum thole_code datadir_admitted(struct datadir *d, uint64_t incarnation, struct thole_status *st)
 {
-    struct life l;
-    enum thole_code code = load_life(d, &l, st);
+    struct start_history l;
+    enum thole_code code = load_start_history(d, &l, st);
     if (code != THOLE_OK || l.admitted >= incarnation) {
         return code;
     }
     l.admitted = incarnation;
-    return save_life(d, &l, st);
+    return save_start_history(d, &l, st);
 }
 
 enum thole_code datadir_next_start(struct datadir *d, uint32_t election_timeout_ms,
                                    const int *stop_fd, uint64_t *ret_incarnation,
                                    struct lineage *ret_lineage, struct thole_status *st)
 {
-    struct life l;
-    enum thole_code code = load_life(d, &l, st);
+    struct start_history l;
+    enum thole_code code = load_start_history(d, &l, st);
     if (code == THOLE_OK) {
-        code = keep_promises(l.election_timeout_ms, election_timeout_ms, stop_fd, st);
+        code = wait_out_promises(l.election_timeout_ms, election_timeout_ms, stop_fd, st);
     }
     if (code != THOLE_OK) {
         return code;
     }
     add_start(&l);
     l.election_timeout_ms = election_timeout_ms;
-    code = save_life(d, &l, st);
+    code = save_start_history(d, &l, st);
     if (code == THOLE_OK) {
         *ret_incarnation = l.incarnation;
         lineage_of(&l, ret_lineage);
@@ -495,7 +498,7 @@ enum thole_code datadir_save_promise(struct datadir *d, const struct member_list
     enum thole_code code = THOLE_OK;
     if (access(path, F_OK) == 0) {
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
-                          "%s: this host has promised itself already", path);
+                          "%s exists: this host has already promised to form a cluster", path);
     } else {
         char id[UUID_TEXT_BYTES];
         struct bytes out = {0};
@@ -531,7 +534,7 @@ void datadir_load_peers(struct datadir *d, datadir_peer_fn each, void *ctx)
 {
     struct peers_reader r = {.each = each, .ctx = ctx};
     char *path = datadir_file(d, "peers");
-    /* Best effort: addresses come again from the registry. */
+    /* Best effort: the registry has the addresses, too. */
     enum thole_code code = textfile_read(path, "thole-peers", DATADIR_FORMAT, peer_line, &r, NULL);
     (void)code;
     free(path);

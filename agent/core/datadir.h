@@ -1,18 +1,19 @@
 /* The data directory of a host: lock, identity, incarnation, promise, last-known addresses.
  *
  *   LOCK          held by the running process
- *   identity      who this host is, and, once it is a member, of which cluster
- *   incarnation   how often it was started, the numbers of those starts (base/lineage.h), and its
- *                 election timeout; durable before it is used
- *   promise       with --peers: the one list of members that this host agreed to (bootstrap.h)
- *   peers         where the other hosts were last seen, so that a restart needs no flags
+ *   identity      this host's id and name, and its cluster once it is a member
+ *   incarnation   the number of starts, their numbers (base/lineage.h), and the election timeout;
+ *                 durable before it is used
+ *   promise       with --peers: the only list of members that this host agreed to
+ *                 (join/README.md)
+ *   peers         last-known addresses of the other hosts, so that a restart needs no flags
  *   log/          all groups' logs          state/   persistent machines' data
  *   snapshots/    staged snapshots and machines' own files
  *   restores/     uploaded snapshots, until their shards have begun
  *
  * The small files are lines of words, ended by a checksum line; docs/formats.md describes them.
- * They are replaced atomically. Not thread safe: the agent's own thread, then its worker, use
- * them. */
+ * They are replaced atomically. Not thread safe: the opening thread uses them, then the
+ * reconciler's worker. */
 #ifndef AGENT_CORE_DATADIR_H
 #define AGENT_CORE_DATADIR_H
 
@@ -81,7 +82,7 @@ THOLE_MUST_CHECK enum thole_code datadir_next_start(struct datadir *d, uint32_t 
                                                     const int *stop_fd, uint64_t *ret_incarnation,
                                                     struct lineage *ret_lineage,
                                                     struct thole_status *st);
-/* The registry has accepted this start: what was before it may be forgotten some day. */
+/* The registry accepted this start: numbers of earlier starts may be dropped. */
 THOLE_MUST_CHECK enum thole_code datadir_admitted(struct datadir *d, uint64_t incarnation,
                                                   struct thole_status *st);
 /* The promise; `ret->cluster` is nil if none was made. Saving one where one exists is refused. */
@@ -90,7 +91,7 @@ THOLE_MUST_CHECK enum thole_code datadir_load_promise(struct datadir *d, struct 
 THOLE_MUST_CHECK enum thole_code datadir_save_promise(struct datadir *d,
                                                       const struct member_list *l,
                                                       struct thole_status *st);
-/* Addresses of other hosts. `each` is called per line. A damaged file is as good as none. */
+/* Addresses of other hosts; `each` is called per line. A damaged file counts as absent. */
 typedef void (*datadir_peer_fn)(void *ctx, const struct uuid *host, uint64_t incarnation,
                                 const char *address);
 void datadir_load_peers(struct datadir *d, datadir_peer_fn each, void *ctx);

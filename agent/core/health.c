@@ -1,6 +1,6 @@
-/* gRPC health as others see it: "", which all services follow, once this host is ready, and
- * "shard/<name>" for each shard with a replica here that confirms that it takes proposals
- * (availability.h). Looked at again are shards whose replica changed, and all when a host did. */
+/* gRPC health: the service "" (and with it every service) while this host is ready, and
+ * "shard/<name>" while the replica of that shard here confirms that the shard takes proposals
+ * (availability.h). A changed replica is checked again alone; a changed host checks all shards. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #include "base/map.h"
 
 #define UPDATE_NS (50 * NS_PER_MS)
-#define UPDATE_PARTS 20 /* of the time at most one is spent here */
+#define UPDATE_PARTS 20 /* at most one part of the time is spent here */
 #define SHARD_PREFIX "shard/"
 
 struct shard_health {
@@ -23,9 +23,9 @@ struct shard_health {
 struct health {
     struct agent *agent;
     bool reported, ready;
-    uint64_t next_ns;  /* not before: thousands of shards may change at once */
+    uint64_t next_ns;  /* the next update: thousands of shards may change at once */
     struct map shards; /* shard id + 1 */
-    size_t unnamed;    /* replicas whose shard the view does not have yet */
+    size_t unnamed;    /* replicas whose shard is not in the view yet */
     pthread_mutex_t lock;
     struct map changed; /* (lock) shard id + 1 -> the map itself: a set */
 };
@@ -60,7 +60,7 @@ void agent__health_replica_changed(struct health *h, uint64_t shard_id)
     pthread_mutex_unlock(&h->lock);
 }
 
-/* The name may be that of another shard by now, which was made after this one was gone. */
+/* Another shard may have the name by now, created after this shard was deleted. */
 static void forget_shard(struct health *h, const struct registry_view *v, uint64_t key)
 {
     struct registry_shard_buf shard_buf;
@@ -118,7 +118,7 @@ static void update_shard(struct health *h, const struct availability_check *chec
     struct shard_health *sh = map_get(&h->shards, key);
     if (sh == NULL) {
         sh = new_shard_health(check->view, s.shard_id, serving);
-        if (sh == NULL) { /* looked at again when something else changes, such as the view */
+        if (sh == NULL) { /* check it again with the next change, such as a new view */
             h->unnamed++;
             agent__health_replica_changed(h, s.shard_id);
             return;
@@ -131,7 +131,7 @@ static void update_shard(struct health *h, const struct availability_check *chec
     sh->serving = serving;
 }
 
-/* Nobody says when a replica is gone, but then there are fewer than names. */
+/* Removed replicas are not reported: there are then fewer replicas than names. */
 static void sweep(struct health *h, const struct registry_view *v)
 {
     struct engine_replica_status s;
@@ -151,7 +151,7 @@ static void sweep(struct health *h, const struct registry_view *v)
     map_deinit(&gone);
 }
 
-/* The first time: replicas that have not begun yet are there, too. */
+/* Includes replicas that have not started yet. */
 static void mark_all_changed(struct health *h)
 {
     struct engine_replica_status *all = NULL;

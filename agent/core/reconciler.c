@@ -1,13 +1,12 @@
-/* The agent's worker: small things to be done when something changed.
- *
- * Level-triggered: every turn compares what is with what should be, and starts what is missing.
+/* The agent's worker. Level-triggered: each turn compares the actual with the wanted state, and
+ * starts what is missing.
  *   - shard zero leads here and the registry is empty: propose its first command;
- *   - this host's row is missing or out of date: propose AdmitHost, until it is accepted;
+ *   - this host's row is missing or out of date: propose AdmitHost until it is accepted;
  *   - addresses of hosts changed: write the peers file;
- *   - this host was removed, and has handed over what it had: it ends;
- *   - its replica of shard zero failed, or is none any more: it gets another one;
- *   - hosts that want to join: propose AdmitHost for them, and answer when the view shows it;
- *   - health as seen from outside. */
+ *   - this host was removed and has handed over its replicas: end;
+ *   - this host's replica of shard zero failed or was removed from its group: replace it;
+ *   - hosts ask to join: propose AdmitHost, and answer when the view shows them;
+ *   - readiness or availability changed: update gRPC health. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,12 +24,12 @@
 
 #define COMMAND_NS (5 * NS_PER_S)
 #define RETRY_NS (300 * NS_PER_MS)
-/* Addresses are written this long after the first change, to write many at once. */
+/* The peers file is written this long after the first change, to batch changes. */
 #define PEERS_DELAY_NS (200 * NS_PER_MS)
 
 enum { MSG_WAKE, MSG_JOIN, MSG_OUTCOME };
 
-/* A command under way: at most one of each. */
+/* A command of shard zero with at most one attempt in flight. */
 struct pending_command {
     struct worker_msg msg; /* MSG_OUTCOME */
     struct reconciler *reconciler;
@@ -45,7 +44,7 @@ struct reconciler {
     struct worker_msg wake;
     _Atomic bool started, woken;
     struct pending_command bootstrap, admit;
-    bool admitted;         /* this start was admitted */
+    bool admitted;         /* AdmitHost of this start was accepted */
     bool admission_saved;  /* and the data directory says so */
     uint64_t exit_by_ns;   /* this host was removed, and ends by then; 0: it was not */
     uint64_t peers_due_ns; /* 0: nothing to write */
@@ -88,7 +87,7 @@ static void command_done(void *ctx, const struct thole_status *st,
     c->outcome = *st;
     c->msg.kind = MSG_OUTCOME;
     if (!worker_post_internal(c->reconciler->worker, &c->msg)) {
-        return; /* stopped: nobody waits */
+        return; /* the worker stopped */
     }
 }
 
@@ -181,7 +180,7 @@ static void propose_admit(struct reconciler *r, uint64_t now)
     upb_Arena_Free(arena);
 }
 
-/* Refusals that time does not heal. */
+/* Retrying is useless after this refusal. */
 static bool is_permanent(const struct thole_status *st)
 {
     return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
@@ -195,8 +194,8 @@ static void on_outcome(struct reconciler *r, struct pending_command *c, uint64_t
     if (c == &r->bootstrap) {
         if (c->outcome.code != THOLE_OK && c->outcome.code != THOLE_ALREADY_EXISTS &&
             c->outcome.code != THOLE_FAILED_PRECONDITION) {
-            LOG_WARN(AGENT, "shard zero's first command failed error=\"%s\"; trying again",
-                     c->outcome.message);
+            LOG_WARN(AGENT, "first command of shard zero failed error=\"%s\"; retrying in %u ms",
+                     c->outcome.message, (unsigned)(RETRY_NS / NS_PER_MS));
         }
         return;
     }
@@ -206,7 +205,7 @@ static void on_outcome(struct reconciler *r, struct pending_command *c, uint64_t
         agent__fail(r->agent, &c->outcome);
         c->retry_ns = CLOCK_NEVER;
     } else {
-        LOG_INFO(AGENT, "not admitted yet error=\"%s\"; trying again in %u ms", c->outcome.message,
+        LOG_INFO(AGENT, "admission failed error=\"%s\"; retrying in %u ms", c->outcome.message,
                  (unsigned)(RETRY_NS / NS_PER_MS));
     }
 }
@@ -217,7 +216,7 @@ static void write_peers(struct reconciler *r)
 {
     struct thole_status st = {0};
     if (join__addresses_save(r->agent->peer_addresses, &st) != THOLE_OK) {
-        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; a restart may need the registry",
+        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; retrying after the next change",
                  st.message);
     }
     r->peers_due_ns = 0;
@@ -225,7 +224,7 @@ static void write_peers(struct reconciler *r)
 
 /* ---- Removed from the cluster ---------------------------------------------------------------- */
 
-/* After its row said REMOVED and all but shard zero's replica has gone: this long for the rest. */
+/* How long a removed host waits for the removal of its replica of shard zero, its last one. */
 #define EXIT_GRACE_NS (5 * NS_PER_S)
 
 static bool is_zero_leaving(const struct registry_view *v, uint64_t replica_id)
@@ -235,8 +234,9 @@ static bool is_zero_leaving(const struct registry_view *v, uint64_t replica_id)
     return row == NULL || thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
 }
 
-/* A removed host hands over what it leads and deletes its replicas; that of shard zero goes last.
- * It must not vote any more when the process ends: of two voters, one would be left alone. */
+/* A removed host hands over its leaderships and deletes its replicas, shard zero's last. The
+ * process must not end while that replica votes: of two voters, the other would be without a
+ * quorum. */
 static uint64_t decommission_step(struct reconciler *r, uint64_t now)
 {
     struct agent *a = r->agent;
@@ -265,7 +265,7 @@ static uint64_t decommission_step(struct reconciler *r, uint64_t now)
     if (removed_by_peer || leaving || now >= r->exit_by_ns) {
         struct thole_status st = {0};
         agent__fail_removed(&st);
-        agent__fail(a, &st); /* the first time; later ones are not heard */
+        agent__fail(a, &st); /* only the first failure counts */
         return CLOCK_NEVER;
     }
     return r->exit_by_ns;
@@ -273,8 +273,8 @@ static uint64_t decommission_step(struct reconciler *r, uint64_t now)
 
 /* ---- Shard zero's replica -------------------------------------------------------------------- */
 
-/* Without it there is no view, and nothing that is decided about this host is heard. Others have to
- * be asked whether it was removed, or only its replica. */
+/* Without this replica the host has no view, and learns nothing that is decided about it: it must
+ * ask other hosts whether the host was removed, or only the replica. */
 static void check_zero_replica(struct reconciler *r)
 {
     struct agent *a = r->agent;
@@ -285,10 +285,10 @@ static void check_zero_replica(struct reconciler *r)
     if (!member || !engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
         return;
     }
-    if (s.unopened && !s.removed_by_peer) { /* its data stays: another start may open it */
+    if (s.unopened && !s.removed_by_peer) { /* keep its data: another start may open it */
         struct thole_status st = {0};
         thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
-                         "its replica of shard zero cannot be opened, and is left as it is: %.160s",
+                         "the replica of shard zero cannot be opened: %.160s; its data is kept",
                          s.failure);
         agent__fail(a, &st);
     } else if (s.failed || s.removed_by_peer) {
@@ -303,7 +303,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Those of --tag count when the host is new; later the registry's do. */
+/* --tag counts only when the host is new; later the registry's tags do. */
 static void warn_ignored_tags(struct agent *a)
 {
     upb_Arena *arena = upb_Arena_New();
@@ -323,10 +323,11 @@ static void warn_ignored_tags(struct agent *a)
     registry_view_release(v);
     upb_Arena_Free(arena);
     if (!same) {
-        LOG_WARN(AGENT,
-                 "--tag is ignored: this host is a member already, and the registry has other tags "
-                 "of it; \"thole apply\" of kind: Host changes them given=%s",
-                 a->tags);
+        LOG_WARN(
+            AGENT,
+            "--tag is ignored: this host is a member already, and the registry has other tags; "
+            "change them with \"thole apply\" (kind: Host) given=%s",
+            a->tags);
     }
 }
 
@@ -334,9 +335,10 @@ static void save_admission(struct reconciler *r)
 {
     struct thole_status st = {0};
     warn_ignored_tags(r->agent);
-    r->admission_saved = true; /* another start that was admitted will do as well */
+    r->admission_saved = true; /* not retried: the next admitted start saves it, too */
     if (datadir_admitted(&r->agent->dir, r->agent->incarnation, &st) != THOLE_OK) {
-        LOG_WARN(AGENT, "cannot note that this start was admitted error=\"%s\"; going on",
+        LOG_WARN(AGENT,
+                 "cannot save that this start was admitted error=\"%s\"; the next start retries",
                  st.message);
     }
 }
@@ -384,7 +386,7 @@ static uint64_t reconciler_turn(void *ctx, struct msgq *batch, uint64_t now)
         case MSG_OUTCOME:
             on_outcome(r, CONTAINER_OF(m, struct pending_command, msg), now);
             break;
-        default: /* free to be posted again; what it tells of is looked at below */
+        default: /* MSG_WAKE may be posted again; the steps below see what changed */
             atomic_store(&r->woken, false);
             break;
         }
@@ -410,7 +412,7 @@ static uint64_t reconciler_turn(void *ctx, struct msgq *batch, uint64_t now)
     return next;
 }
 
-/* ---- Face ------------------------------------------------------------------------------------ */
+/* ---- Interface ------------------------------------------------------------------------------- */
 
 struct reconciler *agent__reconciler_new(struct agent *a)
 {

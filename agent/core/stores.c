@@ -1,12 +1,11 @@
-/* The log and the state database of the data directory: opening them, and what is done about a
- * state database that is damaged.
+/* Opening the log and the state database, and salvaging a damaged state database.
  *
- * Damage in it must not cost more than the replicas whose bytes it hit, but RocksDB refuses every
- * write once a compaction met it. So the host starts again within its process, makes a new database
- * of what can be read, and goes on. A replica that lost its data fails when it is opened, unless
- * its log still has everything, and is rebuilt from its peers like any that failed. The old
- * database is kept until the replicas that lost something in it are gone from this host. A disk on
- * which this happens again and again is given up: the process ends, and the host is replaced. */
+ * Damage must cost only the replicas whose bytes it hit, but RocksDB refuses every write once a
+ * compaction found damage. So the agent restarts within the process, and copies what can be read
+ * into a new database. A replica that lost data fails when it is opened, unless its log is
+ * complete, and is rebuilt from its peers like any failed replica. The old database is kept until
+ * no replica that lost data is left on this host. After SALVAGES_MAX salvages within
+ * SALVAGES_PERIOD_S the disk counts as broken: the process ends, and the host must be replaced. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,12 +23,12 @@
 #include "shards/machine/builtin.h"
 
 #define KEPT_PREFIX "state.damaged-"
-/* More salvages than this within the period, and the disk is taken for broken. */
+/* With more salvages than this within the period, the disk counts as broken. */
 #define SALVAGES_MAX 3
 #define SALVAGES_PERIOD_S 3600
 
 static METRIC_DEFINE_COUNTER(salvages, "thole_state_salvages_total",
-                             "Times that the state database was damaged and made anew");
+                             "Times that a damaged state database was salvaged");
 static METRIC_DEFINE_COUNTER(lost_replicas, "thole_state_lost_replicas_total",
                              "Replicas that lost their data to damage in the state database");
 
@@ -37,13 +36,13 @@ static METRIC_DEFINE_COUNTER(lost_replicas, "thole_state_lost_replicas_total",
 
 void agent__stores_request_restart(struct agent *a)
 {
-    agent__request_restart(a, "its state database is damaged, and is made anew");
+    agent__request_restart(a, "its state database is damaged and must be salvaged");
 }
 
 static void on_damaged(void *ctx, const char *what)
 {
     struct agent *a = ctx;
-    LOG_ERROR(AGENT, "the state database is damaged: %s", what);
+    LOG_ERROR(AGENT, "state database damaged error=\"%s\"", what);
     atomic_store(&a->state_damaged, true);
     if (atomic_load(&a->opened)) {
         agent__stores_request_restart(a);
@@ -54,7 +53,7 @@ static void on_damaged(void *ctx, const char *what)
 
 struct lost_ids {
     struct log_store *log;
-    bool any; /* still here */
+    bool any; /* such a replica still exists here */
 };
 
 static bool is_here(struct log_store *log, uint64_t replica_id)
@@ -92,7 +91,10 @@ static void note_lost(const char *old, const struct state_wanted *list, size_t n
     }
     char *path = xasprintf("%s/LOST", old);
     if (textfile_write(path, "thole-lost", DATADIR_FORMAT, &lines, &st) != THOLE_OK) {
-        LOG_WARN(AGENT, "the old state database is not deleted by itself later: %s", st.message);
+        LOG_WARN(
+            AGENT,
+            "cannot write the list of lost replicas error=\"%s\"; delete the old database by hand",
+            st.message);
     }
     free(path);
 }
@@ -105,10 +107,11 @@ static void sweep_one(struct agent *a, const char *name)
     enum thole_code code = textfile_read(path, "thole-lost", DATADIR_FORMAT, lost_line, &l, &st);
     bool unused = code == THOLE_OK ? !l.any : code == THOLE_NOT_FOUND && state_db_is_remains(kept);
     if (unused && state_db_delete(kept, &st) == THOLE_OK) {
-        LOG_INFO(AGENT, "no replica here lost data in it: an old database is deleted path=%s",
+        LOG_INFO(AGENT, "deleted an old state database: no replica here lost data in it path=%s",
                  kept);
     } else {
-        LOG_WARN(AGENT, "an old, damaged state database is kept path=%s", kept);
+        LOG_WARN(AGENT, "keeping the damaged state database until its replicas are rebuilt path=%s",
+                 kept);
     }
     free(path);
     free(kept);
@@ -127,7 +130,7 @@ static void sweep_kept(struct agent *a)
     }
 }
 
-/* ---- How often ------------------------------------------------------------------------------- */
+/* ---- History --------------------------------------------------------------------------------- */
 
 struct history {
     uint64_t since_s;
@@ -149,8 +152,8 @@ static bool history_line(void *ctx, const char *key, char *value)
     return true;
 }
 
-/* Durable before the attempt, so that one that ends the process counts, too. `*ret_before` is what
- * was noted before. */
+/* Durable before the salvage, so that a salvage that ends the process counts, too. `*ret_before` has
+ * the history before it. */
 static enum thole_code count_salvage(struct agent *a, struct bytes *ret_before,
                                      struct thole_status *st)
 {
@@ -163,10 +166,11 @@ static enum thole_code count_salvage(struct agent *a, struct bytes *ret_before,
         code = THOLE_OK;
     }
     if (code == THOLE_OK && h.count >= SALVAGES_MAX) {
-        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                          "the state database was damaged %" PRIu32 " times within an hour: the "
-                          "disk is broken",
-                          h.count + 1);
+        code =
+            THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                       "the state database was damaged %" PRIu32 " times within an hour: replace "
+                       "the disk",
+                       h.count + 1);
     } else if (code == THOLE_OK) {
         bytes_append_slice(ret_before, bytes_slice(&h.lines));
         bytes_printf(&h.lines, "at %" PRIu64 "\n", now_s);
@@ -205,7 +209,7 @@ static const struct thole_machine_type *type_of(const struct agent *a, struct sl
     return NULL;
 }
 
-/* Has the replica data in the database? In doubt, yes. */
+/* Does the replica have data in the database? True if that cannot be known. */
 static bool has_data(const struct agent *a, const struct store_replica *x)
 {
     struct codec_descriptor d = {0};
@@ -241,7 +245,7 @@ static size_t find_wanted(struct agent *a, struct state_wanted **ret)
     return n;
 }
 
-static void tell(const struct state_wanted *list, size_t n, const char *kept)
+static void report_salvage(const struct state_wanted *list, size_t n, const char *kept)
 {
     size_t lost = 0;
     for (size_t i = 0; i < n; i++) {
@@ -249,13 +253,14 @@ static void tell(const struct state_wanted *list, size_t n, const char *kept)
     }
     metric_add(&salvages, 1);
     metric_add(&lost_replicas, (int64_t)lost);
-    LOG_WARN(AGENT, "the state database was made anew replicas=%zu lost=%zu", n, lost);
+    LOG_WARN(AGENT, "state database salvaged replicas=%zu lost=%zu", n, lost);
     if (kept != NULL) {
-        LOG_ERROR(AGENT,
-                  "replicas that lost their data are rebuilt from their peers; one whose shard has "
-                  "no majority elsewhere stays failed: restore a snapshot of the shard. The old "
-                  "database is kept until they are gone path=%s",
-                  kept);
+        LOG_ERROR(
+            AGENT,
+            "replicas that lost their data are rebuilt from their peers; a replica whose shard "
+            "has no majority elsewhere stays failed: restore a snapshot of the shard; the "
+            "damaged database is kept until then path=%s",
+            kept);
     }
 }
 
@@ -269,7 +274,7 @@ static enum thole_code salvage(struct agent *a, const char *path, struct thole_s
         size_t n = find_wanted(a, &list);
         code = state_db_salvage(path, list, n, note_lost, &kept, st);
         if (code == THOLE_OK) {
-            tell(list, n, kept);
+            report_salvage(list, n, kept);
         } else if (code != THOLE_DATA_LOSS) {
             uncount_salvage(a, &before);
         }
@@ -288,7 +293,7 @@ static enum thole_code open_state(struct agent *a, struct thole_status *st)
     const struct state_db_options o = {.path = path, .damaged = on_damaged, .ctx = a};
     enum thole_code code = state_db_open(&o, &a->state, st);
     if (code == THOLE_DATA_LOSS) {
-        LOG_ERROR(AGENT, "the state database is damaged: %s", st->message);
+        LOG_ERROR(AGENT, "state database damaged error=\"%s\"", st->message);
         code = salvage(a, path, st);
         if (code == THOLE_OK) {
             code = state_db_open(&o, &a->state, st);
@@ -310,8 +315,8 @@ enum thole_code agent__stores_open(struct agent *a, struct thole_status *st)
         sweep_kept(a);
     }
     free(log);
-    if (code == THOLE_DATA_LOSS && st != NULL) { /* what can be read around is not told here */
-        LOG_ERROR(AGENT, "the data directory is damaged, and cannot be read: %s", st->message);
+    if (code == THOLE_DATA_LOSS && st != NULL) {
+        LOG_ERROR(AGENT, "data directory damaged error=\"%s\"", st->message);
         code =
             THOLE_FAIL(st, THOLE_DATA_LOSS, st->reason,
                        "%.80s is damaged: for the cluster this disk is lost; start with an empty "

@@ -32,7 +32,7 @@ enum thole_code agent__tags_check(const char *const *tags, size_t count, struct 
         bytes += strlen(tags[i]) + 1;
         for (size_t k = 0; k < i && problem == NULL; k++) {
             if (same_key(tags[i], tags[k])) {
-                problem = "has a key that is there twice";
+                problem = "has a key that is given twice";
             }
         }
         if (problem != NULL) {
@@ -42,7 +42,7 @@ enum thole_code agent__tags_check(const char *const *tags, size_t count, struct 
     }
     if (bytes >= DATADIR_TAGS_BYTES) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "tags: more than %d bytes in all", DATADIR_TAGS_BYTES - 1);
+                          "tags take more than %d bytes in all", DATADIR_TAGS_BYTES - 1);
     }
     return THOLE_OK;
 }

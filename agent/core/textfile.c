@@ -36,7 +36,7 @@ static enum thole_code check(const char *path, const char *kind, uint32_t format
     if (found > format) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "%s has format %" PRIu32
-                          ", written by a newer version; this one knows %" PRIu32,
+                          " of a newer version; this version knows %" PRIu32,
                           path, found, format);
     }
     const char *sum = NULL;

@@ -1,5 +1,5 @@
 /* Small durable text files: a header line with kind and format, lines "key value", and a checksum.
- * People can read them; nobody should edit them. */
+ * They can be read by people, but must not be edited: the checksum would be wrong. */
 #ifndef AGENT_CORE_TEXTFILE_H
 #define AGENT_CORE_TEXTFILE_H
 

@@ -1,4 +1,4 @@
-/* Who calls whom: the vtables between bus, engine, controllers and router.
+/* The vtables between bus, engine, controllers and router.
  *
  *   engine  --frames-->        bus        engine_transport.send -> bus_send
  *   bus     --frames-->        engine     bus_handler.frame -> engine_deliver
@@ -6,11 +6,11 @@
  *   engine  --replica state--> router's cache, hostctl, reconciler
  *   hostctl --commands-->      router     callbacks.propose -> agent_route on shard zero
  *   hostctl --addresses-->     addresses -> bus, reconciler (the peers file)
- *   bus     --hosts met-->     addresses
- *   hostctl --questions-->     bus, to other hosts: do they reach a silent one?
+ *   bus     --hellos-->        addresses
+ *   hostctl --reach queries--> bus, to other hosts: do they reach a silent host?
  *   bus     --signs of life--> hostctl
  *
- * Everything here runs on the threads of whoever calls, and only passes on. */
+ * Each function runs on its caller's thread, passes the call on and never blocks. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,7 +53,7 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     struct agent *a = ctx;
     router_cache_set_local(router_get_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
-    /* What fails now may be whole after the start that follows. */
+    /* After damage a restart follows, which may cure the failure. */
     if (h != NULL && !(s->failed && atomic_load(&a->state_damaged))) {
         hostctl_replica_changed(h, s);
     }
@@ -114,14 +114,14 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     agent__reconciler_wake(a->reconciler);
 }
 
-/* It says where it is now, which the registry may learn only later, or not without it. */
+/* The hello has the host's current address, which the registry learns later. */
 static void on_hello(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address)
 {
     struct agent *a = ctx;
     join__addresses_learn(a->peer_addresses, host, incarnation, address, ADDRESSES_HELLO);
 }
 
-/* What no time heals ends this host; the rest the bus has logged. */
+/* A permanent refusal ends this host; the bus has logged the others. */
 static void on_refused(void *ctx, const struct uuid *host, const struct thole_status *st)
 {
     (void)host;
@@ -133,9 +133,9 @@ static void on_refused(void *ctx, const struct uuid *host, const struct thole_st
 /* A row follows each start, so there is never a gap like this. */
 #define STARTS_MISSED_MAX (UINT64_C(1) << 20)
 
-/* A host that was removed, and has nothing left to hand over, is told so. The view knows starts
- * that this host has not seen itself. A host's certificate names it, and so does its row: an id
- * stays with the name under which it was admitted first. */
+/* Refuse a removed host that has handed over everything, a start that does not follow the start in
+ * the view (the view knows starts that this host has not seen), and a certificate with another name
+ * than the host's row: an id keeps the name under which it was first admitted. */
 static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint64_t incarnation,
                                 const struct lineage *lineage, struct thole_status *st)
 {
@@ -185,7 +185,7 @@ static void serve_reaches(struct agent *a, struct bus_request *q)
     struct thole_status st = {0};
     if (body.size != sizeof about.bytes) {
         thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
-                         "a host id has %zu bytes", sizeof about.bytes);
+                         "the host id must have %zu bytes", sizeof about.bytes);
         bus_answer_failure(q, &st);
         return;
     }
@@ -211,7 +211,7 @@ static void on_request(void *ctx, struct bus_request *q)
                        method == METHOD_WATCH || method == METHOD_PEER_BOOTSTRAP;
     if (!for_clients && !bus_request_from(q, &from)) {
         thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY, __FILE__, __LINE__,
-                         "only hosts may ask for this");
+                         "only hosts may call this method");
         bus_answer_failure(q, &st);
         return;
     }
@@ -247,7 +247,7 @@ static void on_request(void *ctx, struct bus_request *q)
         return;
     default:
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
-                         "no such method between hosts: %u", (unsigned)bus_request_method(q));
+                         "unknown method between hosts: %u", (unsigned)bus_request_method(q));
         bus_answer_failure(q, &st);
     }
 }
@@ -368,8 +368,8 @@ static bool is_eligible(struct agent *a, const struct uuid *host, const struct u
     return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
 }
 
-/* The leader that the registry knows of, at every other attempt; else the shard's replicas with
- * data in turn. */
+/* At every other attempt the leader by the registry; else the shard's replicas with data in turn.
+ * */
 static bool pick_by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
                              uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
 {
@@ -406,7 +406,7 @@ static bool pick_by_registry(struct agent *a, const struct registry_view *v, uin
     return true;
 }
 
-/* Before there is a view: the hosts that formed the cluster. */
+/* Without a view: the hosts that formed the cluster. */
 static bool pick_by_identity(struct agent *a, uint32_t attempt, const struct uuid *avoid,
                              struct uuid *ret)
 {
@@ -446,7 +446,7 @@ static bool router_shard_exists(void *ctx, uint64_t shard_id)
     bool exists = true;
     if (registry_view_cluster(v, &cluster)) {
         const thole_v1_Shard *row = registry_shard(v, shard_id, &buf);
-        /* One that is being deleted serves nobody, also while it waits for a dead host. */
+        /* A shard that is being deleted serves no requests, even while it waits for a dead host. */
         exists = row != NULL && !thole_v1_Shard_deleting(row);
     }
     registry_view_release(v);

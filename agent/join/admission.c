@@ -1,9 +1,9 @@
-/* Letting hosts in. See admission.h.
+/* Admitting hosts. See admission.h.
  *
- *   asked -> AdmitHost proposed -> accepted at revision R -> this host's view is at R -> answered
+ *   request -> AdmitHost proposed -> accepted at revision R -> the view is at R -> reply
  *
- * Every step may be repeated: AdmitHost of a host that is there already changes nothing but what
- * the host says of itself, so a newcomer that lost the answer simply asks again. */
+ * Every step is idempotent: AdmitHost of a member changes only what the host reports about itself,
+ * so a host that lost the reply retries. */
 #include "agent/join/admission.h"
 
 #include <inttypes.h>
@@ -24,7 +24,7 @@ struct joiner {
     struct bufslice command; /* until it is proposed */
     struct uuid host;
     char name[LIMIT_NAME_BYTES + 1];
-    uint64_t failed; /* a member's replica of shard zero: it waits for another one */
+    uint64_t failed; /* a member's failed replica of shard zero, to be replaced; 0: a new host */
     bool proposed;
     struct thole_status outcome;
     uint64_t revision, deadline_ns;
@@ -46,7 +46,7 @@ void join__admission_refuse(struct worker_msg *m)
 {
     struct thole_status st = {0};
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
-                     "the host that was asked is stopping");
+                     "this member is stopping; retry on another member");
     refuse(CONTAINER_OF(m, struct joiner, msg), &st);
 }
 
@@ -106,7 +106,7 @@ struct worker_msg *join__admission_new(struct agent *a, struct bus_request *requ
     j->deadline_ns = clock_now(executor_clock(a->executor)) + JOIN_NS;
     if (!agent_cluster(a, &cluster)) {
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
-                         "the host that was asked is not a member of a cluster yet");
+                         "this host is not a member of a cluster yet");
         refuse(j, &st);
         return NULL;
     }
@@ -139,7 +139,7 @@ void join__admissions_handle(struct admissions *js, struct worker_msg *m, uint64
         j->proposed = true;
         agent_command(js->agent, command, j->deadline_ns, admitted, j);
     } else if (j->outcome.code != THOLE_OK) {
-        LOG_INFO(AGENT, "refused a host name=%s error=\"%s\"", j->name, j->outcome.message);
+        LOG_INFO(AGENT, "host refused name=%s error=\"%s\"", j->name, j->outcome.message);
         refuse(j, &j->outcome);
     } else {
         j->next = js->waiting;
@@ -186,7 +186,7 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     size_t i = 0;
     for (struct slice after = {0}; (h = registry_next_host(v, after)) != NULL && i < n;
          after = registry_str(thole_v1_Host_name(h))) {
-        rows[i++] = (thole_v1_Host *)(uintptr_t)h; /* only read by the encoder */
+        rows[i++] = (thole_v1_Host *)(uintptr_t)h; /* the encoder only reads it */
     }
     size_t size = 0;
     const char *bytes = thole_bus_v1_JoinReply_serialize(reply, arena, &size);
@@ -194,7 +194,7 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     upb_Arena_Free(arena);
     bus_answer(j->request, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
                false);
-    LOG_INFO(AGENT, "let a host in name=%s replica=%" PRIu64, j->name, replica);
+    LOG_INFO(AGENT, "host admitted name=%s zero_replica=%" PRIu64, j->name, replica);
     free(j);
     return true;
 }
@@ -214,9 +214,8 @@ uint64_t join__admissions_step(struct admissions *js, uint64_t now_ns)
             struct thole_status st = {0};
             thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
                              j->failed != 0 && registry_view_revision(v) >= j->revision
-                                 ? "its replica of shard zero is not rebuilt yet; ask again"
-                                 : "admitted, but the view of the host that was asked lags; ask "
-                                   "again");
+                                 ? "the replica of shard zero is not replaced yet; retry"
+                                 : "admitted, but the view of this member lags behind; retry");
             refuse(j, &st);
             *at = after;
         } else {

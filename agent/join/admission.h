@@ -10,13 +10,13 @@
 
 struct admissions;
 struct admissions *join__admissions_new(struct agent *a);
-void join__admissions_stop(struct admissions *js); /* refuses those that wait */
+void join__admissions_stop(struct admissions *js); /* refuses the waiting hosts */
 void join__admissions_free(struct admissions *js);
-/* A request's message for the worker, or NULL when it was refused at once. */
+/* The message of a request for the worker; NULL: it was refused at once. */
 struct worker_msg *join__admission_new(struct agent *a, struct bus_request *request);
 void join__admission_refuse(struct worker_msg *m);
 void join__admissions_handle(struct admissions *js, struct worker_msg *m, uint64_t now_ns);
-/* Answers those that the view shows; returns when it wants to be called again at the latest. */
+/* Answer the hosts that the view shows. Returns when it must be called again at the latest. */
 uint64_t join__admissions_step(struct admissions *js, uint64_t now_ns);
 
 #endif

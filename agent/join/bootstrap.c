@@ -1,4 +1,4 @@
-/* Becoming a member of a cluster, and being one again after a restart. */
+/* Becoming a member of a cluster, and a member again after a restart. See agent/join/README.md. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -40,7 +40,7 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
         members[k].role = RAFT_VOTER; /* as the registry's Bootstrap says */
         memcpy(members[k].host, i->first.members[k].host.bytes, sizeof members[k].host);
     }
-    bool founder = i->zero_replica <= i->first.count; /* not with a replica that it got later */
+    bool founder = i->zero_replica <= i->first.count; /* a replacement replica is not initial */
     const struct engine_replica_spec spec = {
         .replica_id = i->zero_replica,
         .shard_id = REGISTRY_SHARD_ID,
@@ -56,14 +56,14 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
     return code;
 }
 
-/* The data directory was made of a snapshot (restore_zero.h): the replica, empty until now, is
- * founded on it. Repeated after a crash it may find that it was. */
+/* The data directory was made from a snapshot (restore_zero.h): the empty replica is founded on it.
+ * Idempotent: after a crash the step may already have been done. */
 static enum thole_code seed_zero(struct agent *a, const char *file, struct thole_status *st)
 {
     enum thole_code code;
     struct thole_status why = {0};
-    LOG_WARN(AGENT, "shard zero begins with a restored snapshot file=%s", file);
-    do { /* until its machine is open */
+    LOG_WARN(AGENT, "restoring shard zero from a snapshot file=%s", file);
+    do { /* NOT_READY until the machine is open */
         struct latch seeded;
         latch_init(&seeded);
         engine_seed(a->engine, REGISTRY_SHARD_ID, file, latch_callback, &seeded);
@@ -77,14 +77,13 @@ static enum thole_code seed_zero(struct agent *a, const char *file, struct thole
     return code;
 }
 
-/* What is left of a replica that another one replaces (join__replace_zero_start). */
+/* Delete the replica that join__replace_zero_start replaced. */
 static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
                                        struct thole_status *st)
 {
     struct latch removed;
     latch_init(&removed);
-    LOG_INFO(AGENT, "deleting replica %" PRIu64 " of shard zero, which another one replaces",
-             replica_id);
+    LOG_INFO(AGENT, "deleting the replaced replica of shard zero replica=%" PRIu64, replica_id);
     engine_replica_remove(a->engine, replica_id, latch_callback, &removed);
     enum thole_code code = latch_wait(&removed, st);
     latch_deinit(&removed);
@@ -103,7 +102,7 @@ static void repair_proposed(struct engine_request *q)
     latch_open(&p->done, &q->status);
 }
 
-/* The first command of the epoch, past the router, which holds back all others until then. */
+/* The first command of the epoch. It bypasses the router, which holds all others until then. */
 static enum thole_code propose_repair_zero(struct agent *a, uint64_t epoch, struct thole_status *st)
 {
     enum thole_code code;
@@ -124,12 +123,12 @@ static enum thole_code propose_repair_zero(struct agent *a, uint64_t epoch, stru
         code = latch_wait(&p.done, st);
         latch_deinit(&p.done);
         upb_Arena_Free(arena);
-    } while (code != THOLE_OK && join__pause(a, FORCE_PAUSE_MS)); /* no leader yet */
+    } while (code != THOLE_OK && join__pause(a, FORCE_PAUSE_MS)); /* until this replica leads */
     return code;
 }
 
-/* A repair marked this data directory (repair_zero.h): shard zero goes on with this replica
- * alone. */
+/* If a repair marked this data directory (repair_zero.h), make this replica the only voter of shard
+ * zero. */
 static enum thole_code force_zero(struct agent *a, struct thole_status *st)
 {
     uint64_t epoch;
@@ -137,11 +136,10 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
     if (code != THOLE_OK || epoch == 0) {
         return code;
     }
-    LOG_WARN(AGENT, "shard zero is being repaired: this host is its only voter epoch=%" PRIu64,
-             epoch);
+    LOG_WARN(AGENT, "repairing shard zero: this host becomes its only voter epoch=%" PRIu64, epoch);
     struct engine_replica_status s = {0};
     struct thole_status why = {0};
-    do { /* until its machine is open */
+    do { /* NOT_READY until the machine is open */
         struct latch forced;
         latch_init(&forced);
         engine_force(a->engine, REGISTRY_SHARD_ID, epoch, latch_callback, &forced);
@@ -150,7 +148,8 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
         (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
         if (s.failed) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                              "shard zero cannot be repaired with this host: %.160s", s.failure);
+                              "shard zero cannot be repaired with this host's replica: %.160s",
+                              s.failure);
         }
     } while (code != THOLE_OK && why.reason == THOLE_REASON_NOT_READY &&
              join__pause(a, FORCE_PAUSE_MS));
@@ -166,7 +165,7 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
     return code == THOLE_OK ? repair_zero_unmark(&a->dir, st) : code;
 }
 
-/* A host deletes its replica of shard zero last, when it has been removed from the cluster. */
+/* Was the replica deleted, as the last step of removing this host? */
 static bool has_tombstone(struct agent *a, uint64_t replica_id)
 {
     uint64_t *ids = NULL;
@@ -179,9 +178,8 @@ static bool has_tombstone(struct agent *a, uint64_t replica_id)
     return found;
 }
 
-/* Run shard zero's replica: the one the engine found in the log, or, only on the way into the
- * cluster, a new one. A replica that was there and is not any more must not be made again: it
- * would have forgotten its votes. */
+/* Run shard zero's replica: the one that the engine found in the log, or a new one while the host
+ * becomes a member. A lost replica must not be created again: it would have forgotten its votes. */
 static enum thole_code run_member(struct agent *a, struct identity *i, struct thole_status *st)
 {
     struct engine_replica_status s;
@@ -192,8 +190,8 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     if (!there && i->zero_created) {
         return THOLE_FAIL(
             st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-            "%s/log has no replica of shard zero although it had one: the log was lost; "
-            "wipe the data directory and join as a new host",
+            "%s/log has lost its replica of shard zero: wipe the data directory and join "
+            "as a new host",
             a->dir.path);
     }
     enum thole_code code = THOLE_OK;
@@ -231,7 +229,8 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
         }
     }
     pthread_mutex_lock(&a->lock);
-    a->identity.cluster = i->cluster; /* host and name stay, and are read without the lock */
+    a->identity.cluster =
+        i->cluster; /* host and name never change: they are read without the lock */
     a->identity.zero_replica = i->zero_replica;
     a->identity.zero_created = i->zero_created;
     a->identity.zero_seed[0] = 0;
@@ -241,7 +240,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     pthread_mutex_unlock(&a->lock);
     char id[UUID_TEXT_BYTES];
     uuid_format(&i->cluster, id);
-    LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
+    LOG_INFO(AGENT, "became a member cluster=%s zero_replica=%" PRIu64, id, i->zero_replica);
     agent__reconciler_wake(a->reconciler);
     join__addresses_wake(a->peer_addresses);
     agent_signal(a);
@@ -265,7 +264,7 @@ enum thole_code join__bootstrap_become_member(struct agent *a, const struct iden
     return code;
 }
 
-/* ---- Ways in --------------------------------------------------------------------------------- */
+/* ---- Modes ----------------------------------------------------------------------------------- */
 
 static enum thole_code form_single(struct agent *a, struct thole_status *st)
 {
@@ -297,7 +296,7 @@ static void *bootstrap_main(void *ctx)
     return NULL;
 }
 
-/* A host at a loopback address is for those on the same machine. */
+/* Hosts on other machines cannot reach a host at a loopback address. */
 static enum thole_code check_reachable_from(struct agent *a, const char *other,
                                             struct thole_status *st)
 {
@@ -305,13 +304,12 @@ static enum thole_code check_reachable_from(struct agent *a, const char *other,
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "this host would tell the one at %.100s to find it at %.100s, which is only "
-                      "within this machine: give --listen (or --advertise) with an address that "
-                      "the others reach",
+                      "the host at %.100s cannot reach this host at the loopback address %.100s: "
+                      "give --listen (or --advertise) with an address that other machines reach",
                       other, agent_address(a));
 }
 
-/* Mistakes in the addresses are told at once. */
+/* Report a wrong address at once, before any round. */
 static enum thole_code check_peer_addresses(struct agent *a, struct thole_status *st)
 {
     char *copy = NULL;
@@ -331,12 +329,12 @@ static enum thole_code check_peer_addresses(struct agent *a, struct thole_status
 
 static enum thole_code start_thread(struct agent *a, struct thole_status *st)
 {
-    enum thole_code code =
-        a->addresses != NULL ? check_peer_addresses(a, st) : THOLE_OK; /* else as promised */
+    enum thole_code code = a->addresses != NULL ? check_peer_addresses(a, st)
+                                                : THOLE_OK; /* NULL: the promise has them */
     if (code != THOLE_OK) {
         return code;
     }
-    agent__set_waiting_for(a, "not yet a member of a cluster: looking for the others");
+    agent__set_waiting_for(a, "not yet a member of a cluster: contacting the other hosts");
     if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
     }
@@ -344,7 +342,7 @@ static enum thole_code start_thread(struct agent *a, struct thole_status *st)
     return THOLE_OK;
 }
 
-/* What was asked for and is not done, because it is for new hosts. Tags: reconciler.c. */
+/* Flags for new hosts are ignored on a member. Tags: see reconciler.c. */
 static void warn_ignored_flags(const struct agent *a)
 {
     const struct member_list *first = &a->identity.first;
@@ -353,8 +351,8 @@ static void warn_ignored_flags(const struct agent *a)
     uuid_format(&a->identity.cluster, id);
     if (a->bootstrap == AGENT_BOOTSTRAP_DEV && !alone) {
         LOG_WARN(AGENT,
-                 "--dev is ignored: this host is a member of a cluster already cluster=%s; give "
-                 "an empty data directory to begin another one",
+                 "--dev is ignored: this host is already a member of a cluster; give an empty data "
+                 "directory to create another cluster cluster=%s",
                  id);
     }
 }
@@ -385,8 +383,8 @@ enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st)
         break;
     }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
-                      "the data directory %s is new: begin with --dev (a cluster of this host "
-                      "alone), --peers or --join",
+                      "the data directory %s is new: give --dev (a cluster of this host alone), "
+                      "--peers or --join",
                       a->dir.path);
 }
 

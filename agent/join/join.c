@@ -1,5 +1,5 @@
-/* Joining an existing cluster: ask any member until one accepts, then start passively. And a
- * member's way to another replica of shard zero, when it cannot go on with the one it has. */
+/* Joining an existing cluster: ask members in turn until one admits this host, then start
+ * passively: the replica votes for nobody until the group's leader adds it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +14,8 @@
 #define ASK_MS 10000
 #define CHECK_MS 500
 #define PAUSE_MS 300
-/* A host of the same name is a member. It may be this one, before its disk was lost: it is waited
- * for until it is removed; but as long as it seems alive, the name is taken. */
+/* A member has this host's name. It may be this host before its disk was lost, so wait until that
+ * member is removed; but while it is alive, the name is taken. */
 #define SAME_NAME_PAUSE_MS 2000
 #define SAME_NAME_ROUNDS 8
 
@@ -46,7 +46,7 @@ static bool host_id_of(const thole_v1_Host *h, struct uuid *ret)
     return uuid_parse(id, ret);
 }
 
-/* The addresses of the others, durable before this host is a member: a restart finds them. */
+/* Durable before this host is a member, so that a restart finds the other hosts. */
 void join__learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
 {
     size_t n = 0;
@@ -65,7 +65,7 @@ void join__learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
     }
     struct thole_status st = {0};
     if (join__addresses_save(a->peer_addresses, &st) != THOLE_OK) {
-        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; it is written again later",
+        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; retrying after the next change",
                  st.message);
     }
 }
@@ -79,8 +79,8 @@ static enum thole_code accept_reply(struct agent *a, struct slice body, struct t
     uint64_t replica = reply != NULL ? thole_bus_v1_JoinReply_replica_id(reply) : 0;
     enum thole_code code = THOLE_OK;
     if (cluster.size != sizeof(struct uuid) || replica == 0) {
-        code =
-            THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST, "malformed answer to a join");
+        code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST,
+                          "malformed reply to a request to join");
     } else {
         struct identity *i = xmalloc(sizeof *i);
         *i = a->identity;
@@ -100,7 +100,7 @@ struct join {
     struct agent *agent;
     const char *addresses[DATADIR_MEMBERS_MAX];
     size_t count;
-    uint32_t same_name; /* rounds in which the name was taken by a living host */
+    uint32_t same_name; /* rounds in which a live host had the name */
     uint32_t pause_ms;  /* until the next round */
 };
 
@@ -110,10 +110,10 @@ bool join__is_permanent_refusal(const struct thole_status *st)
            st->code == THOLE_INVALID_ARGUMENT;
 }
 
-/* An answer that is no admission. True when asking again is useless. */
+/* Returns true if retrying is useless. */
 static bool note_refusal(struct join *j, size_t i, const struct thole_status *st)
 {
-    agent__set_waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
+    agent__set_waiting_for(j->agent, "joining: %s refused: %.280s", j->addresses[i], st->message);
     if (st->reason == THOLE_REASON_EXISTS) {
         j->pause_ms = SAME_NAME_PAUSE_MS;
         j->same_name = st->code == THOLE_ALREADY_EXISTS ? j->same_name + 1 : 0;
@@ -122,7 +122,7 @@ static bool note_refusal(struct join *j, size_t i, const struct thole_status *st
     return join__is_permanent_refusal(st);
 }
 
-/* One round over the addresses. True when done, for good or ill. */
+/* Ask each address once. True when the host is a member or has failed. */
 static bool join_round(struct join *j)
 {
     struct agent *a = j->agent;
@@ -149,7 +149,7 @@ static bool join_round(struct join *j)
             agent__fail(a, &st);
             done = true;
         } else if (st.reason == THOLE_REASON_EXISTS) {
-            break; /* the others would say the same */
+            break; /* other members would answer the same */
         }
     }
     buf_unref(request);
@@ -173,7 +173,7 @@ void join__run(struct agent *a)
     free(j);
 }
 
-/* Best effort: an address that does not answer, or is in no cluster yet, contradicts nothing. */
+/* Best effort: an address that does not answer, or has no cluster yet, proves nothing. */
 enum thole_code join__check_cluster(struct agent *a, struct thole_status *st)
 {
     char *copy = NULL;

@@ -1,24 +1,28 @@
-/* How a host becomes a member of a cluster, and one again after a restart. */
+/* How a host becomes a member of a cluster, and a member again after a restart. */
 #ifndef AGENT_JOIN_JOIN_H
 #define AGENT_JOIN_JOIN_H
 
 #include "agent/core/agent_internal.h"
 
-/* bootstrap.c: becoming a member. Start what the identity and the options ask for: a member's
- * replica of shard zero, or the thread that makes this host a member. */
+/* bootstrap.c */
+
+/* Start a member's replica of shard zero, or else the thread that makes this host a member. */
 THOLE_MUST_CHECK enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st);
 void join__bootstrap_stop(struct agent *a);
-/* Durably become a member with this identity, then start shard zero's replica. Blocking. */
+/* Save this identity durably, then start shard zero's replica. Blocking. */
 THOLE_MUST_CHECK enum thole_code join__bootstrap_become_member(struct agent *a,
                                                                const struct identity *i,
                                                                struct thole_status *st);
-/* Sleep, or return false at once when the agent stops. */
+/* Sleep; false, and at once, when the agent stops. */
 bool join__pause(struct agent *a, uint32_t ms);
+/* Call the hook of tests. False: the bootstrap must end here. */
 bool join__bootstrap_step(struct agent *a, const char *name);
 
 /* join.c */
+
+/* Ask members until one admits this host. The bootstrap thread. */
 void join__run(struct agent *a);
-/* Is the data directory's cluster the one that these addresses belong to? */
+/* FAILED_PRECONDITION WRONG_CLUSTER: a host at --join belongs to another cluster. */
 THOLE_MUST_CHECK enum thole_code join__check_cluster(struct agent *a, struct thole_status *st);
 
 /* For the files of this room. */

@@ -1,4 +1,4 @@
-/* Where the other hosts are. See peer_addresses.h. */
+/* Addresses of the other hosts. See peer_addresses.h. */
 #include "agent/join/peer_addresses.h"
 
 #include <inttypes.h>
@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "proto/decode.h"
 
-/* Members, and as many that are on their way in or out. */
+/* All members, and as many hosts that are joining or leaving. */
 #define HOSTS_MAX (2 * LIMIT_MEMBERS)
 #define ASK_MS 1000
 #define PAUSE_MS_FIRST 200
@@ -20,7 +20,7 @@
 struct host_address {
     struct uuid host;
     uint64_t incarnation;
-    bool from_hello; /* the host itself said so */
+    bool from_hello;
     char address[ADDRESS_BYTES];
 };
 
@@ -33,7 +33,7 @@ struct addresses {
     pthread_cond_t changed;
     bool stopping;
     bool unsaved;     /* since the last join__addresses_save */
-    uint64_t changes; /* of places, and hosts that were lost */
+    uint64_t changes; /* counts changed addresses and lost connections */
     size_t count;
     struct host_address hosts[HOSTS_MAX];
 };
@@ -56,23 +56,23 @@ static void mark_changed(struct addresses *as)
     pthread_cond_signal(&as->changed);
 }
 
-/* Of what is known already: does this replace it? */
+/* Does this replace the known address? */
 static bool is_newer(const struct host_address *p, uint64_t incarnation,
                      enum addresses_source source, bool up)
 {
     switch (source) {
     case ADDRESSES_HELLO:
-        return true; /* the bus has compared its start with those that it knows */
+        return true; /* the bus has checked that this start is not a stale copy */
     case ADDRESSES_ROW:
         return incarnation > p->incarnation || (incarnation == p->incarnation && !p->from_hello);
-    case ADDRESSES_RELAYED: /* others may be wrong about one that is connected here */
+    case ADDRESSES_RELAYED: /* may be outdated; a connected host needs no relayed address */
         return !up &&
                (incarnation > p->incarnation || (incarnation == p->incarnation && !p->from_hello));
     }
     return false;
 }
 
-/* A host that was removed is not looked for, whatever others still know of it. */
+/* Ignore addresses of a removed host, which other hosts may still relay. */
 static bool is_removed_host(struct agent *a, const struct uuid *host)
 {
     struct registry_view *v = registry_view_acquire(a->registry);
@@ -108,16 +108,16 @@ void join__addresses_learn(struct addresses *as, const struct uuid *host, uint64
         p->from_hello = source == ADDRESSES_HELLO;
         snprintf(p->address, sizeof p->address, "%s", address);
     }
-    /* Under the lock, so that of two news at once the bus has the better one. */
+    /* Under the lock, so that the bus gets the newer of two concurrent changes. */
     if (moved && bus_peer_set(a->bus, host, address, NULL) != THOLE_OK) {
-        moved = false; /* the bus is stopping */
+        moved = false; /* the bus stops */
     }
     pthread_mutex_unlock(&as->lock);
     if (moved && !fresh) {
         char id[UUID_TEXT_BYTES];
         uuid_format(host, id);
-        LOG_INFO(AGENT, "a host has another address peer=%s address=%s incarnation=%" PRIu64, id,
-                 address, incarnation);
+        LOG_INFO(AGENT, "host moved peer=%s address=%s incarnation=%" PRIu64, id, address,
+                 incarnation);
     }
     if (moved && a->reconciler != NULL) {
         agent__reconciler_wake(a->reconciler);
@@ -183,7 +183,7 @@ enum thole_code join__addresses_save(struct addresses *as, struct thole_status *
     return code;
 }
 
-/* ---- Telling each other ---------------------------------------------------------------------- */
+/* ---- The exchange ---------------------------------------------------------------------------- */
 
 static void add(thole_bus_v1_Addresses *m, const struct uuid *host, uint64_t incarnation,
                 const char *address, upb_Arena *arena)
@@ -243,7 +243,7 @@ void join__addresses_serve(struct addresses *as, struct bus_request *request)
     struct thole_status st = {0};
     if (!bus_request_from(request, &from) || !agent_cluster(as->agent, &cluster)) {
         thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
-                         "members tell each other where they are");
+                         "only members of this cluster may exchange addresses");
         bus_answer_failure(request, &st);
         return;
     }
@@ -252,7 +252,8 @@ void join__addresses_serve(struct addresses *as, struct bus_request *request)
     bus_answer(request, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
 }
 
-/* ---- Looking for those that are not connected ------------------------------------------------ */
+/* ---- Searching for hosts that are not connected -----------------------------------------------
+ * */
 
 static void on_reply(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
@@ -269,7 +270,7 @@ static bool is_stopping(struct addresses *as)
     return stopping;
 }
 
-/* Whoever lives there says where it is, and what it knows. */
+/* The host at the address answers with its own address and all that it knows. */
 static void ask_address(struct addresses *as, const char *address, const struct buf *table)
 {
     struct thole_status st = {0};
@@ -283,7 +284,7 @@ static void ask_address(struct addresses *as, const char *address, const struct 
         merge(as, slice_of(reply->data, reply->size));
         buf_unref(reply);
     } else {
-        LOG_DEBUG(AGENT, "asked for hosts' addresses in vain address=%s error=\"%s\"", address,
+        LOG_DEBUG(AGENT, "request for addresses failed address=%s error=\"%s\"", address,
                   st.message);
     }
 }
@@ -298,7 +299,7 @@ static void ask_seeds(struct addresses *as, const struct buf *table)
     free(copy);
 }
 
-/* Returns how many are not connected. */
+/* Returns how many hosts are not connected. */
 static size_t search_round(struct addresses *as)
 {
     struct agent *a = as->agent;
@@ -350,7 +351,7 @@ static void *addresses_main(void *ctx)
         bool member = agent_cluster(as->agent, &cluster);
         size_t missing = member ? search_round(as) : 0;
         pthread_mutex_lock(&as->lock);
-        /* Hosts are lost and found in bursts: news while some are missing shorten no pause. */
+        /* Hosts disconnect and reconnect in bursts: changes do not shorten the pause. */
         pause_ms = missing == 0 || missing != missing_before ? PAUSE_MS_FIRST : 2 * pause_ms;
         pause_ms = pause_ms < PAUSE_MS_MAX ? pause_ms : PAUSE_MS_MAX;
         missing_before = missing;
@@ -380,7 +381,7 @@ void join__addresses_start(struct addresses *as)
 {
     as->running = pthread_create(&as->thread, NULL, addresses_main, as) == 0;
     if (!as->running) {
-        LOG_WARN(AGENT, "cannot start a thread; hosts that move are found by the registry alone");
+        LOG_WARN(AGENT, "cannot start a thread; only the registry reports hosts that moved");
     }
 }
 

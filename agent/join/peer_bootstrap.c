@@ -1,15 +1,14 @@
-/* Forming a new cluster with the hosts of --peers. README.md has the argument why there is never
- * more than one; the rules here are:
+/* Forming a new cluster with the hosts of --peers. README.md proves that at most one cluster forms.
+ * The rules:
  *
- *   P1  A host promises itself only to a list of (address, host id) with every peer in it, each of
- *       which has just told its id, and only if all were given the same addresses.
- *   P2  The promise is durable before anybody hears of it, and is never changed or withdrawn.
- *   P3  A host forms cluster H (the hash of the list) only when every host on the list has said
- *       that it is promised to H, or one of them that it has formed H already.
- *   P4  What it forms with is the list of its promise, and nothing else.
+ *   P1  A host promises only a list of (address, host id) of all peers. In the same round each peer
+ *       has answered with its id, and all have the same addresses.
+ *   P2  The promise is durable before any other host learns it, and never changes.
+ *   P3  A host forms cluster H (the hash of the list) only when every host of the list has answered
+ *       that it promised H, or one of them that it has formed H.
+ *   P4  It forms with exactly the list of its promise.
  *
- * Hosts ask each other in rounds until they have formed; this is the only thing in Thole that
- * polls, and it ends. */
+ * Hosts ask each other in rounds until they have formed. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,10 +37,10 @@ struct peer_bootstrap {
     struct member_list promise; /* cluster nil: none yet */
 };
 
-/* What a peer said in this round. */
+/* A peer's answer in this round. */
 struct answer {
     bool there, same_peers;
-    struct uuid host, promised, formed; /* nil: not */
+    struct uuid host, promised, formed; /* nil: none */
     char name[LIMIT_NAME_BYTES + 1];
     char tags[DATADIR_TAGS_BYTES];
 };
@@ -56,7 +55,7 @@ struct uuid join__peer_bootstrap_cluster_id(const struct member_list *l)
         bytes_append(&text, "", 1);
         bytes_append(&text, l->members[i].host.bytes, sizeof l->members[i].host.bytes);
     }
-    /* Host ids are random: two independent 64-bit hashes do. */
+    /* Host ids are random, so two independent 64-bit hashes suffice. */
     put_be64(id.bytes, hash64(text.data, text.size, 0));
     put_be64(id.bytes + 8, hash64(text.data, text.size, UINT64_C(0x74686f6c65)));
     bytes_deinit(&text);
@@ -137,7 +136,7 @@ static bool has_same_addresses(const struct peer_bootstrap *m, const upb_StringV
     return true;
 }
 
-/* False if the registry would refuse them, and with them the cluster's first command. */
+/* False if the registry would refuse the tags, and with them the cluster's first command. */
 static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
 {
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
@@ -222,7 +221,7 @@ static void ask_all(struct peer_bootstrap *m, struct answer *answers)
                            slice_of(request->data, request->size), ASK_MS, &reply, &peer,
                            &st) == THOLE_OK) {
             if (!read_reply(m, slice_of(reply->data, reply->size), r)) {
-                LOG_WARN(AGENT, "malformed answer of a peer address=%s; asking again",
+                LOG_WARN(AGENT, "malformed answer from a peer address=%s; retrying",
                          m->addresses[i]);
             } else if (!speaks_for_itself(a, &peer, r)) {
                 LOG_WARN(AGENT,
@@ -240,7 +239,7 @@ static void ask_all(struct peer_bootstrap *m, struct answer *answers)
     buf_unref(request);
 }
 
-/* The list that these answers make; false (and told) when they make none. */
+/* The list that these answers make. False: they make none, and the reason is set. */
 static bool make_list(struct peer_bootstrap *m, const struct answer *answers,
                       struct member_list *ret)
 {
@@ -261,7 +260,7 @@ static bool make_list(struct peer_bootstrap *m, const struct answer *answers,
         for (size_t k = 0; k < i; k++) {
             if (uuid_equal(&answers[k].host, &r->host) || strcmp(answers[k].name, r->name) == 0) {
                 agent__set_waiting_for(
-                    a, "forming a cluster: %s and %s are the same host, or have the same name",
+                    a, "forming a cluster: %s and %s are the same host or have the same name",
                     m->addresses[k], m->addresses[i]);
                 return false;
             }
@@ -314,14 +313,14 @@ static void form(struct peer_bootstrap *m)
             i->zero_replica = k + 1;
         }
     }
-    LOG_INFO(AGENT, "all peers agree; forming hosts=%" PRIu32, i->first.count);
+    LOG_INFO(AGENT, "forming the cluster: all peers agreed hosts=%" PRIu32, i->first.count);
     if (join__bootstrap_become_member(a, i, &st) != THOLE_OK && st.code != THOLE_CANCELLED) {
         agent__fail(a, &st);
     }
     free(i);
 }
 
-/* Has every host on the list of our promise said that it is promised to the same? (P3) */
+/* P3: has every host of the promised list answered with the same promise? */
 static bool have_all_promised(struct peer_bootstrap *m, const struct answer *answers)
 {
     for (size_t i = 0; i < m->count; i++) {
@@ -335,7 +334,7 @@ static bool have_all_promised(struct peer_bootstrap *m, const struct answer *ans
     return true;
 }
 
-/* A peer that is a member already. Returns true when this host may form too. */
+/* P3: True if a peer has formed the promised cluster. *ret_other: a peer has formed another one. */
 static bool follow_formed(struct peer_bootstrap *m, const struct answer *answers, bool *ret_other)
 {
     *ret_other = false;
@@ -349,14 +348,14 @@ static bool follow_formed(struct peer_bootstrap *m, const struct answer *answers
         *ret_other = true;
         agent__set_waiting_for(
             m->agent,
-            "forming a cluster: %s is in a cluster already, formed without this host; "
-            "join that one instead",
+            "forming a cluster: %s is already a member of a cluster without this host; "
+            "start with --join instead",
             m->addresses[i]);
     }
     return false;
 }
 
-/* False when there is nothing more to do. */
+/* False when this host has formed the cluster, failed or is stopping. */
 static bool run_round(struct peer_bootstrap *m, struct answer *answers, struct member_list *list)
 {
     struct agent *a = m->agent;
@@ -375,8 +374,8 @@ static bool run_round(struct peer_bootstrap *m, struct answer *answers, struct m
         }
         if (!uuid_equal(&m->promise.cluster, &list->cluster)) {
             agent__set_waiting_for(
-                a, "forming a cluster: this host is promised to other hosts than those "
-                   "that answer now; wipe the data directories to begin anew");
+                a, "forming a cluster: this host promised a list of other hosts; to start over, "
+                   "wipe the data directories");
             return true;
         }
         if (!have_all_promised(m, answers)) {
@@ -427,21 +426,21 @@ static enum thole_code read_addresses(struct peer_bootstrap *m, struct thole_sta
     }
     if (!self) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "--peers %.200s does not name this host, which is at %.100s: add that, "
-                          "or give --advertise with the one of them that is this host's",
+                          "--peers %.200s lacks this host's address %.100s: add it, or give "
+                          "--advertise with the address in the list that is this host's",
                           m->agent->addresses, agent_address(m->agent));
     }
     qsort(m->addresses, m->count, sizeof m->addresses[0], compare);
     for (size_t i = 1; i < m->count; i++) {
         if (strcmp(m->addresses[i - 1], m->addresses[i]) == 0) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                              "peer %s is there twice", m->addresses[i]);
+                              "--peers has %s twice", m->addresses[i]);
         }
     }
     return THOLE_OK;
 }
 
-/* A promise binds across restarts, whatever the flags say now. */
+/* A promise binds across restarts, whatever the flags are now. */
 enum thole_code join__peer_bootstrap_prepare(struct agent *a, struct thole_status *st)
 {
     struct peer_bootstrap *m = a->peer_bootstrap;
@@ -455,8 +454,8 @@ enum thole_code join__peer_bootstrap_prepare(struct agent *a, struct thole_statu
     if (a->bootstrap == AGENT_BOOTSTRAP_DEV || a->bootstrap == AGENT_BOOTSTRAP_JOIN) {
         return THOLE_FAIL(
             st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
-            "this host has promised to form a cluster with %s and others; wipe the data "
-            "directory to begin anew",
+            "this host has promised to form a cluster with %s and others; to start over, wipe "
+            "the data directory",
             m->promise.members[0].address);
     }
     a->bootstrap = AGENT_BOOTSTRAP_PEERS;

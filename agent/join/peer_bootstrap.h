@@ -6,13 +6,13 @@
 
 struct peer_bootstrap *join__peer_bootstrap_new(struct agent *a);
 void join__peer_bootstrap_free(struct peer_bootstrap *m);
-/* Before the bus answers: read the promise, if one was made, and the addresses. */
+/* Read the promise, if one was made, and the addresses. Before the bus answers requests. */
 THOLE_MUST_CHECK enum thole_code join__peer_bootstrap_prepare(struct agent *a,
                                                               struct thole_status *st);
 void join__peer_bootstrap_run(struct agent *a); /* the bootstrap thread */
 /* METHOD_PEER_BOOTSTRAP */
 void join__peer_bootstrap_serve(struct agent *a, struct bus_request *request);
-/* The id of a cluster that these members form: a hash over (address, host id), sorted. */
+/* The id of the cluster that these members form: a hash over their sorted (address, host id). */
 struct uuid join__peer_bootstrap_cluster_id(const struct member_list *l);
 
 #endif

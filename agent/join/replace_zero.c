@@ -11,8 +11,7 @@
 #include "proto/decode.h"
 
 #define PAUSE_MS 300
-/* The others answer when the old replica is out and there is a new one, or that there is none
- * yet. */
+/* A member answers once the old replica is out of the group and a new one is placed. */
 #define REPLACE_ASK_MS 2000
 
 struct zero_replacement {
@@ -21,7 +20,7 @@ struct zero_replacement {
     char failure[THOLE_STATUS_MESSAGE_BYTES];
 };
 
-/* Durable before the start that makes it: what that start finds of the old one it deletes. */
+/* Durable before the restart, which creates the new replica and deletes the old one. */
 static enum thole_code save_new_replica(struct agent *a, uint64_t replica, struct thole_status *st)
 {
     pthread_mutex_lock(&a->lock);
@@ -44,14 +43,13 @@ static void accept_replacement(struct zero_replacement *r, const thole_bus_v1_Jo
         agent__fail(r->agent, &st);
     } else {
         agent__request_restart(r->agent,
-                               "instead of replica %" PRIu64
-                               " of shard zero, which cannot go on (%.120s), it "
-                               "has replica %" PRIu64,
+                               "replica %" PRIu64 " of shard zero failed (%.120s); replica %" PRIu64
+                               " replaces it",
                                r->failed, r->failure, replica);
     }
 }
 
-/* True when done, for good or ill. */
+/* Ask each known host once. True when there is a new replica, or the host has failed. */
 static bool replace_round(struct zero_replacement *r)
 {
     struct agent *a = r->agent;
@@ -83,7 +81,7 @@ static bool replace_round(struct zero_replacement *r)
             done = true;
         } else {
             agent__set_waiting_for(
-                a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
+                a, "its replica of shard zero failed (%.120s); no replacement from %s yet: %.120s",
                 r->failure, addresses[i], st.message);
         }
     }
@@ -115,8 +113,7 @@ void join__replace_zero_start(struct agent *a, const struct engine_replica_statu
     snprintf(r->failure, sizeof r->failure, "%s",
              zero->failed ? zero->failure : "it was removed from the group");
     LOG_WARN(AGENT,
-             "replica %" PRIu64
-             " of shard zero cannot go on: %s; asking the others for another one",
+             "replica %" PRIu64 " of shard zero failed error=\"%s\"; requesting a replacement",
              r->failed, r->failure);
     a->replace_zero_running = pthread_create(&a->replace_zero_thread, NULL, replace_main, r) == 0;
     if (!a->replace_zero_running) {

@@ -4,9 +4,9 @@
 
 #include "agent/core/agent_internal.h"
 
-/* A member whose replica of shard zero failed, or is none of the group any more, gets another one
- * from the others, and starts again with it. On the reconciler's worker. */
+/* Ask other hosts for a new replica of shard zero, because `zero` failed or was removed from its
+ * group, and restart with it. On the reconciler's worker. */
 void join__replace_zero_start(struct agent *a, const struct engine_replica_status *zero);
-void join__replace_zero_stop(struct agent *a); /* after the worker */
+void join__replace_zero_stop(struct agent *a); /* after the worker stopped */
 
 #endif

@@ -42,7 +42,7 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
     struct thole_options o;
     if (options == NULL || options->size < offsetof(struct thole_options, listen)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "options.size is not set");
+                          "options.size is not set: use THOLE_OPTIONS_INIT");
     }
     api__copy_struct(&o, sizeof o, options, options->size);
     if (o.data_dir == NULL || !o.data_dir[0]) {
@@ -112,7 +112,7 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
 {
     if (t->is_client || t->agent != NULL) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
-                          "only a host is started, and once");
+                          "only a host can be started, and only once");
     }
     if (t->o.owns_process) {
         process_own();
@@ -260,7 +260,7 @@ enum thole_code api__need_host(const struct thole *t, struct thole_status *st)
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
-                      t->is_client ? "this is for hosts, not for clients"
+                      t->is_client ? "this call is for hosts, not for clients"
                                    : "the host has not been started");
 }
 
@@ -276,7 +276,7 @@ enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole
 {
     if (name == NULL || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "not a shard's name: \"%.64s\"", name != NULL ? name : "");
+                          "\"%.64s\" is not a valid shard name", name != NULL ? name : "");
     }
     if (strcmp(name, REGISTRY_SHARD_NAME) == 0) {
         return agent_refuse_zero(st);
@@ -300,7 +300,7 @@ uint64_t api__deadline(uint32_t timeout_ms)
     return clock_now(&clock_system) + (timeout_ms ? timeout_ms : DEFAULT_TIMEOUT_MS) * NS_PER_MS;
 }
 
-static void end_unsent(struct api_request *q, const struct thole_status *st)
+static void fail_unsent(struct api_request *q, const struct thole_status *st)
 {
     bufslice_unref(q->r.payload);
     q->r.payload = (struct bufslice){0};
@@ -315,7 +315,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
 {
     struct api_request *q = ctx;
     if (st->code != THOLE_OK) {
-        end_unsent(q, st);
+        fail_unsent(q, st);
         return;
     }
     atomic_store(&q->shard->id_plus_1, shard_id + 1);
@@ -330,10 +330,10 @@ static void request_done(struct router_request *r)
         q->done(q);
         return;
     }
-    /* The name may have gone to another shard since. */
+    /* A new shard may have the name. */
     atomic_store(&q->shard->id_plus_1, 0);
     if (q->resolved_anew || q->t->is_client) {
-        end_unsent(q, &r->status);
+        fail_unsent(q, &r->status);
         return;
     }
     q->resolved_anew = true;

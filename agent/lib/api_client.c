@@ -20,7 +20,7 @@
 struct endpoint {
     const char *address;
     struct uuid host; /* nil: unknown */
-    bool identify;    /* find out who is there (again) */
+    bool identify;    /* the worker must find out its host id */
 };
 
 struct client {
@@ -105,7 +105,7 @@ static bool client_pick_host(void *ctx, uint64_t shard_id, uint32_t attempt,
         const struct uuid *host = &c->endpoints[k].host;
         if (!uuid_is_nil(host) && !uuid_equal(host, avoid)) {
             *ret = *host;
-            c->current = k; /* stick to it */
+            c->current = k; /* keep using this endpoint */
             found = true;
         }
     }
@@ -140,7 +140,7 @@ static bool client_find_leader(void *ctx, const struct router_request *r, const 
     return true;
 }
 
-/* Only those that we were given addresses of are of use. */
+/* Only the client's endpoints can be addressed. */
 static void client_learn_leader(void *ctx, const struct router_request *r, const struct uuid *host)
 {
     struct client *c = ctx;
@@ -204,7 +204,7 @@ const char *api__client_addresses(const struct client *c)
     return c->addresses;
 }
 
-/* A refused connection answers at once, so the rounds have pauses. */
+/* A refused connection fails at once, so pause between rounds. */
 bool api__client_wait(struct client *c, uint32_t timeout_ms)
 {
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
@@ -249,7 +249,7 @@ static void no_request(void *ctx, struct bus_request *r)
     struct thole_status st = {0};
     (void)ctx;
     thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
-                     "a client serves nothing");
+                     "a client serves no requests");
     bus_answer_failure(r, &st);
 }
 
@@ -317,7 +317,7 @@ enum thole_code api__client_new(struct thole *t, const char *addresses, struct b
                           refused ? why.reason : THOLE_REASON_UNREACHABLE,
                           "no host answers at %.64s: %s", addresses, why.message);
     }
-    client_wake(c); /* the others */
+    client_wake(c); /* identify the other endpoints */
     return THOLE_OK;
 }
 

@@ -1,5 +1,4 @@
-/* The public API's own parts: handles, requests, clients. Everything public is in
- * <thole/thole.h>. */
+/* What the files of libthole share: handles, requests, clients. Public: <thole/thole.h>. */
 #ifndef AGENT_LIB_API_INTERNAL_H
 #define AGENT_LIB_API_INTERNAL_H
 
@@ -42,16 +41,16 @@ struct thole_shard {
     char name[THOLE_NAME_BYTES];
 };
 
-/* A request on its way for an operation, a blocking call or a command. `shard` NULL: shard zero. */
+/* The request of an operation, a blocking call or a command. `shard` NULL: shard zero. */
 struct api_request {
     struct thole *t;
     struct thole_shard *shard;
     void (*done)(struct api_request *q);
-    bool resolved_anew; /* its shard was gone, and the name looked up again */
+    bool resolved_anew; /* its shard was deleted, and the name resolved again */
     struct router_request r;
 };
 void api__route(struct api_request *q);
-/* Blocking: waits for the end; results stay in `q`. */
+/* Blocks until the request completed; the results stay in `q`. */
 void api__run(struct api_request *q);
 uint64_t api__deadline(uint32_t timeout_ms); /* 0: the default */
 enum thole_code api__finish(const struct api_request *q, struct thole_status *st);
@@ -59,12 +58,12 @@ enum thole_code api__finish(const struct api_request *q, struct thole_status *st
 THOLE_MUST_CHECK enum thole_code api__need_host(const struct thole *t, struct thole_status *st);
 /* FAILED_PRECONDITION unless it is a started host or a client. */
 THOLE_MUST_CHECK enum thole_code api__need_running(const struct thole *t, struct thole_status *st);
-/* Any size that an older or newer program gives, into ours. */
+/* Copy a struct of an older or newer program, of any size, into ours. */
 void api__copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size);
 
 /* api_ops.c */
 struct results *api__results_new(struct thole *t);
-void api__results_free(struct results *rs); /* after everything in flight has completed */
+void api__results_free(struct results *rs); /* waits until nothing is in flight */
 
 /* api_client.c */
 THOLE_MUST_CHECK enum thole_code api__client_new(struct thole *t, const char *addresses,
@@ -75,7 +74,7 @@ void api__client_free(struct client *c);
 void api__client_route(struct client *c, struct router_request *r, const char *shard_name);
 struct bus *api__client_bus(struct client *c);
 struct bus_tls *api__client_tls(struct client *c);         /* NULL: plain text */
-bool api__client_host(struct client *c, struct uuid *ret); /* the one to use now */
+bool api__client_host(struct client *c, struct uuid *ret); /* the endpoint in use */
 bool api__client_wait(struct client *c, uint32_t timeout_ms);
 const char *api__client_addresses(const struct client *c);
 

@@ -13,7 +13,7 @@ enum thole_code thole_log_levels(const char *spec, struct thole_status *st)
 {
     if (spec == NULL || !log_configure_text(spec)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "\"%.64s\" names no log levels; use for instance info,raft=debug",
+                          "\"%.64s\" is not a list of log levels; use for example info,raft=debug",
                           spec != NULL ? spec : "");
     }
     return THOLE_OK;
@@ -38,7 +38,7 @@ static void pass_on(void *ctx, const struct log_line *line)
 
 void thole_log_to(void (*line)(void *ctx, const struct thole_log_line *line), void *ctx)
 {
-    log_set_sink(NULL, NULL); /* no line is on its way to the old one after this */
+    log_set_sink(NULL, NULL); /* after this the old sink gets no line */
     sink.line = line;
     sink.ctx = ctx;
     if (line != NULL) {

@@ -1,8 +1,8 @@
 /* libthole: operations in batches, blocking calls, sessions.
  *
- * An accepted operation is one object from a pool and one copy of its payload. Completions are
- * collected by a worker, which hands them to the caller's function in arrays: whoever waits for
- * many operations is woken once for many. */
+ * An accepted operation is one object from a pool and one copy of its payload. A worker collects
+ * completions and hands them to the caller's function in arrays, so that a caller with many
+ * operations in flight is woken once for many. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -174,7 +174,7 @@ static enum thole_code check_op(const struct thole *t, const struct thole_op *op
 {
     if (op->shard == NULL || op->shard->t != t) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "op.shard is not of this handle");
+                          "op.shard belongs to another handle");
     }
     if (op->kind != THOLE_PROPOSE && op->kind != THOLE_QUERY) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

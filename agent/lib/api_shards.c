@@ -82,15 +82,15 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
     return to;
 }
 
-/* What libthole's own form has beside the message: the registry would say it without the field. */
+/* Checked here, because the registry's refusal would not name the field. */
 static enum thole_code check_name(const char *field, const char *name, struct thole_status *st)
 {
     if (name != NULL && registry_name_valid(slice_str(name))) {
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "%s: \"%.64s\" is no name: lower case letters, digits, dots and dashes, at "
-                      "most %d",
+                      "%s: \"%.64s\" is not a valid name: use lower case letters, digits, dots and "
+                      "dashes, at most %d",
                       field, name != NULL ? name : "", LIMIT_NAME_BYTES);
 }
 
@@ -239,17 +239,17 @@ enum thole_code thole_replica_delete(struct thole *t, uint64_t replica, uint32_t
     thole_registry_v1_RemoveReplica *remove =
         thole_registry_v1_Operation_mutable_remove_replica(op, arena);
     thole_registry_v1_RemoveReplica_set_replica_id(remove, replica);
-    thole_registry_v1_RemoveReplica_set_reason(remove, text("asked for by the user"));
+    thole_registry_v1_RemoveReplica_set_reason(remove, text("requested by the user"));
     return run(t, c, arena, timeout_ms, NULL, st);
 }
 
 /* ---- Waiting --------------------------------------------------------------------------------- */
 
-/* Formed, and Ready if anybody has said anything about that generation. */
+/* Formed, and Ready in a status of the current generation. */
 static bool shard_ready(const thole_v1_Shard *s, char *why, size_t size)
 {
     const thole_v1_ShardStatus *st = s != NULL ? thole_v1_Shard_status(s) : NULL;
-    snprintf(why, size, "%s", s != NULL ? "no status was reported yet" : "no such shard");
+    snprintf(why, size, "%s", s != NULL ? "no status was reported yet" : "shard not found");
     if (st == NULL) {
         return false;
     }
@@ -299,7 +299,7 @@ static bool ready_here(struct agent *a, void *ctx)
     return ready;
 }
 
-/* A client asks a host's control plane now and then. */
+/* A client polls a host's control plane. */
 static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline)
 {
     struct bus_channel *channel = NULL;

@@ -50,7 +50,7 @@ uint64_t thole_view_revision(const struct thole_view *v)
     return registry_view_revision(v->v);
 }
 
-static void put(char *to, size_t size, upb_StringView v)
+static void copy_text(char *to, size_t size, upb_StringView v)
 {
     size_t n = v.size < size ? v.size : size - 1;
     if (n > 0) {
@@ -59,8 +59,8 @@ static void put(char *to, size_t size, upb_StringView v)
     to[n] = 0;
 }
 
-/* The caller's struct may be of an older or newer version: only as much as both know is written. */
-static void give(void *to, uint32_t size, void *full, size_t full_size)
+/* The caller's struct may be of an older or newer version: write only what both versions have. */
+static void copy_out(void *to, uint32_t size, void *full, size_t full_size)
 {
     *(uint32_t *)full = size;
     memcpy(to, full, size < full_size ? size : full_size);
@@ -68,7 +68,7 @@ static void give(void *to, uint32_t size, void *full, size_t full_size)
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
+static bool copy_host(const thole_v1_Host *h, struct thole_host_info *io)
 {
     if (h == NULL) {
         return false;
@@ -76,27 +76,27 @@ static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
     struct thole_host_info i = {0};
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
     const thole_v1_HostStatus *st = thole_v1_Host_status(h);
-    put(i.name, sizeof i.name, thole_v1_Host_name(h));
-    put(i.id, sizeof i.id, thole_v1_Host_id(h));
+    copy_text(i.name, sizeof i.name, thole_v1_Host_name(h));
+    copy_text(i.id, sizeof i.id, thole_v1_Host_id(h));
     i.state = spec != NULL ? (uint32_t)thole_v1_HostSpec_state(spec) : 0;
     if (st != NULL) {
-        put(i.address, sizeof i.address, thole_v1_HostStatus_address(st));
+        copy_text(i.address, sizeof i.address, thole_v1_HostStatus_address(st));
         i.liveness = (uint32_t)thole_v1_HostStatus_liveness(st);
         i.incarnation = thole_v1_HostStatus_incarnation(st);
     }
     i.revision = thole_v1_Host_revision(h);
-    give(io, io->size, &i, sizeof i);
+    copy_out(io, io->size, &i, sizeof i);
     return true;
 }
 
 bool thole_view_next_host(const struct thole_view *v, struct thole_host_info *io)
 {
-    return give_host(registry_next_host(v->v, slice_str(io->name)), io);
+    return copy_host(registry_next_host(v->v, slice_str(io->name)), io);
 }
 
 bool thole_view_host(const struct thole_view *v, const char *name, struct thole_host_info *ret)
 {
-    return give_host(registry_host_by_name(v->v, slice_str(name)), ret);
+    return copy_host(registry_host_by_name(v->v, slice_str(name)), ret);
 }
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
@@ -114,7 +114,7 @@ static bool condition(const thole_v1_ShardStatus *st, const char *type)
     return false;
 }
 
-static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
+static bool copy_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
 {
     if (s == NULL) {
         return false;
@@ -122,15 +122,15 @@ static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
     struct thole_shard_info i = {0};
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     const thole_v1_ShardStatus *st = thole_v1_Shard_status(s);
-    put(i.name, sizeof i.name, thole_v1_Shard_name(s));
+    copy_text(i.name, sizeof i.name, thole_v1_Shard_name(s));
     i.id = thole_v1_Shard_id(s);
     if (spec != NULL) {
-        put(i.type, sizeof i.type, thole_v1_ShardSpec_type(spec));
+        copy_text(i.type, sizeof i.type, thole_v1_ShardSpec_type(spec));
         i.voters = thole_v1_ShardSpec_voters(spec);
         i.non_voting = registry_non_voting(spec);
     }
     if (st != NULL) {
-        put(i.leader_host, sizeof i.leader_host, thole_v1_ShardStatus_leader_host(st));
+        copy_text(i.leader_host, sizeof i.leader_host, thole_v1_ShardStatus_leader_host(st));
         i.leader_replica = thole_v1_ShardStatus_leader_replica(st);
         i.leader_term = thole_v1_ShardStatus_leader_term(st);
         i.formed = thole_v1_ShardStatus_formed(st);
@@ -139,20 +139,20 @@ static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
     i.deleting = thole_v1_Shard_deleting(s);
     i.generation = thole_v1_Shard_generation(s);
     i.revision = thole_v1_Shard_revision(s);
-    give(io, io->size, &i, sizeof i);
+    copy_out(io, io->size, &i, sizeof i);
     return true;
 }
 
 bool thole_view_next_shard(const struct thole_view *v, struct thole_shard_info *io)
 {
     struct registry_shard_buf shard_buf;
-    return give_shard(registry_next_shard(v->v, slice_str(io->name), &shard_buf), io);
+    return copy_shard(registry_next_shard(v->v, slice_str(io->name), &shard_buf), io);
 }
 
 bool thole_view_shard(const struct thole_view *v, const char *name, struct thole_shard_info *ret)
 {
     struct registry_shard_buf shard_buf;
-    return give_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
+    return copy_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
 }
 
 /* ---- Replicas -------------------------------------------------------------------------------- */
@@ -167,13 +167,13 @@ bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_in
     struct thole_replica_info i = {0};
     i.id = thole_v1_Replica_id(r);
     i.shard_id = thole_v1_Replica_shard_id(r);
-    put(i.shard, sizeof i.shard, thole_v1_Replica_shard(r));
-    put(i.host, sizeof i.host, thole_v1_Replica_host(r));
+    copy_text(i.shard, sizeof i.shard, thole_v1_Replica_shard(r));
+    copy_text(i.host, sizeof i.host, thole_v1_Replica_host(r));
     i.role = (uint32_t)thole_v1_Replica_role(r);
     i.phase = (uint32_t)thole_v1_Replica_phase(r);
     i.removing = thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE;
     i.user = thole_v1_Replica_owner(r) == thole_v1_REPLICA_OWNER_USER;
     i.revision = thole_v1_Replica_revision(r);
-    give(io, io->size, &i, sizeof i);
+    copy_out(io, io->size, &i, sizeof i);
     return true;
 }

@@ -1,4 +1,4 @@
-/* libthole: watches. A host's go through its agent, a client's over one exchange with a host. */
+/* libthole: watches. A host watches through its agent, a client over one exchange with a host. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +11,7 @@
 struct api_watch {
     struct thole *t;
     struct thole_watcher w;
-    struct ref refs; /* the source until it ended, and the caller of thole_watch */
+    struct ref refs; /* the source until it ended, and the table until thole_unwatch */
     uint64_t id;
     /* Client. */
     struct uuid host;
@@ -51,7 +51,6 @@ static void ended(void *ctx, const struct thole_status *st)
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-/* The name was found, or not. */
 static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
 {
     struct api_watch *w = ctx;
@@ -110,7 +109,7 @@ static enum thole_code start_client(struct api_watch *w, const char *shard, stru
     return THOLE_OK;
 }
 
-/* ---- Face ------------------------------------------------------------------------------------ */
+/* ---- Interface ------------------------------------------------------------------------------- */
 
 enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
                             const struct thole_watcher *watcher, uint64_t *ret_id,
@@ -123,12 +122,12 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
     if (shard == NULL || shard->t != t || watcher == NULL || watcher->event == NULL ||
         watcher->ended == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "a shard of this handle and both callbacks are needed");
+                          "a shard of this handle and both callbacks are required");
     }
     struct api_watch *w = xcalloc(1, sizeof *w);
     w->t = t;
     w->w = *watcher;
-    ref_init(&w->refs, 2); /* the source's, the table's */
+    ref_init(&w->refs, 2); /* source, table */
     pthread_mutex_lock(&t->lock);
     uint64_t id = w->id = ++t->next_watch;
     map_put(&t->watches, id, w);

@@ -1,4 +1,4 @@
-/* Which replica a repair would keep, and whether there may be one. Pure. */
+/* The decision of a repair: whether it is allowed, and which replica it keeps. Pure. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,7 +38,7 @@ static bool votes(uint8_t role)
     return role == RAFT_VOTER || role == RAFT_WITNESS;
 }
 
-/* Of one half of the configuration: who votes, and who of them answers and belongs to its epoch. */
+/* The voters of one half of the configuration, and those of them that answer with its epoch. */
 static void count_half(const struct repair_plan *p, const struct raft_config *c, bool outgoing,
                        uint32_t *ret_all, uint32_t *ret_alive)
 {
@@ -90,8 +90,8 @@ static void describe(struct repair_plan *p)
     size_t n = (size_t)snprintf(
         p->consequence, sizeof p->consequence,
         "replica %" PRIu64 " on %s becomes the only voter, with its log up to index %" PRIu64
-        " of term %" PRIu64 "; the others are built anew from it. Lost is what was acknowledged "
-        "after that by a quorum without it, which only these could have had:",
+        " of term %" PRIu64 "; the other replicas are rebuilt from it. Lost are entries that were "
+        "acknowledged later by a quorum without it, which only these hosts could have:",
         best->replica_id, best->host, best->last_index, best->last_term);
     bool any = false;
     for (size_t i = 0; i < p->count && n < sizeof p->consequence; i++) {
@@ -102,7 +102,7 @@ static void describe(struct repair_plan *p)
         }
     }
     if (!any && n < sizeof p->consequence) {
-        snprintf(p->consequence + n, sizeof p->consequence - n, " none that is known");
+        snprintf(p->consequence + n, sizeof p->consequence - n, " none");
     }
 }
 
@@ -118,7 +118,7 @@ static void decide(struct repair_plan *p)
     }
     p->epoch = epoch + 1;
     if (p->chosen == p->count) {
-        snprintf(p->refused, sizeof p->refused, "no replica that holds data answers");
+        snprintf(p->refused, sizeof p->refused, "no replica with data answers");
         return;
     }
     const struct raft_config *c = &p->replicas[p->chosen].config;
@@ -137,7 +137,7 @@ static void decide(struct repair_plan *p)
     if (quorum_alive(p, c, &all, &alive)) {
         snprintf(p->refused, sizeof p->refused,
                  "a quorum is alive: %" PRIu32 " of %" PRIu32
-                 " voters answer, and elect a leader by themselves",
+                 " voters answer, and will elect a leader",
                  alive, all);
         return;
     }

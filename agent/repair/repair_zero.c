@@ -1,4 +1,4 @@
-/* Shard zero in data directories of hosts that are stopped. See repair_zero.h. */
+/* Offline repair of shard zero. See repair_zero.h. */
 #include "agent/repair/repair_zero.h"
 
 #include <errno.h>
@@ -15,7 +15,7 @@
 #define MARK_FILE "force-zero"
 #define MARK_FORMAT 1
 
-/* ---- What a directory has -------------------------------------------------------------------- */
+/* ---- Reading a directory --------------------------------------------------------------------- */
 
 /* The newest configuration in the log. */
 static enum thole_code read_config(struct log_store *log, const struct store_replica *s,
@@ -68,7 +68,7 @@ static enum thole_code read_replica(struct log_store *log, struct repair_replica
         ret->epoch = ret->config.epoch;
         return code;
     }
-    snprintf(ret->problem, sizeof ret->problem, "no replica of shard zero in its log");
+    snprintf(ret->problem, sizeof ret->problem, "its log has no replica of shard zero");
     return THOLE_OK;
 }
 
@@ -78,9 +78,9 @@ static enum thole_code read_dir(const char *path, struct datadir *dir, struct uu
     struct identity *i = xcalloc(1, sizeof *i);
     char *identity = xasprintf("%s/identity", path);
     enum thole_code code = THOLE_OK;
-    if (access(identity, F_OK) != 0) { /* or one would be made */
+    if (access(identity, F_OK) != 0) { /* datadir_open would create it */
         code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_FORMAT,
-                          "%s is no data directory of a host", path);
+                          "%s is not a data directory of a host", path);
     }
     if (code == THOLE_OK) {
         code = datadir_open(path, NULL, dir, i, st);
@@ -109,7 +109,7 @@ static enum thole_code read_dir(const char *path, struct datadir *dir, struct uu
     return code;
 }
 
-/* Members of the chosen one's configuration whose directories were not given. */
+/* Add the members of the chosen replica's configuration whose directories were not given. */
 static void add_absent(struct repair_plan *p)
 {
     const struct raft_config *c = &p->replicas[p->chosen].config;
@@ -140,7 +140,7 @@ enum thole_code repair_zero_open(const char *const *paths, size_t n, struct repa
     memset(ret, 0, sizeof *ret);
     if (n == 0 || n > REPAIR_ZERO_DIRS_MAX) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "1 to %d data directories are needed", REPAIR_ZERO_DIRS_MAX);
+                          "1 to %d data directories are required", REPAIR_ZERO_DIRS_MAX);
     }
     snprintf(ret->plan.shard, sizeof ret->plan.shard, "zero");
     for (size_t i = 0; i < n; i++) {

@@ -1,9 +1,9 @@
-/* From a snapshot file of the registry to a data directory. See restore_zero.h.
+/* Offline restore of the registry. See restore_zero.h.
  *
- * The body of the file is a snapshot file of the engine. Its head and sessions are kept as they
- * are, and the machine's bytes are those of the new cluster (registry_refound). It becomes the seed
- * of shard zero's first replica, which the identity names. The identity is written last: before
- * that the directory is one of a host without a cluster. */
+ * The body of the file is a snapshot file of the engine. Its head and sessions are copied, and the
+ * machine's bytes are rewritten for the new cluster (registry_refound). The result is the seed of
+ * shard zero's first replica, which the identity names. The identity is written last: until then
+ * the directory belongs to a host without a cluster. */
 #include "agent/repair/restore_zero.h"
 
 #include <dirent.h>
@@ -17,7 +17,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 
-/* A registry is a few hundred bytes a shard; this is a bound for what is read into memory. */
+/* A registry has a few hundred bytes per shard; this bounds what is read into memory. */
 #define FILE_BYTES_MAX (UINT64_C(4) << 30)
 
 /* ---- The file -------------------------------------------------------------------------------- */
@@ -38,13 +38,13 @@ static enum thole_code check_file(struct snapshot_check *k, const struct buf *fi
         !slice_equal(registry_str(type), slice_str(REGISTRY_MACHINE_TYPE))) {
         upb_StringView name = thole_v1_SnapshotFile_shard(head);
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "this is a snapshot of the shard \"%.*s\", not of the registry (zero)",
+                          "this is a snapshot of shard \"%.*s\", not of the registry (shard zero)",
                           (int)name.size, name.size > 0 ? name.data : "");
     }
     return THOLE_OK;
 }
 
-/* Where the machine's bytes begin: after pieces with their sizes before them, and one of size 0. */
+/* Where the machine's bytes begin: after pieces prefixed by their sizes, ended by size 0. */
 static enum thole_code find_machine(struct slice body, size_t *ret, struct thole_status *st)
 {
     size_t end = body.size - SNAPSHOT_FILE_TRAILER_BYTES;
@@ -61,7 +61,7 @@ static enum thole_code find_machine(struct slice body, size_t *ret, struct thole
         at += size;
     }
     return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                      "the snapshot file is damaged: its body makes no sense");
+                      "the snapshot file is damaged: its body is malformed");
 }
 
 /* ---- The directory --------------------------------------------------------------------------- */
@@ -69,12 +69,12 @@ static enum thole_code find_machine(struct slice body, size_t *ret, struct thole
 static enum thole_code fail_not_empty(const char *path, const char *name, struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
-                      "%s is not empty: it holds \"%.64s\"", path, name);
+                      "%s is not empty: it contains \"%.64s\"", path, name);
 }
 
-/* A try that was killed leaves a lock, an identity without a cluster, and a part of the seed: the
- * next try uses them. A host that was started has more. */
-static bool may_be_left(const char *name)
+/* A killed restore leaves a lock, an identity without a cluster, and a partial seed, which the next
+ * restore overwrites. A host that was started has more files. */
+static bool is_leftover(const char *name)
 {
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, "lost+found") == 0 ||
            strcmp(name, "LOCK") == 0 || strcmp(name, "restores") == 0 ||
@@ -86,7 +86,7 @@ static enum thole_code check_empty(const char *path, struct thole_status *st)
     DIR *dir = opendir(path);
     enum thole_code code = THOLE_OK;
     for (struct dirent *e; code == THOLE_OK && dir != NULL && (e = readdir(dir)) != NULL;) {
-        if (!may_be_left(e->d_name)) {
+        if (!is_leftover(e->d_name)) {
             code = fail_not_empty(path, e->d_name, st);
         }
     }
@@ -119,7 +119,7 @@ static enum thole_code write_seed(struct datadir *d, const char *name, struct sl
     return code;
 }
 
-/* ---- All of it ------------------------------------------------------------------------------- */
+/* ---- Restore --------------------------------------------------------------------------------- */
 
 static enum thole_code fill(struct datadir *d, struct identity *i, struct slice body,
                             uint64_t index, struct restored_zero *ret, struct thole_status *st)
@@ -171,7 +171,7 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
         if (name != NULL) {
             snprintf(i->name, sizeof i->name, "%s", name);
         }
-        remove_in(path, "restores"); /* of a try that was killed */
+        remove_in(path, "restores"); /* of a killed restore */
         code = fill(&d, i, body, index, ret, st);
         if (code != THOLE_OK) {
             remove_in(path, "identity");

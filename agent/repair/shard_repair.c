@@ -1,4 +1,4 @@
-/* Asking the hosts for what they have of a shard, and making one replica its only voter. */
+/* Inspecting the replicas of a shard, and making one of them its only voter. See shard_repair.h. */
 #include "agent/repair/shard_repair.h"
 
 #include <inttypes.h>
@@ -53,13 +53,13 @@ static void finish(struct repair *r, const struct thole_status *st)
     free(r);
 }
 
-/* ---- What a host has ------------------------------------------------------------------------- */
+/* ---- Inspection ------------------------------------------------------------------------------ */
 
 static void inspect(struct agent *a, uint64_t shard_id, struct repair_replica *ret)
 {
     struct engine_replica_status s;
     if (!engine_shard_status(a->engine, shard_id, &s) || s.replica_id != ret->replica_id) {
-        snprintf(ret->problem, sizeof ret->problem, "the host does not have this replica");
+        snprintf(ret->problem, sizeof ret->problem, "the host has no such replica");
         return;
     }
     ret->leads = s.role == RAFT_LEADER && s.leader_ready;
@@ -113,9 +113,9 @@ static void read_inspected(struct repair_replica *r, struct slice body)
     struct thole_status st;
     const thole_bus_v1_InspectReply *in = PROTO_DECODE(thole_bus_v1_InspectReply, body, arena);
     if (in == NULL) {
-        snprintf(r->problem, sizeof r->problem, "its answer does not decode");
+        snprintf(r->problem, sizeof r->problem, "malformed reply");
     } else if (thole_bus_v1_InspectReply_replica_id(in) != r->replica_id) {
-        snprintf(r->problem, sizeof r->problem, "the host does not have this replica");
+        snprintf(r->problem, sizeof r->problem, "the host has no such replica");
     } else {
         upb_StringView failure = thole_bus_v1_InspectReply_failure(in);
         upb_StringView config = thole_bus_v1_InspectReply_config(in);
@@ -128,14 +128,14 @@ static void read_inspected(struct repair_replica *r, struct slice body)
         snprintf(r->problem, sizeof r->problem, "%.*s", (int)failure.size,
                  failure.size > 0 ? failure.data : "");
         if (raft_config_decode(slice_of(config.data, config.size), &r->config, &st) != THOLE_OK) {
-            snprintf(r->problem, sizeof r->problem, "its configuration does not decode");
+            snprintf(r->problem, sizeof r->problem, "malformed configuration");
         }
     }
     r->answered = true;
     upb_Arena_Free(arena);
 }
 
-/* ---- Carrying it out ------------------------------------------------------------------------- */
+/* ---- Execution ------------------------------------------------------------------------------- */
 
 static void on_forced_local(void *ctx, const struct thole_status *st)
 {
@@ -173,8 +173,7 @@ static void execute_plan(struct repair *r)
 {
     const struct repair_plan *p = &r->plan;
     const struct repair_replica *best = &p->replicas[p->chosen];
-    LOG_WARN(AGENT,
-             "repairing shard=%" PRIu64 " with replica=%" PRIu64 " on peer=%s epoch=%" PRIu64,
+    LOG_WARN(AGENT, "repairing shard=%" PRIu64 " only_voter=%" PRIu64 " peer=%s epoch=%" PRIu64,
              p->shard_id, best->replica_id, best->host, p->epoch);
     if (uuid_equal(&best->host_id, agent_host_id(r->agent))) {
         engine_force(r->agent->engine, p->shard_id, p->epoch, on_forced_local, r);
@@ -242,7 +241,7 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
         s.last_term != thole_bus_v1_Force_last_term(in) ||
         s.last_index != thole_bus_v1_Force_last_index(in) || s.role == RAFT_LEADER) {
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_STALE_REVISION,
-                         "the replica is not as the plan says any more; plan again");
+                         "the replica changed since the plan was made; plan again");
         force_answer(q, &st);
     } else if (s.leader_replica != 0) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
@@ -253,8 +252,7 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
     } else if (!is_known_host(a, q, &st)) {
         force_answer(q, &st);
     } else {
-        LOG_WARN(AGENT, "a repair makes this host's replica the only voter shard=%" PRIu64,
-                 shard_id);
+        LOG_WARN(AGENT, "repair makes this host's replica the only voter shard=%" PRIu64, shard_id);
         engine_force(a->engine, shard_id, epoch, force_served, q);
     }
     upb_Arena_Free(arena);
@@ -268,7 +266,7 @@ static void decide(struct repair *r)
     repair_decide(&r->plan);
     if (r->run && r->wanted_hash != r->plan.hash) {
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_STALE_REVISION,
-                         "the plan is not what it was; look at it again");
+                         "the plan changed; review it again");
     } else if (r->run && !r->plan.possible) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s",
                          r->plan.refused);
@@ -305,7 +303,7 @@ static void inspect_all(struct repair *r)
     thole_bus_v1_Inspect *in = thole_bus_v1_Inspect_new(arena);
     thole_bus_v1_Inspect_set_shard_id(in, r->plan.shard_id);
     struct bufslice body = encode(in, &thole_bus_v1_Inspect_msginit, arena);
-    size_t count = r->plan.count; /* the plan may be gone with the last answer */
+    size_t count = r->plan.count; /* the last answer may free the plan */
     upb_Arena_Free(arena);
     atomic_store(&r->unanswered, count + 1);
     for (size_t i = 0; i < count; i++) {

@@ -1,9 +1,8 @@
 /* Repair of a group that lost its quorum for good. See docs/operations.md, "Quorum loss".
  *
- * A plan is made of what the hosts of the shard's replicas say, and its decision is a pure function
- * (repair_plan.c); shard_repair.c asks, and carries it out. What follows from it, that the other
- * replicas are retired and built anew, is the controllers' work: the leader's configuration says
- * who is banned. */
+ * shard_repair.c asks the hosts of the shard's replicas, and executes the plan; the decision is a
+ * pure function (repair_plan.c). Afterwards the controllers retire and rebuild the other replicas,
+ * which the new leader's configuration bans. */
 #ifndef AGENT_REPAIR_SHARD_REPAIR_H
 #define AGENT_REPAIR_SHARD_REPAIR_H
 
@@ -15,11 +14,11 @@ struct repair_replica {
     struct uuid host_id;
     char host[LIMIT_NAME_BYTES + 1];
     bool answered;
-    char problem[160]; /* why not; or why it cannot be chosen */
+    char problem[160]; /* why it did not answer, or cannot be chosen */
     bool leads, witness;
     uint64_t epoch, last_term, last_index, applied;
-    struct raft_config config; /* in force there */
-    bool voter;                /* in the chosen one's configuration; set by repair_decide */
+    struct raft_config config; /* in force at that replica */
+    bool voter;                /* in the chosen replica's configuration; set by repair_decide */
 };
 
 struct repair_plan {
@@ -32,16 +31,16 @@ struct repair_plan {
     char refused[200];
     size_t chosen; /* index; count: none */
     uint64_t epoch;
-    uint64_t hash; /* over all that it rests on */
+    uint64_t hash; /* over all inputs of the decision */
     char consequence[600];
 };
 
-/* Chooses the replica that has the most: by (epoch, term of the last entry, index of it). Refused
- * while somebody leads or a quorum of the chosen one's configuration answers. */
+/* Choose the replica with the greatest (epoch, last term, last index). Refused while a leader, or a
+ * quorum of the chosen replica's configuration, answers. */
 void repair_decide(struct repair_plan *p);
 
-/* `plan` is borrowed; NULL if `st` is not OK. `hash` NULL: only plan. Else ABORTED unless it is
- * still the plan's; then repairs, and is done when the chosen replica leads. */
+/* `plan` is borrowed; NULL if `st` is not OK. `hash` NULL: only plan. Otherwise repair, and
+ * complete when the chosen replica leads; ABORTED if `hash` is no longer the plan's. */
 typedef void (*repair_done_fn)(void *ctx, const struct thole_status *st,
                                const struct repair_plan *plan);
 void repair_shard(struct agent *a, uint64_t shard_id, const uint64_t *hash, uint64_t deadline_ns,

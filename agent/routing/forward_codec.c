@@ -1,9 +1,8 @@
 /* Encoding of the exchanges between hosts: thole.bus.v1.Forward and ForwardReply.
  *
- * By hand: they are flat, and written and read for every operation. What is written goes into the
- * caller's space if it fits, so that most need no allocation; the bus copies it. What is read
- * points into a body that its owner keeps (upb may copy short strings even when asked to alias
- * them). */
+ * By hand, because every operation needs it and the messages are flat. A small body is written into
+ * the caller's space, without allocation; the bus copies it. Decoded fields point into the body
+ * (upb may copy short strings even when it should alias them). */
 #include <string.h>
 
 #include "agent/routing/forward_codec.h"
@@ -36,7 +35,7 @@ static uint8_t *put_bytes(uint8_t *p, uint8_t field, struct slice bytes)
     return p + bytes.size;
 }
 
-/* Room for all fields, whose bytes are `variable` together. */
+/* Room for all fields; `variable` is the size of all byte fields together. */
 static struct bufslice room(struct forward_space *space, size_t variable)
 {
     size_t max = FIELDS_MAX * NUMBER_BYTES_MAX + variable;
@@ -107,8 +106,8 @@ struct field {
     struct slice bytes; /* length-delimited */
 };
 
-/* Take one field from the front; false at the end or, with *ok cleared, on damage. Fixed-width
- * fields are none of ours, and are skipped by their size. */
+/* Take the first field. False at the end or, with *ok cleared, if the body is malformed. Unknown
+ * fixed-width fields are skipped. */
 static bool field_next(struct slice *in, struct field *ret, bool *ok)
 {
     uint64_t tag, size = 0;

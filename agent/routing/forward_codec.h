@@ -6,7 +6,7 @@
 
 #include "agent/core/agent.h"
 
-/* Where a small body is written. One that is larger has an owner. */
+/* Where a small body is written; a larger body gets a buffer of its own. */
 struct forward_space {
     uint8_t bytes[512];
 };
@@ -30,7 +30,7 @@ struct forward_reply {
     struct uuid leader_host;
     struct slice key;
     bool bookmark;
-    struct thole_status failure; /* code THOLE_OK: none, and the rest means nothing */
+    struct thole_status failure; /* code THOLE_OK: none, and the other fields are undefined */
 };
 static inline void router_reply_init(struct forward_reply *f)
 {

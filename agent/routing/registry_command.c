@@ -1,4 +1,4 @@
-/* Commands and reads of shard zero on top of the router. */
+/* Commands and linearizable reads of shard zero, and names of shards. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,16 +52,16 @@ static void command_done(struct router_request *r)
     free(c);
 }
 
-/* ---- Commands of others ---------------------------------------------------------------------- */
+/* ---- Commands of clients --------------------------------------------------------------------- */
 
 enum thole_code agent_refuse_zero(struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "shard: zero is the registry; it is read and changed through the services "
+                      "shard: zero is the registry; read and change it through the services "
                       "Hosts, Shards, Pools, Replicas, Operations, Events and Cluster");
 }
 
-/* What the library declares for its user. The rest is for hosts. */
+/* Operations that the library declares for its user. All others are for hosts. */
 static bool is_for_clients(const thole_registry_v1_Operation *op)
 {
     return thole_registry_v1_Operation_has_create_shard(op) ||
@@ -96,7 +96,7 @@ enum thole_code router_admit_command(struct slice given, bool from_host, struct 
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "command: %s", why);
     } else if (!from_host && !all_for_clients(c)) {
         code = THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
-                          "command: an operation that only hosts may propose");
+                          "command: only hosts may propose this operation");
     } else if (!from_host) {
         size_t size = 0;
         thole_registry_v1_Command_set_actor(c, upb_StringView_FromString("user"));
@@ -110,7 +110,8 @@ enum thole_code router_admit_command(struct slice given, bool from_host, struct 
     return code;
 }
 
-/* ---- Our own commands ------------------------------------------------------------------------ */
+/* ---- Commands of this host
+ * ----------------------------------------------------------------------- */
 
 void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
                    agent_command_fn done, void *ctx)
@@ -135,8 +136,8 @@ struct barrier {
     void *ctx;
 };
 
-/* The local replica read at or after the read point, on its applier: its view has been published.
- * What the machine answers does not matter. */
+/* The local replica has applied the read point, so its view was published. The machine's answer
+ * does not matter. */
 static void barrier_done(struct router_request *r)
 {
     struct barrier *b = CONTAINER_OF(r, struct barrier, r);
@@ -170,7 +171,7 @@ bool agent_has_view(struct agent *a, struct thole_status *st)
     registry_view_release(v);
     if (!has) {
         (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                         "this host has no view of the registry yet: use another host, or retry");
+                         "this host has no view of the registry yet: retry, or use another host");
     }
     return has;
 }
@@ -197,7 +198,7 @@ static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
 static void no_such(struct thole_status *st, struct slice name)
 {
     thole_status_set(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
-                     "no shard \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
+                     "shard \"%.*s\" not found", (int)(name.size < 128 ? name.size : 128),
                      (const char *)name.data);
 }
 
@@ -222,7 +223,7 @@ void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
     uint64_t id = 0;
     if (lookup(a, name, &id)) {
         done(ctx, &st, id);
-    } else { /* perhaps created a moment ago through another host */
+    } else { /* it may have just been created through another host */
         agent_resolve_anew(a, name, deadline_ns, done, ctx);
     }
 }

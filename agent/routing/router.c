@@ -1,13 +1,13 @@
-/* The router: one request's way. See router.h and "A proposal's way" in agent/README.md.
+/* The router: how a request finds its leader. See router.h and README.md.
  *
  *   router_route -> attempt -> LOCAL  engine_submit / engine_transfer -> local_done  -\
  *                          REMOTE bus_exchange                   -> remote_done --> settle
- *                          NONE   nobody known                                  -/    |
- *                                                                  done, or try again now or later
+ *                          NONE   no host known                                 -/    |
+ *                                                                  done, or retry now or later
  *
- * A request is tried again only if it certainly took no effect (and queries always), only by the
- * host where it began (hops == 0), and only until its deadline. Waiting requests are in one FIFO
- * per pause, since a constant pause makes the first in the first out: no timer structure. */
+ * Only the host where a request began (hops == 0) retries it, only if it certainly took no effect
+ * (a query always), and only until its deadline. Waiting requests are in one FIFO per delay: with a
+ * constant delay, the first in is the first due, so no timer structure is needed. */
 #include "agent/routing/router.h"
 
 #include <inttypes.h>
@@ -24,7 +24,7 @@ static METRIC_DEFINE_COUNTER(metric_local, "thole_router_local_total",
 static METRIC_DEFINE_COUNTER(metric_remote, "thole_router_remote_total",
                              "Requests sent to another host");
 static METRIC_DEFINE_COUNTER(metric_retries, "thole_router_retries_total",
-                             "Requests tried again because they certainly took no effect");
+                             "Requests retried because they certainly took no effect");
 
 static const uint32_t retry_delays_ms[] = {2, 5, 10, 25, 50, 100, 200};
 #define RETRY_DELAYS (sizeof retry_delays_ms / sizeof retry_delays_ms[0])
@@ -49,7 +49,7 @@ struct __attribute__((may_alias)) route {
     uint16_t attempt;
     uint8_t delay;      /* index into retry_delays_ms */
     bool local_refused; /* the local replica cannot serve this query */
-    bool by_hint;       /* in a client: the target was named by `leader` */
+    bool by_hint;       /* a client: `find_leader` named the target */
 };
 _Static_assert(sizeof(struct route) <= sizeof(((struct router_request *)0)->internal),
                "the router's part of a request must fit");
@@ -72,7 +72,7 @@ static void finish(struct router_request *r)
     r->done(r);
 }
 
-/* ---- Where to -------------------------------------------------------------------------------- */
+/* ---- Targets --------------------------------------------------------------------------------- */
 
 enum target { TARGET_LOCAL, TARGET_REMOTE, TARGET_NONE };
 
@@ -81,8 +81,8 @@ static bool is_candidate(const struct router *ro, const struct route *rt, const 
     return !uuid_is_nil(host) && !uuid_equal(host, &ro->o.self) && !uuid_equal(host, &rt->avoid);
 }
 
-/* A replica that has not changed since the start was not reported yet. Not put into the cache: a
- * newer report may have come meanwhile. */
+/* A replica that has not changed since the start has not been reported yet. Its status is not put
+ * into the cache: a newer report may arrive meanwhile. */
 static void read_local_replica(struct router *ro, uint64_t shard_id, struct route_hint *ret)
 {
     struct engine_replica_status s;
@@ -106,7 +106,7 @@ static enum target choose_target(struct router *ro, struct router_request *r)
         if (!router_cache_get(ro->cache, r->shard_id, &h)) {
             read_local_replica(ro, r->shard_id, &h);
         }
-        /* Reads of shard zero are about this host's view (agent_barrier): here, or not yet. */
+        /* Queries of shard zero synchronise this host's view (agent_barrier): only locally. */
         if (r->kind == ROUTER_QUERY && r->shard_id == REGISTRY_SHARD_ID) {
             return h.local && h.local_serves ? TARGET_LOCAL : TARGET_NONE;
         }
@@ -115,7 +115,7 @@ static enum target choose_target(struct router *ro, struct router_request *r)
             return TARGET_LOCAL;
         }
     }
-    /* Hints may be wrong in a circle. */
+    /* Wrong hints may form a cycle. */
     if (r->hops >= ROUTER_HOPS_MAX) {
         return TARGET_NONE;
     }
@@ -135,7 +135,7 @@ static enum target choose_target(struct router *ro, struct router_request *r)
     return TARGET_NONE;
 }
 
-/* ---- Here ------------------------------------------------------------------------------------ */
+/* ---- Local ----------------------------------------------------------------------------------- */
 
 static void local_done(struct engine_request *e)
 {
@@ -160,9 +160,9 @@ static void local_done(struct engine_request *e)
         router_cache_set_leader(ro->cache, r->shard_id, e->leader_term, &e->leader_host);
     } else if (e->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
         router_cache_remove_local(ro->cache, r->shard_id);
-        if (ro->o.shard_exists(ro->o.ctx, r->shard_id)) { /* the replica is gone, not the shard */
+        if (ro->o.shard_exists(ro->o.ctx, r->shard_id)) { /* only the replica was removed */
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__,
-                             __LINE__, "this host runs no replica of shard %" PRIu64 " now",
+                             __LINE__, "this host has no replica of shard %" PRIu64 " now",
                              r->shard_id);
         }
     }
@@ -206,9 +206,9 @@ static void submit_local(struct router *ro, struct router_request *r)
     engine_submit(ro->engine, e);
 }
 
-/* ---- There ----------------------------------------------------------------------------------- */
+/* ---- Remote ---------------------------------------------------------------------------------- */
 
-/* The bytes of an answer, kept alive with their owner or copied. */
+/* Keep the bytes of an answer: reference their owner, or copy them. */
 static struct bufslice retain(struct bufslice body, struct slice part)
 {
     if (part.size == 0) {
@@ -254,7 +254,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     struct forward_reply f;
     if (!router_decode_reply(body.bytes, &f)) {
         thole_status_set(&r->status, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
-                         "malformed answer from another host");
+                         "malformed reply from another host");
         finish(r);
         return;
     }
@@ -304,11 +304,11 @@ static void send_remote(struct router *ro, struct router_request *r, uint64_t no
 {
     struct route *rt = route_of(r);
     metric_add(&metric_remote, 1);
-    /* Rounded down, so that no hop prolongs it; 0 would be no limit. */
+    /* Rounded down, so that no hop extends the deadline; 0 would mean no limit. */
     uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS;
     left_ms = left_ms > 0 ? left_ms : 1;
-    /* One that leads no more, and is cut off, must not keep the request until its deadline: what
-     * was forwarded already is not tried again there, but here. */
+    /* A partitioned former leader must not hold the request until its deadline: a host does not
+     * retry a forwarded request (hops > 0), its sender does. */
     uint32_t hop = ro->engine != NULL || rt->by_hint;
     struct forward_space space;
     r->hops += hop;
@@ -318,12 +318,12 @@ static void send_remote(struct router *ro, struct router_request *r, uint64_t no
                  left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX, remote_done, r);
 }
 
-/* ---- Again? ---------------------------------------------------------------------------------- */
+/* ---- Retries --------------------------------------------------------------------------------- */
 
 static bool is_safe_to_retry(struct router *ro, const struct router_request *r)
 {
     if (r->status.reason == THOLE_REASON_TOO_STALE) {
-        return false; /* the caller asked for a refusal rather than for an older or later answer */
+        return false; /* the caller prefers this refusal to an older or later answer */
     }
     if (r->kind == ROUTER_QUERY &&
         (r->status.code == THOLE_UNAVAILABLE || r->status.code == THOLE_UNKNOWN)) {
@@ -341,7 +341,7 @@ static bool is_safe_to_retry(struct router *ro, const struct router_request *r)
     case THOLE_REASON_DROPPED:
     case THOLE_REASON_STOPPED:
         return true;
-    case THOLE_REASON_MACHINE_FAILED: /* another replica leads soon */
+    case THOLE_REASON_MACHINE_FAILED: /* another replica will lead soon */
         return r->status.code == THOLE_UNAVAILABLE;
     case THOLE_REASON_NO_SUCH_SHARD:
         return ro->engine != NULL && ro->o.shard_exists(ro->o.ctx, r->shard_id);
@@ -357,7 +357,7 @@ static void retry_later(struct router *ro, struct router_request *r)
     uint64_t delay_ns = retry_delays_ms[rt->delay] * NS_PER_MS;
     uint64_t now = clock_now(ro->clock);
     rt->due_ns = now + delay_ns;
-    if (rt->due_ns >= r->deadline_ns) { /* the last failure says more than "too late" */
+    if (rt->due_ns >= r->deadline_ns) { /* the last failure says more than DEADLINE_EXCEEDED */
         finish(r);
         return;
     }
@@ -381,7 +381,7 @@ static void finish_or_retry(struct router_request *r, bool learned)
     if (rt->attempt < UINT16_MAX) {
         rt->attempt++;
     }
-    /* A newly named leader is asked at once, but not for ever: two hosts may name each other. */
+    /* Try a newly named leader at once, but not forever: two hosts may name each other. */
     if (learned && rt->attempt % 4 != 0) {
         attempt(r);
         return;
@@ -399,7 +399,7 @@ static void attempt(struct router_request *r)
     if (now >= r->deadline_ns) {
         if (r->status.code == THOLE_OK) {
             thole_status_set(&r->status, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, __FILE__,
-                             __LINE__, "the deadline passed before the request was handed on");
+                             __LINE__, "the deadline passed before the request was sent");
         }
         finish(r);
         return;
@@ -422,11 +422,10 @@ static void attempt(struct router_request *r)
     }
     if (!ro->o.shard_exists(ro->o.ctx, r->shard_id)) {
         thole_status_set(&r->status, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__,
-                         __LINE__, "no shard with id %" PRIu64 ", or it is being deleted",
-                         r->shard_id);
+                         __LINE__, "shard %" PRIu64 " not found, or being deleted", r->shard_id);
     } else if (r->status.code == THOLE_OK || r->status.reason == THOLE_REASON_NOT_LEADER) {
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
-                         "no leader of shard %" PRIu64 " is known now", r->shard_id);
+                         "no leader of shard %" PRIu64 " is known", r->shard_id);
     }
     finish_or_retry(r, false);
 }
@@ -452,7 +451,7 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
     attempt(r);
 }
 
-/* ---- The worker of those that wait ----------------------------------------------------------- */
+/* ---- The worker of waiting requests ---------------------------------------------------------- */
 
 static uint64_t retry_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {

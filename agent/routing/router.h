@@ -1,12 +1,12 @@
-/* The router: brings a request to where it can be answered, and brings the answer back.
+/* The router: sends a request to a host that can answer it, and completes it with the answer.
  *
- * One per agent; a client of the library has one too, without an engine, whose `find_leader` and
- * `pick_host` name the endpoint to use. What it knows of leaders is a cache of hints
- * (router_cache.c): a wrong hint costs a round trip, never correctness.
+ * One per agent. A client of the library has one, too, without an engine: its callbacks
+ * `find_leader` and `pick_host` name the endpoint to use. Leaders are known by a cache of hints
+ * (router_cache.h): a wrong hint costs a round trip, never correctness.
  *
- * Threads: router_route runs on the caller's thread and never blocks; completions run on engine,
- * bus or the router's own thread. Each request is in exactly one place at a time: the engine, an
- * exchange, or the router's worker (waiting to be tried again), so it needs no lock. */
+ * Threads: router_route runs on the caller's thread and never blocks. Completions run on an engine
+ * thread, a bus thread or the router's worker. A request has exactly one owner at a time (engine,
+ * exchange, or the worker, while it waits for a retry), so it needs no lock. */
 #ifndef AGENT_ROUTING_ROUTER_H
 #define AGENT_ROUTING_ROUTER_H
 
@@ -23,31 +23,31 @@ struct router_options {
     struct uuid self; /* nil in a client */
     struct executor *executor;
     void *ctx;
-    /* A host that may serve the shard, or know who does, when the cache does not know: `attempt`
-     * counts up, so that another one may be named each time. `avoid` just failed. False: none. */
+    /* Without a hint: pick a host that may have a replica of the shard or know its leader.
+     * `attempt` counts up, to pick another host each time; the host `avoid` just failed. False:
+     * none. */
     bool (*pick_host)(void *ctx, uint64_t shard_id, uint32_t attempt, const struct uuid *avoid,
                       struct uuid *ret);
-    /* A client: the host that leads the request's shard, as far as earlier answers told, if it is
-     * not `avoid`; and what an answer tells (nil: that host knows nobody). NULL with an engine,
-     * whose cache knows. */
+    /* For clients; NULL with an engine, which uses the cache. The leader of the request's shard by
+     * earlier answers, unless it is `avoid`; and the leader by this answer (nil: unknown). */
     bool (*find_leader)(void *ctx, const struct router_request *r, const struct uuid *avoid,
                         struct uuid *ret);
     void (*learn_leader)(void *ctx, const struct router_request *r, const struct uuid *host);
-    /* Is there such a shard, as far as is known? Unknown counts as yes, being deleted as no. */
+    /* Does the shard exist? True if that is unknown, false while it is being deleted. */
     bool (*shard_exists)(void *ctx, uint64_t shard_id);
-    /* This host has no view yet, as `st` then says. NULL: it never lacks one. */
+    /* True, with `st` set, while this host has no view. NULL: it needs none. */
     bool (*lacks_view)(void *ctx, struct thole_status *st);
-    /* Does the shard take no proposals for now? NULL: it always does. */
+    /* Are proposals to the shard held back for now? NULL: never. */
     bool (*is_held)(void *ctx, uint64_t shard_id);
-    /* An exchange with this host could not be made. */
+    /* An exchange with this host failed. */
     void (*host_unreachable)(void *ctx, const struct uuid *host);
 };
 
 struct router *router_new(const struct router_options *o);
 /* Before the first request; never in a client. */
 void router_set_engine(struct router *ro, struct engine *e);
-/* New and waiting requests fail with STOPPED from now on; those in the engine or on the bus must be
- * ended by stopping these. */
+/* Fail new and waiting requests with STOPPED. Requests in the engine or on the bus end when these
+ * stop. */
 void router_stop(struct router *ro);
 void router_free(struct router *ro);
 

@@ -1,7 +1,7 @@
-/* What this host believes about who leads which shard. Hints only.
+/* Hints about leaders. See router_cache.h.
  *
- * Fed by the engine's observer for local replicas and by the answers of other hosts. Striped, so
- * that lookups from many threads do not meet; a lock is held for a map lookup and a copy. */
+ * Written by the engine's observer for local replicas and by the answers of other hosts. Striped,
+ * so that lookups on many threads rarely contend; a lock is held for a map lookup and a copy. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "base/map.h"
 
 #define STRIPES 16
-/* Hints of shards without a local replica, per stripe; beyond it the stripe starts afresh. */
+/* Entries per stripe. A full stripe drops its hints of shards without a local replica. */
 #define STRIPE_ENTRIES_MAX 8192
 
 struct stripe {
@@ -84,7 +84,7 @@ bool router_cache_get(struct router_cache *c, uint64_t shard_id, struct route_hi
     return h != NULL;
 }
 
-/* With the stripe locked. */
+/* The stripe is locked. */
 static struct route_hint *hint_make(struct stripe *s, uint64_t shard_id)
 {
     struct route_hint *h = map_get(&s->entries, shard_id + 1);

@@ -1,4 +1,4 @@
-/* Requests of other hosts and of the library's clients, as they come from the bus. */
+/* Requests from other hosts and from clients of the library. See router_serve.h. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,12 +16,12 @@
 struct forwarded_request {
     struct agent *agent;
     struct bus_request *request;
-    /* Of the shard, in the request; empty: an id was given, or the name was looked up again. */
+    /* The shard's name; empty: the request has an id, or the name was resolved again. */
     struct slice name;
     struct router_request r;
 };
 
-/* A client that names no deadline gets this one. */
+/* For clients that set no deadline. */
 #define SERVE_DEADLINE_NS (30 * NS_PER_S)
 
 size_t router_forwarded_bytes(void)
@@ -41,7 +41,7 @@ static void answer(struct forwarded_request *s)
     if (r->status.code != THOLE_OK) {
         f.failure = r->status;
     }
-    struct route_hint h; /* whom we could serve need not look elsewhere */
+    struct route_hint h; /* unneeded if a local replica served the request */
     bool served = r->status.code == THOLE_OK && r->here;
     if (!served && router_cache_get(router_get_cache(s->agent->router), r->shard_id, &h)) {
         f.leader_host = h.leader_host;
@@ -53,8 +53,7 @@ static void answer(struct forwarded_request *s)
     pool_give(&s->agent->forwarded, s);
 }
 
-/* Of shard zero: hosts may ask for everything, clients of the library for what their user
- * declares. */
+/* On shard zero hosts may do everything; clients may only propose what users declare. */
 static enum thole_code check_zero_request(struct forwarded_request *s)
 {
     struct uuid from;
@@ -86,7 +85,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
     answer(s);
 }
 
-/* The id of a name may be of a shard that is gone, and another one may have the name. */
+/* The name may belong to a new shard: resolve it again if the shard of its id was deleted. */
 static void served_done(struct router_request *r)
 {
     struct forwarded_request *s = CONTAINER_OF(r, struct forwarded_request, r);
@@ -122,11 +121,11 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
 {
     struct forwarded f;
     if (!router_decode_forward(bus_request_body(q), &f)) {
-        refuse(q, "malformed body of a forwarded request");
+        refuse(q, "malformed request");
         return;
     }
     if (f.payload.size > LIMIT_PAYLOAD_BYTES) {
-        refuse(q, "payload is larger than 1 MiB");
+        refuse(q, "the payload is larger than 1 MiB");
         return;
     }
     struct forwarded_request *s = pool_take(&a->forwarded);
@@ -136,7 +135,8 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
     s->agent = a;
     s->request = q;
     r->kind = kind_of(bus_request_method(q), &f);
-    r->payload = (struct bufslice){.bytes = f.payload}; /* the request has it until the answer */
+    r->payload =
+        (struct bufslice){.bytes = f.payload}; /* the bus request owns the bytes until the answer */
     r->session = f.session;
     r->sequence = f.sequence;
     r->target_replica = f.sequence;
@@ -156,7 +156,7 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
     }
 }
 
-/* ---- Watches for others ---------------------------------------------------------------------- */
+/* ---- Watches of others ----------------------------------------------------------------------- */
 
 struct served_watch {
     struct agent *agent;
@@ -164,7 +164,7 @@ struct served_watch {
     uint32_t hops;
     _Atomic uint64_t id;   /* 0 until the watch was made */
     _Atomic bool unwanted; /* cancelled, or too slow */
-    _Atomic uint32_t refs; /* the watch, its maker, and the request (for a cancellation) */
+    _Atomic uint32_t refs; /* the watch, the function that starts it, and the bus request */
     bool slow;
 };
 
@@ -203,7 +203,7 @@ static void served_ended(void *ctx, const struct thole_status *st)
     struct forward_reply f = {.failure = *st};
     if (w->slow) {
         thole_status_set(&f.failure, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__,
-                         __LINE__, "the watcher does not keep up; watch again");
+                         __LINE__, "the watcher is too slow; watch again");
     }
     struct forward_space space;
     bus_answer(w->request, router_encode_reply(&f, &space), false);
@@ -236,7 +236,7 @@ void router_serve_watch(struct agent *a, struct bus_request *q)
 {
     struct forwarded f;
     if (!router_decode_forward(bus_request_body(q), &f)) {
-        refuse(q, "malformed body of a watch");
+        refuse(q, "malformed request of a watch");
         return;
     }
     struct uuid from;

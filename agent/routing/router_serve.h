@@ -4,9 +4,9 @@
 
 #include "agent/core/agent.h"
 
-/* A PROPOSE, QUERY or TRANSFER exchange, or a WATCH. Answers the bus request, now or later. */
+/* METHOD_PROPOSE, QUERY and TRANSFER; METHOD_WATCH. Answer the bus request, now or later. */
 void router_serve_forward(struct agent *a, struct bus_request *q);
 void router_serve_watch(struct agent *a, struct bus_request *q);
-size_t router_forwarded_bytes(void); /* of an object in agent.forwarded */
+size_t router_forwarded_bytes(void); /* of an object in the pool agent.forwarded */
 
 #endif

@@ -1,8 +1,9 @@
-/* Watches: a local replica's events, or another host's over an exchange.
+/* Watches: events of a local replica, or of another host's over an exchange.
  *
- * Events come on an applier's or a bus thread, bookmarks on the watches' worker; a watch's lock
- * puts them in one order. All endings go through the worker: `ended` is called there, once, after
- * the source has been told to stop, and nothing is called after it. */
+ * Events arrive on an applier or bus thread, bookmarks on the watches' worker; the watch's lock
+ * orders them. Every watch ends on the worker: it stops the source, then calls `ended` once, as the
+ * last callback. */
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,11 +35,11 @@ struct watch {
     pthread_mutex_t lock;
     bool ended, begun;
     uint64_t local_id; /* the engine's */
-    bool local_ref;    /* the engine may call local_ended, which gives up a reference */
+    bool local_ref;    /* the engine holds a reference until local_ended */
     uint64_t remote_id;
     bool remote_open;
     struct uuid host;
-    uint64_t bookmarked; /* the index of the last bookmark: it never goes back */
+    uint64_t bookmarked; /* index of the last bookmark; never decreases */
 };
 
 struct router_watches {
@@ -63,7 +64,7 @@ static void watch_unref(struct watch *w)
     ref_drop(&w->refs, watch_release);
 }
 
-/* Ask the worker to end the watch; the first reason counts. */
+/* Let the worker end the watch; the first reason counts. */
 static void watch_end(struct watch *w, const struct thole_status *st)
 {
     bool expected = false;
@@ -90,7 +91,7 @@ static void deliver(struct watch *w, uint64_t index, struct slice key, struct sl
             w->w.event(w->w.ctx, index > 0 ? index - 1 : 0, none, none, true);
         }
         w->begun = true;
-        if (bookmark) { /* also when nothing happened: it says that the watch still stands */
+        if (bookmark) { /* sent without events, too: it shows that the watch is alive */
             w->bookmarked = index = index > w->bookmarked ? index : w->bookmarked;
         }
         w->w.event(w->w.ctx, index, key, event, bookmark);
@@ -158,7 +159,7 @@ void router_watch_end_status(struct thole_status *st)
         return;
     }
     thole_status_set(st, THOLE_UNAVAILABLE, THOLE_REASON_PEER_UNREACHABLE, __FILE__, __LINE__,
-                     "the host that served the watch does not answer any more; watch again");
+                     "the host that served the watch is unreachable; watch again");
 }
 
 static void remote_answer(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
@@ -229,10 +230,10 @@ static void start(struct watch *w)
     const struct router_options o = agent__wiring_router(w->set->agent);
     if (agent_has_view(w->set->agent, &st) && o.shard_exists(o.ctx, w->shard_id)) {
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
-                         "no replica of the shard can be reached");
+                         "no replica of shard %" PRIu64 " is reachable", w->shard_id);
     } else if (st.code == THOLE_OK) {
         thole_status_set(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
-                         "no such shard");
+                         "shard %" PRIu64 " not found", w->shard_id);
     }
     watch_end(w, &st);
 }
@@ -250,7 +251,7 @@ static void finish(struct watch *w)
         return;
     }
     if (local != 0) {
-        engine_unwatch(a->engine, local); /* after which it calls neither event nor ended */
+        engine_unwatch(a->engine, local); /* the engine makes no callback after this */
         local_release(w);
     }
     if (remote != 0) {
@@ -265,7 +266,7 @@ static void finish(struct watch *w)
     }
 }
 
-/* Every local watch, with a reference. */
+/* All watches, each with a reference. */
 static struct watch **collect(struct router_watches *ws, size_t *ret_n)
 {
     pthread_mutex_lock(&ws->lock);
@@ -281,8 +282,8 @@ static struct watch **collect(struct router_watches *ws, size_t *ret_n)
     return all;
 }
 
-/* Tell the watcher of a local replica that nothing up to the applied index was missed; or end the
- * watch, if the replica may miss what happens from now on. */
+/* A bookmark says that no event up to the applied index was missed. A replica that may miss events
+ * ends the watch instead. */
 static void bookmark(struct watch *w)
 {
     struct engine_replica_status s;
@@ -299,7 +300,7 @@ static void bookmark(struct watch *w)
         return;
     }
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
-                     "the replica that was watched no longer follows its group; watch again");
+                     "the watched replica no longer follows its group; watch again");
     watch_end(w, &st);
 }
 
@@ -340,7 +341,7 @@ static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return ws->next_bookmark_ns;
 }
 
-/* ---- Face ------------------------------------------------------------------------------------ */
+/* ---- Interface ------------------------------------------------------------------------------- */
 
 struct router_watches *router_watches_new(struct agent *a)
 {

@@ -9,7 +9,7 @@ struct router_watches *router_watches_new(struct agent *a);
 /* Every watch ends with STOPPED. Before engine and bus are freed. */
 void router_watches_stop(struct router_watches *ws);
 void router_watches_free(struct router_watches *ws);
-/* What the end of an exchange means for a watch: it asked nothing whose outcome is unknown. */
+/* Translate the end of an exchange into the end of a watch, whose outcome is never unknown. */
 void router_watch_end_status(struct thole_status *st);
 uint64_t router_watches_add(struct router_watches *ws, uint64_t shard_id, uint32_t hops,
                             const struct agent_watcher *w);

@@ -46,7 +46,7 @@ void services__fail(struct bus_rpc *rpc, const struct thole_status *st, const ch
 enum thole_code services__no_room(struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                      "this host holds too much for calls that wait; try again after a pause");
+                      "this host has too many bytes of waiting calls; retry after a pause");
 }
 
 const void *services__decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
@@ -67,13 +67,13 @@ struct bufslice services__encode(const void *message, const upb_MiniTable *kind,
     char *bytes = NULL;
     size_t size = 0;
     upb_EncodeStatus status = upb_Encode(message, kind, 0, arena, &bytes, &size);
-    ASSERT(status == kUpb_EncodeStatus_Ok); /* our own message: only memory could be missing */
+    ASSERT(status == kUpb_EncodeStatus_Ok); /* only a lack of memory can fail it */
     struct buf *copy = buf_copy(bytes, size);
     return (struct bufslice){copy, slice_of(copy->data, size)};
 }
 
-/* What a call lives in. A message without fields takes 2 bytes in a list on the wire, and 50 when
- * it is decoded: the size of a request is no bound of the memory that decoding takes. */
+/* The memory of a call. The size of a request does not bound the memory of decoding it: an empty
+ * message in a list takes 2 bytes on the wire and 50 when decoded. */
 #define DECODED_BYTES_MAX (8 * MIB)
 #define FIRST_BYTES 2048 /* enough for most calls */
 
@@ -84,7 +84,7 @@ struct call_memory {
     _Alignas(16) char first[FIRST_BYTES];
 };
 
-/* A upb_alloc_func. An arena gives back nothing before its end. */
+/* A upb_alloc_func. An arena frees nothing before its end. */
 static void *bounded_alloc(upb_alloc *alloc, void *block, size_t old_size, size_t size)
 {
     struct call_memory *m = CONTAINER_OF(alloc, struct call_memory, alloc);
@@ -155,7 +155,7 @@ void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 void services__call_about(struct call *c, const char *name, upb_StringView value)
 {
     if (value.size > LIMIT_NAME_BYTES) {
-        return; /* it is refused; details have to fit in what clients take, 8 KiB by default */
+        return; /* refused elsewhere; error details must fit into 8 KiB, the default of clients */
     }
     char *copy = upb_Arena_Malloc(c->arena, value.size + 1);
     if (value.size > 0) {
@@ -243,13 +243,12 @@ thole_registry_v1_Operation *services__call_operation(struct call *c)
     return thole_registry_v1_Operation_new(c->arena);
 }
 
-/* A refusal changes nothing, so it is no event: whoever repeats a mistake would fill shard zero's
- * log with it. It is counted, and the log of the host that was asked says what it was, at most so
- * often. */
+/* A refusal is not recorded as an event: a client that repeats a mistake would fill shard zero's
+ * log. It is counted, and logged at a limited rate by the host that was asked. */
 #define REFUSALS_LOGGED_PER_S 10
 
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_control_refused_total",
-                             "Changes that clients asked for and the registry refused");
+                             "Changes of clients that the registry refused");
 
 static void note_refusal(const struct call *c, const struct thole_status *st)
 {
@@ -265,15 +264,14 @@ static void note_refusal(const struct call *c, const struct thole_status *st)
         atomic_store(&logged, 0);
     }
     if (atomic_fetch_add(&logged, 1) < REFUSALS_LOGGED_PER_S) {
-        LOG_INFO(AGENT, "refused a change %s=%.128s code=%s reason=%s error=\"%s\"",
+        LOG_INFO(AGENT, "change refused %s=%.128s code=%s reason=%s error=\"%s\"",
                  c->metadata[0] != NULL ? c->metadata[0] : "about",
                  c->metadata[1] != NULL ? c->metadata[1] : "-", thole_code_name(st->code),
                  thole_reason_name(st->reason), st->message);
     }
 }
 
-/* Others changed the row between our look and the command. What the user asked for was not
- * refused. */
+/* The row changed between the check and the command: check again. */
 static void decide_again(struct call *c)
 {
     registry_view_release(c->view);

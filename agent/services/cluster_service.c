@@ -1,4 +1,4 @@
-/* thole.v1.Cluster.Status: what this host knows, without asking anybody. */
+/* thole.v1.Cluster.Status: what this host knows, without asking another host. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +64,7 @@ static double clock_seconds(clockid_t id)
     return clock_gettime(id, &t) == 0 ? (double)t.tv_sec + (double)t.tv_nsec / 1e9 : 0;
 }
 
-/* When the process was loaded, near enough to its start. */
+/* The time at which the process was loaded, right after its start. */
 static double started;
 __attribute__((constructor)) static void remember_start(void)
 {

@@ -1,10 +1,8 @@
-/* thole.v1.Cluster.Watch: rows of the registry, first all of them, then each change; and
- * thole.v1.Events.WatchEvents: events alone, without a snapshot.
- *
- * All watches belong to one worker, which changes of the registry wake. A watch holds what is
- * encoded and not yet sent, and makes more only when that is gone, so a slow client holds at most
- * one round of changes, and catches up by rows, not by history: a row that changed ten times in
- * between is sent once. */
+/* thole.v1.Cluster.Watch: all rows of the registry, then each change. Events.WatchEvents: events
+ * only. Operations.WatchOperation: one operation.
+ * One worker owns all watches; changes of the registry wake it. A watch encodes more only after the
+ * encoded rows were sent, so a slow client costs at most one round of changes. It catches up by
+ * rows, not by history: a row that changed ten times in between is sent once. */
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -17,7 +15,7 @@
 #include "proto/decode.h"
 
 #define SNAPSHOT_ROWS 256      /* encoded at a time */
-#define LOOK_NS (NS_PER_S / 2) /* at what holds now, but is in no row */
+#define LOOK_NS (NS_PER_S / 2) /* between checks of availability, whose changes change no row */
 
 enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_CHANGE };
 enum phase {
@@ -40,23 +38,23 @@ struct cluster_watch {
     struct bus_rpc *rpc;
     struct worker_msg start, cancel, drained;
     _Atomic bool drained_posted;
-    _Atomic uint32_t refs; /* the call, the worker's list, each message on its way */
+    _Atomic uint32_t refs; /* the call, the worker's list, each posted message */
 
     /* The worker's. */
     bool blocked;  /* until the call's queue has drained */
     bool finished; /* the call was answered */
     enum phase phase;
     struct registry_view *view; /* of the snapshot, or of the changes that are being sent */
-    struct map pools;           /* hash of a name -> how many fewer were sent as ready */
-    struct map differ;          /* shard id -> its conditions that were sent unlike the row's */
+    struct map pools;           /* hash of a name -> by how many the sent ready count was lower */
+    struct map differ;          /* shard id -> conditions that were sent differently from the row */
     char after_name[LIMIT_NAME_BYTES + 1];
     uint64_t after_id;
     uint64_t revision; /* sent up to here */
     bool events;       /* nothing but events, about `object` */
-    bool begun;        /* their first bookmark was sent */
+    bool begun;        /* the first bookmark of events was sent */
     char object[REGISTRY_NAME_BYTES];
-    char oldest[EVENTS_OLDEST_BYTES]; /* not empty: it ends because events were dropped */
-    uint64_t operation;               /* nothing but this one; 0: not so */
+    char oldest[EVENTS_OLDEST_BYTES]; /* not empty: the watch ends because events were dropped */
+    uint64_t operation;               /* only this operation; 0: not such a watch */
     struct pending *first, **last;
 };
 
@@ -95,7 +93,7 @@ static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
     push(w, &out);
 }
 
-/* As of now; what was sent unlike the row is remembered, like with shards. */
+/* With the current ready count; remembers how it differed from the row. */
 static void push_pool(void *ctx, const thole_v1_ShardPool *row)
 {
     struct cluster_watch *w = ctx;
@@ -122,7 +120,7 @@ static void push_host(void *ctx, const thole_v1_Host *row)
     push_row(ctx, 1, row, &thole_v1_Host_msginit, thole_v1_Host_revision(row));
 }
 
-/* With the conditions of now; which of them were not as in the row is remembered. */
+/* With the current conditions; remembers which of them differed from the row. */
 static void push_shard(void *ctx, const thole_v1_Shard *row)
 {
     struct cluster_watch *w = ctx;
@@ -179,7 +177,7 @@ static void drop_pending(struct cluster_watch *w)
     w->last = &w->first;
 }
 
-/* The caller holds a reference of its own. */
+/* The caller holds a reference. */
 static void finish(struct cluster_watch *w, const struct thole_status *st)
 {
     drop_pending(w);
@@ -209,7 +207,7 @@ static void finish(struct cluster_watch *w, const struct thole_status *st)
     }
 }
 
-/* Hands over what is encoded; false when the call's queue is full. */
+/* Send the encoded rows. False: the call's queue is full. */
 static bool send_pending(struct cluster_watch *w)
 {
     while (w->first != NULL) {
@@ -281,7 +279,7 @@ static void snapshot_more(struct cluster_watch *w)
     }
 }
 
-/* Events since; false if there are none, or if the watch ended. */
+/* Encode new events. False: there are none, or the watch ended. */
 static bool events_more(struct cluster_watch *w)
 {
     struct registry_event_buf event_buf;
@@ -310,7 +308,7 @@ static bool events_more(struct cluster_watch *w)
     return any;
 }
 
-/* What changed since; false if nothing did, or if the watch ended. */
+/* Encode changed rows. False: there are none, or the watch ended. */
 static bool changes_more(struct cluster_watch *w)
 {
     struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
@@ -341,7 +339,7 @@ static bool changes_more(struct cluster_watch *w)
     return any;
 }
 
-/* Shards whose conditions are others now than when they were sent, without a change of the row. */
+/* Encode shards and pools whose availability changed without a change of their row. */
 static bool conditions_more(struct cluster_watch *w)
 {
     w->view = registry_view_acquire(agent_registry(w->s->agent));
@@ -356,7 +354,7 @@ static bool conditions_more(struct cluster_watch *w)
     return any;
 }
 
-/* The one operation, if it changed; the stream ends with it. */
+/* Encode the operation if it changed. The stream ends when the operation has ended. */
 static bool operation_more(struct cluster_watch *w)
 {
     struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
@@ -373,7 +371,8 @@ static bool operation_more(struct cluster_watch *w)
         push(w, &out);
         w->revision = thole_v1_Operation_revision(row);
     } else if (row == NULL) {
-        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "there is no such operation");
+        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "operation %" PRIu64 " not found",
+                         w->operation);
         finish(w, &st);
     } else if (registry_operation_ended(row)) {
         finish(w, &st);
@@ -408,9 +407,8 @@ static void pump_all(struct services *s)
     }
 }
 
-/* Rows are all that changes announce. What holds of them now is looked at as long as somebody
- * watches, and so that it costs a twentieth of the time at most. Returns when to look again. */
-static uint64_t look_again(struct services *s, uint64_t now_ns)
+/* Takes at most a twentieth of the time. Returns the time of the next check. */
+static uint64_t check_availability(struct services *s, uint64_t now_ns)
 {
     bool any = false;
     if (now_ns < s->look_ns) {
@@ -447,7 +445,7 @@ static void watch_message(struct cluster_watch *w, uint32_t kind)
         break;
     case MESSAGE_CANCEL: {
         struct thole_status st;
-        (void)THOLE_FAIL(&st, THOLE_CANCELLED, THOLE_REASON_NONE, "the client went away");
+        (void)THOLE_FAIL(&st, THOLE_CANCELLED, THOLE_REASON_NONE, "the client cancelled the call");
         finish(w, &st);
         break;
     }
@@ -482,7 +480,7 @@ uint64_t services__cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t no
             break;
         }
     }
-    return s->watches != NULL ? look_again(s, now_ns) : CLOCK_NEVER;
+    return s->watches != NULL ? check_availability(s, now_ns) : CLOCK_NEVER;
 }
 
 void services__cluster_watch_changed(void *ctx, uint64_t revision)
@@ -492,7 +490,7 @@ void services__cluster_watch_changed(void *ctx, uint64_t revision)
     if (!atomic_exchange(&s->change_posted, true)) {
         s->change.kind = MESSAGE_CHANGE;
         if (!worker_post_internal(s->worker, &s->change)) {
-            atomic_store(&s->change_posted, false); /* stopped: nobody watches any more */
+            atomic_store(&s->change_posted, false); /* the worker stopped */
         }
     }
 }
@@ -504,7 +502,7 @@ static bool post(struct cluster_watch *w, struct worker_msg *m, enum message_kin
     if (worker_post_internal(w->s->worker, m)) {
         return true;
     }
-    atomic_fetch_sub(&w->refs, 1); /* not the last one: the call has another */
+    atomic_fetch_sub(&w->refs, 1); /* not the last one: the call holds another */
     return false;
 }
 
@@ -529,7 +527,7 @@ static void refuse_request(struct bus_rpc *rpc, const char *field, const char *w
     services__fail(rpc, &st, (const char *const[]){"field", field, NULL});
 }
 
-#define UNDECODABLE "it does not decode"
+#define UNDECODABLE "is malformed"
 
 static struct cluster_watch *watch_new(struct services *s, struct bus_rpc *rpc)
 {
@@ -558,7 +556,7 @@ static void watch_begin(struct cluster_watch *w)
     }
 }
 
-/* Without a view a watch would begin with an empty cluster. */
+/* Without a view a watch would begin with no rows. */
 static bool watch_has_view(struct services *s, struct bus_rpc *rpc)
 {
     struct thole_status st;
@@ -571,14 +569,14 @@ static bool watch_has_view(struct services *s, struct bus_rpc *rpc)
 
 /* ---- Beginning at a revision ----------------------------------------------------------------- */
 
-/* A revision that is not there yet would be waited for without a word: it is of another cluster, or
- * of one that was restored since. */
+/* Refuse to wait for a revision that does not exist yet: it is of another cluster, or of this
+ * cluster before a restore. */
 static void refuse_future(struct cluster_watch *w, uint64_t newest)
 {
     struct thole_status st;
     const char *field = w->events ? "after_revision" : "from_revision";
     (void)THOLE_FAIL(&st, THOLE_OUT_OF_RANGE, THOLE_REASON_BAD_REQUEST,
-                     "%s: revision %" PRIu64 " is not there yet: the newest is %" PRIu64, field,
+                     "%s: revision %" PRIu64 " does not exist yet: the newest is %" PRIu64, field,
                      w->revision, newest);
     services__fail(w->rpc, &st, (const char *const[]){"field", field, NULL});
     free(w);
@@ -608,7 +606,7 @@ static void resume_fresh(void *ctx, const struct thole_status *st)
     }
 }
 
-/* The revision may be newer than this host's view: another host gave it out. */
+/* The revision may come from another host and be newer than this host's view. */
 static void watch_resume(struct cluster_watch *w)
 {
     if (w->revision <= newest_revision(w->s)) {
@@ -668,16 +666,16 @@ void services__events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice 
     upb_Arena_Free(arena);
 }
 
-/* The own view now has every operation that anybody was told of. */
+/* The view now has every operation that any host has returned. */
 static void operation_watch_fresh(void *ctx, const struct thole_status *st)
 {
     struct cluster_watch *w = ctx;
-    if (st->code != THOLE_OK) {
-        services__fail(w->rpc, st, NULL);
-        free(w);
+    if (st->code == THOLE_OK) {
+        watch_begin(w);
         return;
     }
-    watch_begin(w);
+    services__fail(w->rpc, st, NULL);
+    free(w);
 }
 
 void services__operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)

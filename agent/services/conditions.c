@@ -1,5 +1,5 @@
-/* Rows as they are shown: what they say, and what this host can confirm of it now
- * (agent/core/availability.h). */
+/* Rows as clients see them: with the current availability (agent/core/availability.h) instead of
+ * the conditions that were stored. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "base/map.h"
 #include "proto/decode.h"
 
-/* A row of a view never changes: this one is the caller's. */
+/* Rows of a view never change; the copy is the caller's. */
 static void *copy_row(const void *row, const upb_MiniTable *kind, upb_Arena *arena)
 {
     struct bufslice bytes = services__encode(row, kind, arena);
@@ -45,7 +45,7 @@ static void set(thole_v1_Condition *c, bool status, const char *reason, const ch
     thole_v1_Condition_set_transition_time_ms(c, time_ms);
 }
 
-/* Controllers that users paused, without which nothing becomes ready: a bit each. */
+/* Paused controllers that shards need to become ready, as bits. */
 static uint32_t paused_controllers(const struct registry_view *v)
 {
     const thole_v1_Operation *row;
@@ -76,7 +76,7 @@ uint32_t services__conditions_differ(const struct availability_check *check,
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
     uint32_t differ = 0;
     size_t count = 0;
-    bool acts = false; /* is what lacks for the controllers to do? */
+    bool acts = false; /* must the controllers act before the shard is ready? */
     const thole_v1_Condition *const *all =
         status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
     if (count == 0 || !thole_v1_ShardStatus_formed(status)) {
@@ -102,7 +102,7 @@ uint32_t services__conditions_differ(const struct availability_check *check,
     return differ;
 }
 
-/* Keeps what the condition says of the shard. */
+/* Keeps the condition's message about the shard. */
 static void set_paused(const struct availability_check *check, thole_v1_ShardStatus *status,
                        int64_t time_ms, upb_Arena *arena)
 {
@@ -170,8 +170,8 @@ const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thol
     return copy;
 }
 
-/* Shards of the pool that its row counts as ready, and that are not now. Only looked for where the
- * row says that all are. */
+/* Shards that the pool's row counts as ready and that are not ready now. Only counted if the row
+ * says that all shards are ready. */
 static uint32_t pool_unready(const struct availability_check *check, const thole_v1_ShardPool *row)
 {
     struct registry_shard_buf buf;

@@ -1,7 +1,7 @@
 /* thole.v1.Data, the unary calls: Propose, Query, OpenSession.
  *
- * The hot path. A call's state comes from a pool, and has its payload if that is small; its answer
- * is encoded by hand straight into the buffer that is sent. */
+ * The hot path. A call comes from a pool and contains a small payload; its answer is encoded by
+ * hand into the buffer that is sent. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +24,7 @@ struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rp
     if (d == NULL) {
         d = xmalloc(sizeof *d);
     }
-    /* All but the name, and the messages of statuses, which are large. */
+    /* Everything except the name and the messages of statuses, which are large. */
     memset(&d->route, 0, offsetof(struct router_request, engine));
     d->route.status.code = THOLE_OK;
     d->s = s;
@@ -96,7 +96,7 @@ void services__data_propose_response_append(const struct data_call *d, struct by
     services__wire_varint(out, 5, r->duplicate);
 }
 
-/* A builder over a buffer that is large enough, so that what is built needs no second copy. */
+/* A builder over a large enough buffer, which saves a copy. */
 static struct buf *builder_begin(struct bytes *out, size_t capacity)
 {
     struct buf *b = buf_new(capacity);
@@ -164,7 +164,7 @@ static void data_done(struct router_request *r)
 {
     struct data_call *d = r->ctx;
     if (r->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
-        if (!d->searched) { /* the name may have gone to another shard */
+        if (!d->searched) { /* a new shard may have the name */
             agent_barrier(d->s->agent, r->deadline_ns, search_done, d);
             return;
         }
@@ -216,12 +216,12 @@ void services__data_send(struct data_call *d)
         agent_route(d->s->agent, &d->route);
         return;
     }
-    if (!d->searched) { /* it may have been created a moment ago, on another host */
+    if (!d->searched) { /* it may have just been created through another host */
         agent_barrier(d->s->agent, d->route.deadline_ns, search_done, d);
         return;
     }
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no shard \"%s\"",
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard \"%s\" not found",
                      d->shard);
     data_end(d, &st);
 }
@@ -232,7 +232,7 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
     if (payload.size > LIMIT_PAYLOAD_BYTES) {
         d->field = text ? "text" : "data";
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                         "%s: %zu bytes are more than %d", d->field, payload.size,
+                         "%s: has %zu bytes, more than the limit of %d", d->field, payload.size,
                          LIMIT_PAYLOAD_BYTES);
         return false;
     }
@@ -271,7 +271,8 @@ bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequ
     if ((d->route.session == 0) != (d->route.sequence == 0)) {
         d->field = d->route.session == 0 ? "session" : "sequence";
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "%s: session and sequence go together; sequences begin at 1", d->field);
+                         "%s: session and sequence must be given together; sequences begin at 1",
+                         d->field);
         return false;
     }
     bool text = thole_v1_ProposeRequest_payload_case(q) == thole_v1_ProposeRequest_payload_text;
@@ -290,7 +291,7 @@ static bool read_query(struct data_call *d, const thole_v1_QueryRequest *q, stru
     if (d->route.max_staleness_ms != 0 && !d->route.stale) {
         d->field = "max_staleness_ms";
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "max_staleness_ms: only goes with stale");
+                         "max_staleness_ms: requires stale");
         return false;
     }
     bool text = thole_v1_QueryRequest_payload_case(q) == thole_v1_QueryRequest_payload_text;
@@ -305,7 +306,7 @@ static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
     return read_shard(d, thole_v1_OpenSessionRequest_shard(q), st);
 }
 
-/* Decode without copying strings, check, and send on its way. */
+/* Decode without copying strings, check, and route. */
 static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice message,
                        const upb_MiniTable *kind)
 {

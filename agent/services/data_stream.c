@@ -1,7 +1,7 @@
-/* thole.v1.Data.Stream: many proposals on one stream, answered in the order in which they finish.
+/* thole.v1.Data.Stream: many proposals on one stream, answered in the order of completion.
  *
- * A stream ends when its client said that it is done (or went away, or failed) and the last of its
- * proposals was answered: `open` counts those, and the reading side as one. */
+ * A stream ends when its reading side has ended (by the client, a cancellation or a failure) and
+ * its last proposal was answered. `open` counts the proposals, and the reading side as one. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "agent/services/services_internal.h"
 #include "proto/decode.h"
 
-#define STREAM_PROPOSALS_MAX 8192 /* in flight; more are refused one by one */
+#define STREAM_PROPOSALS_MAX 8192 /* in flight; further proposals are refused */
 
 struct data_stream {
     struct services *s;
@@ -17,7 +17,7 @@ struct data_stream {
     _Atomic uint32_t open;
     _Atomic bool reading;
     _Atomic bool failed;
-    struct thole_status failure; /* written by the one that sets `failed` */
+    struct thole_status failure; /* written by the thread that sets `failed` */
     _Atomic bool failure_written;
 };
 
@@ -101,7 +101,7 @@ void services__data_stream_done(struct data_call *d)
     struct data_stream *t = d->stream;
     size_t size = d->route.result.bytes.size * (d->text ? 2 : 1);
     (void)bus_rpc_hold(t->rpc, &d->held, 0);
-    if (atomic_load(&t->failed)) { /* an answer goes nowhere: it is not worth the work */
+    if (atomic_load(&t->failed)) { /* the stream takes no more answers */
         services__data_call_free(d);
         stream_unref(t);
         return;
@@ -111,7 +111,7 @@ void services__data_stream_done(struct data_call *d)
     } else if (!bus_rpc_room(t->rpc, size)) {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
-                         "applied, but the answer was dropped: too many wait to be read");
+                         "applied, but the answer was dropped: the client reads too slowly");
         send_failure(t, d->stream_id, &st);
     } else {
         struct bytes out = {0}, body = {0};
@@ -160,7 +160,7 @@ void services__data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice 
 {
     struct data_stream *t = stream_of(ctx, rpc);
     if (!atomic_load(&t->reading)) {
-        return; /* it failed; what still arrives is not looked at */
+        return; /* the stream failed: ignore further messages */
     }
     _Alignas(16) char memory[1024];
     upb_Arena *arena = upb_Arena_Init(memory, sizeof memory, &upb_alloc_global);
@@ -168,7 +168,7 @@ void services__data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice 
     if (q == NULL) {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "request: it does not decode");
+                         "request: is malformed");
         fail_stream(t, &st);
     } else {
         stream_propose(t, q);

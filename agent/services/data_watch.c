@@ -1,8 +1,8 @@
-/* thole.v1.Data.Watch: a shard's events, from its machine to a client.
+/* thole.v1.Data.Watch: the events of a shard's machine, for a client.
  *
- * Every ending goes one way: agent_unwatch (or the source ends by itself), then `ended`, which
- * finishes the call. The queue to the client is the call's own, which is bounded: a client that
- * does not keep up is cut off, for events cannot be skipped. */
+ * Every watch ends in the same way: agent_unwatch (or its source ends), then `ended`, which
+ * completes the call. The call's queue is bounded, and events cannot be skipped: a slow client is
+ * disconnected. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +28,7 @@ static void watch_unref(void *data)
     }
 }
 
-/* Whoever comes second, this or the return of agent_watch, does it. */
+/* Races with the return of agent_watch: the later of the two unwatches. */
 static void watch_stop(struct data_watch *w)
 {
     atomic_store(&w->stop, true);
@@ -76,7 +76,7 @@ static void watch_ended(void *ctx, const struct thole_status *why)
     struct thole_status st = *why;
     if (atomic_load(&w->slow)) {
         (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                         "the client reads more slowly than events come; watch again");
+                         "the client reads too slowly; watch again");
     } else if (st.code == THOLE_OK) {
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                          "the replica that served the watch stopped; watch again");
@@ -108,7 +108,7 @@ static void watch_search_done(void *ctx, const struct thole_status *st)
             return;
         }
         (void)THOLE_FAIL(&missing, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                         "there is no shard \"%s\"", w->shard);
+                         "shard \"%s\" not found", w->shard);
         st = &missing;
     }
     const char *metadata[] = {"shard", w->shard, NULL};

@@ -25,8 +25,8 @@ bool services__events_all_kept(const struct registry_view *v, uint64_t after,
     }
     snprintf(ret_oldest, EVENTS_OLDEST_BYTES, "%" PRIu64, oldest);
     (void)THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
-                     "events after revision %" PRIu64
-                     " are no longer all kept: the oldest is of revision %" PRIu64,
+                     "some events after revision %" PRIu64
+                     " were dropped: the oldest kept event has revision %" PRIu64,
                      after, oldest);
     return false;
 }
@@ -57,7 +57,7 @@ static void list_run(struct call *c)
         struct thole_status future;
         (void)THOLE_FAIL(&future, THOLE_OUT_OF_RANGE, THOLE_REASON_BAD_REQUEST,
                          "after_revision: revision %" PRIu64
-                         " is not there yet: the newest is %" PRIu64,
+                         " does not exist yet: the newest is %" PRIu64,
                          at, newest);
         services__call_about(c, "field", upb_StringView_FromString("after_revision"));
         services__call_fail(c, &future);

@@ -7,7 +7,7 @@
 static void no_such_host(struct call *c, upb_StringView name)
 {
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "there is no host \"%.*s\"",
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "host \"%.*s\" not found",
                      (int)name.size, name.data);
     services__call_fail(c, &st);
 }
@@ -17,7 +17,7 @@ static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
     return upb_StringView_IsEqual(thole_v1_Replica_host_id(row), host_id);
 }
 
-/* The row, and how much of its capacity is used. Rows of a view never change, so it is a copy. */
+/* A copy of the row, with the number of replicas that use the host's capacity. */
 static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *row)
 {
     struct registry_replica_buf replica_buf;
@@ -100,7 +100,7 @@ void services__hosts_list(struct call *c)
     services__call_read(c, thole_v1_ListHostsRequest_stale(q), list_run);
 }
 
-/* Proposes the spec of the request. `etag` guards it. */
+/* Propose the spec of the request, on condition of the etag. */
 static void update_propose(struct call *c, upb_StringView etag)
 {
     const thole_v1_UpdateHostRequest *q = c->request;
@@ -117,7 +117,7 @@ static void update_propose(struct call *c, upb_StringView etag)
                            thole_v1_UpdateHostRequest_validate_only(q), &thole_v1_Host_msginit);
 }
 
-/* The state was not given, so it stays: take it from the row, and guard with the row's etag. */
+/* No state was given: keep the row's state, on condition of the row's etag. */
 static void update_keep_state(struct call *c)
 {
     const thole_v1_UpdateHostRequest *q = c->request;
@@ -137,7 +137,7 @@ static void update_keep_state(struct call *c)
         state = thole_v1_HostSpec_state(thole_v1_Host_spec(row));
     }
     thole_v1_HostSpec *spec = (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(host);
-    thole_v1_HostSpec_set_state(spec, state); /* the request is this call's own */
+    thole_v1_HostSpec_set_state(spec, state); /* the call owns the decoded request */
     upb_StringView etag = thole_v1_Host_etag(host);
     update_propose(c, etag.size > 0 ? etag : thole_v1_Host_etag(row));
 }

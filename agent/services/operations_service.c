@@ -1,4 +1,4 @@
-/* thole.v1.Operations: verbs that start one, and reading them. */
+/* thole.v1.Operations: starting and reading operations. */
 #include "agent/services/services_internal.h"
 
 #include "base/clock.h"
@@ -9,7 +9,7 @@ static void no_such_operation(struct call *c, uint64_t id)
 {
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
-                     "there is no operation %" PRIu64 "; those that ended long ago are forgotten",
+                     "operation %" PRIu64 " not found; operations that ended long ago are deleted",
                      id);
     services__call_fail(c, &st);
 }
@@ -131,8 +131,8 @@ static bool host_id(const struct registry_view *v, upb_StringView name, struct u
     return uuid_parse(text, ret);
 }
 
-/* Does the spec allow it? What the rows do not allow, and one that is under way, is for the
- * machine. */
+/* Does the spec allow the move? The machine refuses what the rows do not allow, and a second move.
+ * */
 static bool move_fits(struct call *c, upb_StringView shard, upb_StringView from, upb_StringView to)
 {
     struct registry_shard_buf shard_buf;
@@ -221,7 +221,7 @@ static void recorded(void *ctx, const struct thole_status *st,
 {
     (void)ctx;
     (void)st;
-    (void)result; /* what it is about has happened, whether it is written down or not */
+    (void)result; /* best effort: the transfer has happened, recorded or not */
 }
 
 void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
@@ -260,7 +260,7 @@ void services__operations_pause(struct call *c)
     for (size_t i = 0; i < count; i++) {
         if (controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
             controllers[i] > thole_v1_CONTROLLER_BALANCE) {
-            services__call_refuse(c, "controllers", "%d is none", controllers[i]);
+            services__call_refuse(c, "controllers", "%d is not a controller", controllers[i]);
             return;
         }
         thole_registry_v1_StartOperation_add_controllers(start, controllers[i], c->arena);

@@ -4,7 +4,7 @@
 static void no_such_pool(struct call *c, upb_StringView name)
 {
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no pool \"%.*s\"",
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "pool \"%.*s\" not found",
                      (int)name.size, name.data);
     services__call_fail(c, &st);
 }

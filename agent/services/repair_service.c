@@ -1,4 +1,4 @@
-/* thole.v1.Repair. The view is this host's own: shard zero may have no leader either. */
+/* thole.v1.Repair. Uses this host's own view, because shard zero may have no leader either. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,11 +95,12 @@ static bool find(struct call *c, upb_StringView name, uint64_t *ret)
         return true;
     }
     if (row != NULL) {
-        (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                         "shard zero is repaired with its daemons stopped: thole repair zero");
+        (void)THOLE_FAIL(
+            &st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+            "shard zero can only be repaired while its daemons are stopped: thole repair zero");
     } else {
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                         "this host knows no shard \"%.*s\"", (int)name.size, name.data);
+                         "shard \"%.*s\" not found", (int)name.size, name.data);
     }
     services__call_fail(c, &st);
     return false;
@@ -126,7 +127,7 @@ void services__repair_run(struct call *c)
     }
     uint64_t hash = strtoull(hex, &end, 16);
     if (end == hex || *end != '\0') {
-        services__call_refuse(c, "hash", "is what PlanRepair answered");
+        services__call_refuse(c, "hash", "must be the hash that PlanRepair returned");
         return;
     }
     if (find(c, thole_v1_RunRepairRequest_shard(q), &shard_id)) {

@@ -3,7 +3,7 @@
 
 #include "agent/services/services_internal.h"
 
-/* Which replicas a list is of: resolved names. */
+/* The filter of a list, with resolved names. */
 struct filter {
     bool of_shard, of_host;
     uint64_t shard_id;
@@ -45,7 +45,7 @@ static bool resolve(struct call *c, struct filter *f)
             registry_shard_by_name(c->view, services__name_slice(shard), &shard_buf);
         if (row == NULL) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                             "there is no shard \"%.*s\"", (int)shard.size, shard.data);
+                             "shard \"%.*s\" not found", (int)shard.size, shard.data);
             services__call_fail(c, &st);
             return false;
         }
@@ -60,7 +60,7 @@ static bool resolve(struct call *c, struct filter *f)
         }
         if (!uuid_parse(text, &f->host_id)) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
-                             "there is no host \"%.*s\"", (int)host.size, host.data);
+                             "host \"%.*s\" not found", (int)host.size, host.data);
             services__call_fail(c, &st);
             return false;
         }
@@ -119,7 +119,7 @@ void services__replicas_create(struct call *c)
         role = thole_v1_REPLICA_ROLE_VOTER;
     }
     if (role != thole_v1_REPLICA_ROLE_VOTER && role != thole_v1_REPLICA_ROLE_NON_VOTING) {
-        services__call_refuse(c, "role", "%d is no role", role);
+        services__call_refuse(c, "role", "%d is not a role", role);
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);
@@ -146,6 +146,7 @@ void services__replicas_delete(struct call *c)
     thole_registry_v1_RemoveReplica *del =
         thole_registry_v1_Operation_mutable_remove_replica(op, c->arena);
     thole_registry_v1_RemoveReplica_set_replica_id(del, thole_v1_DeleteReplicaRequest_id(q));
-    thole_registry_v1_RemoveReplica_set_reason(del, upb_StringView_FromString("asked for"));
+    thole_registry_v1_RemoveReplica_set_reason(del,
+                                               upb_StringView_FromString("requested by the user"));
     services__call_command(c, op, request_id, false, NULL);
 }

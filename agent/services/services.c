@@ -1,4 +1,4 @@
-/* The table of the control plane's methods, and what an agent's services share. */
+/* The table of the control plane's methods, and the state that an agent's services share. */
 #include <stdlib.h>
 
 #include "agent/services/services.h"
@@ -78,13 +78,13 @@ static const struct bus_method other_methods[] = {
 
 #define OTHER_METHODS (sizeof other_methods / sizeof other_methods[0])
 
-/* An agent's services, with what the bus calls back with. */
+/* An agent's services, and the contexts of the bus's callbacks. */
 struct registered {
     struct services services;
     struct unary_binding bindings[UNARY_METHODS];
 };
 
-/* All of this process, so that an agent finds its own. */
+/* All services of this process, to find those of an agent. */
 static pthread_mutex_t all_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct services *all;
 

@@ -17,7 +17,7 @@
 
 #define SERVICES_DEADLINE_DEFAULT_MS 10000
 #define SERVICES_DEADLINE_MAX_MS 30000
-/* What clients are told to wait before they try again. */
+/* The retry delay in errors. */
 #define SERVICES_RETRY_UNAVAILABLE_MS 200
 #define SERVICES_RETRY_BUSY_MS 50
 
@@ -35,9 +35,9 @@ struct services {
     struct cluster_watch *watches;
     _Atomic bool change_posted;
     struct worker_msg change;
-    uint64_t look_ns; /* not before: what holds of rows now */
+    uint64_t look_ns; /* the next check of availability */
 
-    /* Data calls that wait to be used again. */
+    /* Unused data calls. */
     pthread_mutex_t pool_mutex;
     struct data_call *pool;
     size_t pool_count;
@@ -45,8 +45,8 @@ struct services {
 
 /* ---- Calls (call.c) -------------------------------------------------------------------------- */
 
-/* One unary call, from its request to its answer. It lives in an arena of its own, with everything
- * that it decodes and builds, and is handled by one thread at a time. */
+/* One unary call, from its request to its answer. The call and all that it decodes and builds live
+ * in its own arena. One thread handles it at a time. */
 struct call;
 struct call_memory;
 typedef void (*call_fn)(struct call *c);
@@ -64,17 +64,17 @@ struct call {
     struct call_memory *memory; /* of the arena */
     const void *request;        /* as unary.request describes; strings are the arena's */
     uint64_t deadline_ns;
-    /* What the request is about, for ErrorInfo: NAME, VALUE, NULL. */
+    /* The object of the request, for ErrorInfo: NAME, VALUE, NULL. */
     const char *metadata[3];
 
     call_fn next; /* after the barrier */
-    /* Before a command's answer: the revision it took effect at, 0 if it was refused, or who
-     * knows. */
+    /* Called before a command is answered, with the revision of its effect; 0: refused, or the
+     * outcome is unknown. */
     void (*settled)(struct call *c, uint64_t revision);
     const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
     struct registry_view *view; /* released with the call */
-    /* Of the command: the view that c->next checked it on, which runs again if it was too old; 0:
-     * none. */
+    /* The revision of the view by which c->next checked the command. If that was too old, c->next
+     * runs again. 0: no check. */
     uint64_t decided_at;
     upb_StringView from; /* TransferLeader: the host that led */
     struct router_request route;
@@ -87,10 +87,10 @@ struct unary_binding {
 };
 void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 
-/* Says in errors what the call is about, unless it is longer than any name; `value` is copied. */
+/* Name the call's object in errors, unless it is longer than any name. `value` is copied. */
 void services__call_about(struct call *c, const char *name, upb_StringView value);
 
-/* The ends of a call: each frees it. */
+/* Each of these ends the call and frees it. */
 void services__call_reply(struct call *c, const void *message, const upb_MiniTable *kind);
 void services__call_reply_bytes(struct call *c, struct bytes *bytes);
 void services__call_fail(struct call *c, const struct thole_status *st);
@@ -105,49 +105,48 @@ thole_registry_v1_Operation *services__call_operation(struct call *c);
 void services__call_command(struct call *c, thole_registry_v1_Operation *op,
                             upb_StringView request_id, bool validate_only,
                             const upb_MiniTable *row);
-/* Did a command with this id take effect, or was it refused for good? It gets the same answer
- * again, so what the rows of c->view allow by now does not matter. */
+/* Was a command with this id answered before? Then a retry gets the same answer, whatever the rows
+ * of c->view allow now. */
 bool services__call_answered(const struct call *c, upb_StringView request_id);
 
-/* Failing a call of any kind: metadata and a retry delay that fits the code. */
+/* Fail a call of any kind, with metadata and the retry delay of the code. */
 void services__fail(struct bus_rpc *rpc, const struct thole_status *st,
                     const char *const *metadata);
-/* As the client sees it: not this host is unreachable, but another one that was asked for it. */
+/* For clients, UNREACHABLE becomes PEER_UNREACHABLE: this host answers, but another one does not.
+ * */
 struct thole_status services__of_peer(const struct thole_status *st);
 uint64_t services__deadline(struct bus_rpc *rpc);
-/* Why a call is refused that bus_rpc_hold has no room for. */
+/* The refusal of a call for which bus_rpc_hold has no room. */
 enum thole_code services__no_room(struct thole_status *st);
-/* The request of a stream that is none of Data.Stream; NULL: it does not decode, and the stream was
- * failed. */
+/* Decode the request of a stream. NULL: malformed, and the stream was failed. */
 const void *services__decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
                              upb_Arena *arena);
 struct bufslice services__encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
 
-/* ---- Rows as they are shown (conditions.c) --------------------------------------------------- */
+/* ---- Availability in rows (conditions.c) ----------------------------------------------------- */
 
 #define CONDITIONS_NOT_READY 1u
 #define CONDITIONS_DEGRADED 2u
 #define CONDITIONS_PAUSED 4u
-/* Which conditions of the row do not hold now. */
+/* The conditions in the row that do not hold now. */
 uint32_t services__conditions_differ(const struct availability_check *check,
                                      const thole_v1_Shard *row, struct shard_availability *ret);
-/* The row, or a copy with the conditions of now. */
+/* The row, or a copy with the current conditions. */
 const thole_v1_Shard *services__conditions_now(const struct availability_check *check,
                                                const thole_v1_Shard *row, upb_Arena *arena);
-/* Likewise, without the shards that are not ready now. */
+/* Likewise, with the current number of ready shards. */
 const thole_v1_ShardPool *services__pool_now(const struct availability_check *check,
                                              const thole_v1_ShardPool *row, upb_Arena *arena,
                                              uint32_t *ret_unready);
 uint64_t services__pool_key(const thole_v1_ShardPool *row);
-/* Call `changed` for each row of which something else is so now than was `sent`: the conditions
- * that differed, by id, or how many shards were left out, by services__pool_key. False: for none.
- * */
+/* Call `changed` for each row that differs now from what was `sent`: the conditions that differed,
+ * by shard id, or the number of unready shards, by services__pool_key. False: no row differs. */
 struct map;
 bool services__conditions_changed(const struct availability_check *check, const struct map *sent,
                                   void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx);
 bool services__pools_changed(const struct availability_check *check, const struct map *sent,
                              void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx);
-/* Likewise, with the liveness that can be told now. */
+/* The host's status, or a copy with the current liveness. */
 const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thole_v1_Host *row,
                                                      upb_Arena *arena);
 
@@ -155,7 +154,7 @@ const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thol
 
 #define PAGE_SIZE_DEFAULT 100
 #define PAGE_SIZE_MAX 1000
-/* A page also ends when it has this many bytes: answers stay below what gRPC clients accept. */
+/* Limit of a page's bytes: answers stay below the limit of gRPC clients. */
 #define PAGE_BYTES_MAX (2 * MIB)
 
 enum page_kind {
@@ -187,7 +186,7 @@ bool services__page_add(struct page *p, struct call *c, const void *row, const u
 void services__page_reply(struct page *p, struct call *c, enum page_kind kind,
                           const struct slice *last_key);
 
-/* Protobuf wire format by hand, where a message would be copied once more. */
+/* Protobuf wire format by hand, where upb would copy the message once more. */
 void services__wire_bytes(struct bytes *out, uint32_t field, struct slice value);
 void services__wire_varint(struct bytes *out, uint32_t field, uint64_t value);
 
@@ -206,13 +205,13 @@ bool services__check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check 
 
 /* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
 upb_StringView services__name_strip(upb_StringView name, const char *collection);
-/* The name of a shard, which need not be there. */
+/* The name of a shard, which need not exist. */
 bool services__name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
                              struct thole_status *st);
 /* The same for thole.v1.Data, which does not serve shard zero. */
 bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
                                   struct thole_status *st);
-/* Refuses the call and returns false if it is no valid name. */
+/* Refuses the call and returns false if the name is not valid. */
 bool services__call_name(struct call *c, const char *field, upb_StringView name);
 bool services__call_request_id(struct call *c, upb_StringView id);
 bool services__call_checked(struct call *c, bool ok, const struct check *check);
@@ -244,7 +243,7 @@ void services__operations_uncordon(struct call *c);
 void services__operations_decommission(struct call *c);
 void services__operations_move(struct call *c);
 void services__operations_rebalance(struct call *c);
-/* Leave a record of a transfer of leadership, whose end nobody waits for. */
+/* Record a transfer of leadership as an ended operation, without waiting for the outcome. */
 void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
                                           const char *failure);
 void services__operations_pause(struct call *c);
@@ -254,8 +253,8 @@ void services__replicas_create(struct call *c);
 void services__replicas_delete(struct call *c);
 void services__events_list(struct call *c);
 bool services__events_is_about(const thole_v1_Event *event, upb_StringView object);
-/* False: some after that revision were dropped; `st` says so, and EVENTS_OLDEST in the error's
- * metadata is the revision of the oldest that is kept. */
+/* False: events after that revision were dropped, as `st` says. EVENTS_OLDEST in the error's
+ * metadata is the revision of the oldest kept event. */
 #define EVENTS_OLDEST "oldest_revision"
 #define EVENTS_OLDEST_BYTES 24
 bool services__events_all_kept(const struct registry_view *v, uint64_t after,
@@ -275,15 +274,15 @@ uint64_t services__cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t no
 void services__cluster_watch_changed(void *ctx, uint64_t revision);
 
 void services__snapshots_save(void *ctx, struct bus_rpc *rpc,
-                              struct slice message); /* services__snapshots_save.c */
+                              struct slice message); /* snapshots_save.c */
 
-/* Data (data_service.c, services__data_watch.c, data_stream.c). */
+/* Data (data_service.c, data_watch.c, data_stream.c). */
 struct slice services__name_slice(upb_StringView name);
 
 /* The shard of this name in the host's own view. */
 bool services__data_find_shard(struct services *s, struct slice name, uint64_t *ret_id);
 
-/* A proposal, query or new session on its way; pooled. */
+/* A proposal, query or new session in flight; pooled. */
 struct data_call {
     struct services *s;
     struct bus_rpc *rpc;
@@ -291,9 +290,9 @@ struct data_call {
     uint64_t stream_id;
     size_t held;            /* of the payload, in a stream: see bus_rpc_hold */
     struct data_call *next; /* in the pool */
-    bool text;              /* the request was text, so is the answer */
-    bool searched;          /* the barrier was awaited and the name looked up again */
-    const char *field;      /* of the request, if that is why it is refused; NULL: it is not */
+    bool text;              /* the request was text, so the answer is, too */
+    bool searched;          /* the name was resolved again, after a barrier */
+    const char *field;      /* the request's field that is refused; NULL: none */
     char shard[LIMIT_NAME_BYTES + 1];
     struct router_request route;
     uint8_t copied[128]; /* a small payload */
@@ -304,7 +303,7 @@ void services__data_pool_deinit(struct services *s);
 /* Reads the request into the call; false with `st` filled if it is not valid. */
 bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
                                  struct thole_status *st);
-/* Routes it to its shard; `done` comes later, or at once if the name is unknown. */
+/* Route the call to its shard. */
 void services__data_send(struct data_call *d);
 /* The answer as a ProposeResponse. */
 struct bufslice services__data_propose_response(const struct data_call *d);

@@ -6,7 +6,7 @@
 static void no_such_shard(struct call *c, upb_StringView name)
 {
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no shard \"%.*s\"",
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard \"%.*s\" not found",
                      (int)name.size, name.data);
     services__call_fail(c, &st);
 }
@@ -161,7 +161,7 @@ static void transfer_done(struct router_request *r)
         services__call_fail(c, &r->status);
         return;
     }
-    /* As the old leader said: reports of who leads come later. */
+    /* The old leader named the new one; the report in the row comes later. */
     uint64_t leader = r->index;
     registry_view_release(c->view);
     c->view = registry_view_acquire(agent_registry(c->s->agent));
@@ -178,7 +178,7 @@ static void transfer_done(struct router_request *r)
     services__call_reply(c, reply, &thole_v1_TransferLeaderResponse_msginit);
 }
 
-/* The shard's replica on the host; 0, and the call is answered: none. */
+/* The shard's replica on the host. 0: none, and the call was failed. */
 static uint64_t replica_on(struct call *c, const thole_v1_Shard *shard, upb_StringView host)
 {
     struct registry_replica_buf buf;
@@ -199,7 +199,7 @@ static uint64_t replica_on(struct call *c, const thole_v1_Shard *shard, upb_Stri
     return 0;
 }
 
-/* False: the call is answered. */
+/* False: the call was failed. */
 static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_t *ret)
 {
     struct registry_replica_buf replica_buf;
@@ -226,7 +226,8 @@ static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_
     }
     if (row != NULL && thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                         "replica %" PRIu64 " does not vote, so it cannot lead", target);
+                         "replica %" PRIu64 " is not a voter, so it cannot become the leader",
+                         target);
         services__call_fail(c, &st);
         return false;
     }
@@ -234,7 +235,7 @@ static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_
     return true;
 }
 
-/* Who leads now, as the replica that is here knows; else by the last report. */
+/* The leader's host, as the local replica knows it; otherwise by the last report. */
 static upb_StringView leader_host(struct call *c, const thole_v1_Shard *shard)
 {
     struct engine_replica_status s;
@@ -266,7 +267,8 @@ static void transfer_run(struct call *c)
     upb_StringView from = leader_host(c, shard);
     char *copy = upb_Arena_Malloc(c->arena, from.size + 1);
     memcpy(copy, from.size > 0 ? from.data : "", from.size);
-    c->from = upb_StringView_FromDataAndSize(copy, from.size); /* the view is released before */
+    c->from = upb_StringView_FromDataAndSize(
+        copy, from.size); /* the view is released before this is used */
     c->route.kind = ROUTER_TRANSFER;
     c->route.shard_id = thole_v1_Shard_id(shard);
     c->route.target_replica = target;
@@ -283,7 +285,7 @@ void services__shards_transfer(struct call *c)
     upb_StringView host = services__name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
     services__call_about(c, "shard", name);
     if (host.size > 0 && thole_v1_TransferLeaderRequest_replica_id(q) != 0) {
-        services__call_refuse(c, "host", "and replica_id exclude each other");
+        services__call_refuse(c, "host", "excludes replica_id: give one of them");
     } else if (services__call_name(c, "shard", name) &&
                (host.size == 0 || services__call_name(c, "host", host))) {
         services__call_read(c, true, transfer_run);

@@ -1,7 +1,7 @@
-/* thole.v1.Snapshots.SaveSnapshot: the bytes of a file, from a replica here or elsewhere, as fast
- * as the client takes them.
+/* thole.v1.Snapshots.SaveSnapshot: streams a snapshot file of a local or remote replica, at the
+ * client's pace.
  *
- * At any time a save waits for exactly one thing: a piece, or room in the stream's queue. */
+ * Invariant: a save waits for exactly one thing, a piece or room in the stream's queue. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +17,7 @@ struct save {
     struct services *s;
     struct bus_rpc *rpc;
     char shard[LIMIT_NAME_BYTES + 1];
-    /* Who may have it: the next one is asked if one does not. */
+    /* Hosts that may have a replica, asked in this order. */
     struct uuid hosts[LIMIT_MEMBERS];
     size_t host_count, host_at;
     struct export_read read;
@@ -60,7 +60,7 @@ static void fail_of_host(struct save *v, const struct thole_status *st)
 static void fail_cancelled(struct save *v)
 {
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_CANCELLED, THOLE_REASON_NONE, "the client went away");
+    (void)THOLE_FAIL(&st, THOLE_CANCELLED, THOLE_REASON_NONE, "the client cancelled the call");
     fail(v, &st);
 }
 
@@ -69,7 +69,8 @@ static void fail_cancelled(struct save *v)
 static void recorded(void *ctx, const struct thole_status *st,
                      const thole_registry_v1_Result *result)
 {
-    (void)ctx, (void)st, (void)result; /* without shard zero there is no event, but the file */
+    (void)ctx, (void)st,
+        (void)result; /* best effort: without shard zero there is a file but no event */
 }
 
 static void record(struct save *v)
@@ -106,8 +107,8 @@ static void ask(struct save *v)
     exports_read(agent_exports(v->s->agent), &v->read, piece_done, v);
 }
 
-/* After each piece that is queued. */
-static void go_on(struct save *v)
+/* Called after each queued piece. */
+static void continue_save(struct save *v)
 {
     if (v->read.offset < v->total_bytes) {
         ask(v);
@@ -117,7 +118,8 @@ static void go_on(struct save *v)
     bus_rpc_reply(v->rpc, (struct bufslice){0});
 }
 
-/* Queue the piece, or keep it until there is room. False: kept, and the call may be gone. */
+/* Queue the piece, or keep it until there is room. False: kept, or the call was cancelled; the save
+ * may be freed. */
 static bool queue(struct save *v, struct bufslice message)
 {
     pthread_mutex_lock(&v->mutex);
@@ -147,7 +149,7 @@ static void drained(void *ctx)
     struct save *v = ctx;
     struct bufslice message = take_waiting(v);
     if (message.owner != NULL && queue(v, message)) {
-        go_on(v);
+        continue_save(v);
     }
     bufslice_unref(message);
 }
@@ -193,7 +195,7 @@ static void piece_done(void *ctx, const struct thole_status *st, const struct ex
         v->read.offset >= piece->total_bytes || piece->data.bytes.size == 0 ||
         piece->data.bytes.size > left || piece->id == 0) {
         (void)THOLE_FAIL(&wrong, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST,
-                         "the host that has the snapshot answered nonsense");
+                         "malformed piece from the host that has the snapshot");
         fail(v, &wrong);
         return;
     }
@@ -208,12 +210,12 @@ static void piece_done(void *ctx, const struct thole_status *st, const struct ex
     bytes_deinit(&out);
     struct bufslice message = {b, slice_of(b->data, b->size)};
     if (queue(v, message)) {
-        go_on(v);
+        continue_save(v);
     }
     bufslice_unref(message);
 }
 
-/* ---- Where it is ----------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static void add_host(struct save *v, const struct uuid *host)
 {
@@ -222,7 +224,7 @@ static void add_host(struct save *v, const struct uuid *host)
     }
 }
 
-/* This host first, then those of which it is known that they run one, then the others. */
+/* This host first, then hosts with a running replica, then the others. */
 static void find_hosts(struct save *v)
 {
     struct registry_replica_buf replica_buf;
@@ -267,7 +269,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
     find_hosts(v);
     if (v->host_count == 0) {
         (void)THOLE_FAIL(&none, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                         "no replica of the shard is known to this host");
+                         "this host knows no replica of the shard");
         fail(v, &none);
         return;
     }

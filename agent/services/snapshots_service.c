@@ -1,5 +1,4 @@
-/* thole.v1.Snapshots: files that are brought back. (services__snapshots_save.c: files that are
- * taken away.) */
+/* thole.v1.Snapshots: uploads and restores. Saving is in snapshots_save.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,12 +27,12 @@ void services__snapshots_upload(struct call *c)
     upb_StringView data = thole_v1_UploadSnapshotRequest_data(q);
     upb_StringView upload = thole_v1_UploadSnapshotRequest_upload(q);
     if (data.size == 0 || data.size > UPLOADS_PIECE_BYTES_MAX) {
-        services__call_refuse(c, "data", "1 byte to %d MiB are needed",
+        services__call_refuse(c, "data", "must have 1 byte to %d MiB",
                               (int)(UPLOADS_PIECE_BYTES_MAX / MIB));
         return;
     }
     if (upload.size == 0 && thole_v1_UploadSnapshotRequest_offset(q) != 0) {
-        services__call_refuse(c, "offset", "an upload begins at 0");
+        services__call_refuse(c, "offset", "must be 0 at the beginning of an upload");
         return;
     }
     struct buf *b = buf_copy(data.data, data.size);
@@ -62,7 +61,7 @@ static bool same_bytes(upb_StringView a, upb_StringView b)
     return slice_equal(registry_str(a), registry_str(b));
 }
 
-/* A shard that awaits its data has a spec, which counts. */
+/* Does the shard exist, with a spec, and await its data? */
 static bool spec_is_kept(const struct call *c)
 {
     struct registry_shard_buf shard_buf;
@@ -72,7 +71,7 @@ static bool spec_is_kept(const struct call *c)
     return row != NULL && thole_v1_Shard_awaits_restore(row);
 }
 
-/* What the machine was opened with is part of its state. */
+/* Type and config of the machine are part of its state, so they cannot change. */
 static const thole_v1_ShardSpec *choose_spec(struct call *c, const thole_v1_ShardSpec *saved)
 {
     const thole_v1_ShardSpec *given = thole_v1_RestoreSnapshotRequest_spec(c->request);
@@ -81,7 +80,7 @@ static const thole_v1_ShardSpec *choose_spec(struct call *c, const thole_v1_Shar
     }
     if (spec_is_kept(c)) {
         services__call_refuse(c, "spec",
-                              "the shard has one already, and awaits its data: change that");
+                              "the shard has a spec and awaits its data: update the shard instead");
         return NULL;
     }
     bool type = same_bytes(thole_v1_ShardSpec_type(given), thole_v1_ShardSpec_type(saved));
@@ -104,9 +103,10 @@ static bool may_restore(struct call *c, const thole_v1_SnapshotFile *head)
     if (thole_v1_SnapshotFile_shard_id(head) != REGISTRY_SHARD_ID) {
         return true;
     }
-    (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                     "this is a snapshot of the registry, which is no shard of its own; all hosts "
-                     "lost: thole snapshot restore-zero");
+    (void)THOLE_FAIL(
+        &st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+        "this is a snapshot of the registry, which is not restored as a shard; if all hosts "
+        "are lost, use thole snapshot restore-zero");
     services__call_fail(c, &st);
     return false;
 }
@@ -150,7 +150,7 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
                            &thole_v1_Operation_msginit);
 }
 
-/* A repeated request gets the first answer, although its upload has been used by now. */
+/* A retry gets the first answer, although its upload was consumed. */
 static void restore_run(struct call *c)
 {
     const thole_v1_RestoreSnapshotRequest *q = c->request;

@@ -1,7 +1,7 @@
-/* Snapshot files on their way out. See exports.h.
+/* Reading snapshot files in pieces. See exports.h.
  *
- * One of this host: a read point (unless stale), the engine's file of that point or later, then a
- * worker that reads pieces of it; the head is made here, from the registry's view. */
+ * For a local replica: take a read point (unless stale), then the engine's file of that point or
+ * later; a worker reads its pieces. The file's head is made here, from the registry's view. */
 #include "agent/snapshots/exports.h"
 
 #include <inttypes.h>
@@ -36,7 +36,7 @@ struct exports {
     uint64_t last_id;
 };
 
-/* One piece that is asked for. */
+/* One read of a piece. */
 struct job {
     struct worker_msg msg;
     struct exports *x;
@@ -124,7 +124,8 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
         return code;
     }
     if (file->size <= sizeof trailer || !snapshot_file_trailer(trailer, &checksum)) {
-        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the snapshot has no end");
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "the snapshot file of the engine is cut off");
     }
     struct registry_view *v = registry_view_acquire(x->agent->registry);
     const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
@@ -134,7 +135,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
         code = THOLE_UNAVAILABLE;
     } else if (row == NULL) {
         code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                          "the host does not know the shard yet, or no more");
+                          "shard %" PRIu64 " not found on the host", shard_id);
     } else {
         (void)registry_view_cluster(v, &cluster);
         thole_v1_SnapshotFile_set_format(head, SNAPSHOT_FILE_FORMAT);
@@ -180,7 +181,7 @@ static struct export *open_export(struct exports *x, struct job *j, struct thole
     struct bytes head = {0};
     if (x->open_count >= OPEN_MAX) {
         (void)THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                         "%d snapshots are being read from this host, which is the limit",
+                         "%d snapshots are being read from this host already; retry later",
                          OPEN_MAX);
         return NULL;
     }
@@ -240,15 +241,16 @@ static void run(struct exports *x, struct job *j, uint64_t now_ns)
     struct buf *b = NULL;
     struct export *e = j->file.file != NULL ? open_export(x, j, &st) : find_export(x, &j->q);
     if (e == NULL && st.code == THOLE_OK) {
-        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
-                         "the snapshot was not read for too long, or its host was restarted");
+        (void)THOLE_FAIL(
+            &st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
+            "the snapshot was closed, because it was not read for a minute or its host restarted");
     }
     if (e != NULL) {
         e->used_ns = now_ns;
         piece = (struct export_piece){e->id, e->head.size + e->file.size, e->file.index, {0}};
         if (j->q.offset >= piece.total_bytes) {
             (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                             "offset: behind the end");
+                             "offset: is beyond the end");
         } else {
             (void)read_piece(e, j->q.offset, piece.total_bytes, &b, &st);
         }

@@ -1,5 +1,5 @@
-/* Snapshot files on their way out, piece by piece: of a replica here, or of one on another host,
- * which is asked for each piece (METHOD_SNAPSHOT). Whoever reads decides how fast. */
+/* Reading snapshot files in pieces: of a local replica, or of another host's, which is asked for
+ * each piece (METHOD_SNAPSHOT). The reader sets the pace. */
 #ifndef AGENT_SNAPSHOTS_EXPORTS_H
 #define AGENT_SNAPSHOTS_EXPORTS_H
 
@@ -10,23 +10,23 @@
 struct exports;
 
 struct exports *exports_new(struct agent *a);
-void exports_stop(struct exports *x); /* after engine_stop: answers what is left */
+void exports_stop(struct exports *x); /* after engine_stop: answers the waiting reads */
 void exports_free(struct exports *x); /* before engine_free */
 
 struct export_read {
-    struct uuid host; /* who has the replica */
+    struct uuid host; /* which has the replica */
     uint64_t shard_id;
-    uint64_t id; /* 0: take a snapshot; then as the first answer says */
+    uint64_t id; /* 0: take a snapshot; then the id in the first answer */
     uint64_t offset;
-    bool stale; /* of what is applied there, without asking a quorum */
+    bool stale; /* of the replica's applied state, without a read point */
     uint64_t deadline_ns;
 };
 struct export_piece {
     uint64_t id, total_bytes, index;
     struct bufslice data; /* released after `done` */
 };
-/* `done` comes once, on any thread (inline if the host is stopping). What is not read for a while
- * is closed (NOT_FOUND). */
+/* `done` is called once, on any thread, or inline if the host is stopping. A snapshot that is not
+ * read for a minute is closed (NOT_FOUND). */
 typedef void (*export_piece_fn)(void *ctx, const struct thole_status *st,
                                 const struct export_piece *piece);
 void exports_read(struct exports *x, const struct export_read *q, export_piece_fn done, void *ctx);

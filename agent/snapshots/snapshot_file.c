@@ -111,21 +111,21 @@ static enum thole_code read_head(struct snapshot_check *k, size_t size, struct t
     }
     if (thole_v1_SnapshotFile_format(head) != SNAPSHOT_FILE_FORMAT) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
-                          "the snapshot file is of format %" PRIu32 ", this program knows %d",
+                          "the snapshot file has format %" PRIu32 "; this version knows %d",
                           thole_v1_SnapshotFile_format(head), SNAPSHOT_FILE_FORMAT);
     }
     uint64_t body = thole_v1_SnapshotFile_body_bytes(head);
     if (body <= SNAPSHOT_FILE_TRAILER_BYTES || body > UINT64_MAX / 4 ||
         thole_v1_SnapshotFile_index(head) == 0 || thole_v1_SnapshotFile_term(head) == 0 ||
         !thole_v1_SnapshotFile_has_spec(head)) {
-        return damaged(st, "its head makes no sense");
+        return damaged(st, "its head is malformed");
     }
     k->head = head;
     k->head_bytes = checked + 8;
     return THOLE_OK;
 }
 
-/* Takes from `in` what the head still needs, and no more. */
+/* Takes from `in` only the bytes that the head still needs. */
 static enum thole_code feed_head(struct snapshot_check *k, struct slice *in,
                                  struct thole_status *st)
 {
@@ -144,7 +144,7 @@ static enum thole_code feed_head(struct snapshot_check *k, struct slice *in,
         }
         if (memcmp(k->first.data, file_magic, sizeof file_magic) != 0) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                              "this is no snapshot file");
+                              "this is not a snapshot file");
         }
         if (get_le32(k->first.data + 8) > SNAPSHOT_FILE_HEAD_BYTES_MAX) {
             return damaged(st, "its head is too large");
@@ -191,7 +191,7 @@ enum thole_code snapshot_check_end(const struct snapshot_check *k, struct thole_
 {
     uint64_t checksum;
     if (k->head == NULL || k->body < thole_v1_SnapshotFile_body_bytes(k->head)) {
-        return damaged(st, "it is cut");
+        return damaged(st, "it is cut off");
     }
     if (!snapshot_file_trailer(k->trailer, &checksum) ||
         checksum != thole_v1_SnapshotFile_body_checksum(k->head) ||

@@ -1,13 +1,13 @@
-/* Snapshot files on their way in. See uploads.h.
+/* Uploads of snapshot files. See uploads.h.
  *
  *   RECEIVING --> COMPLETE --> CLAIMED --> KEPT --> (removed)
  *       |            |                      ^
- *       +--- idle ---+--> (removed)         +--- found at the start of the host
+ *       +--- idle ---+--> (removed)         +--- found when the host starts
  *
- * What is KEPT belongs to a shard that this host has to begin, as far as is known: it goes when the
- * view (one that is new enough: `known_at`) shows no such shard, or shows that it has begun. A
- * command whose outcome is unknown may still take effect after the file is gone: then the shard's
- * first replica fails, and its operation with it. */
+ * A KEPT file may belong to a shard that is to be founded on it. It is deleted when a new enough
+ * view (`known_at`) shows no such shard, or that the shard has formed. A command whose outcome is
+ * unknown may take effect after that: then the shard's first replica fails, and so does its
+ * operation. */
 #include "agent/snapshots/uploads.h"
 
 #include <inttypes.h>
@@ -25,7 +25,7 @@
 #define IDLE_NS (60 * NS_PER_S)
 #define BARRIER_NS (10 * NS_PER_S)
 #define BARRIER_AGAIN_NS (2 * NS_PER_S)
-/* Left free by an upload: the engine stops taking proposals at half of this. */
+/* What uploads leave free on the disk: twice the space at which the engine refuses proposals. */
 #define FREE_BYTES_MIN (256 * MIB)
 
 enum upload_phase { RECEIVING, COMPLETE, CLAIMED, KEPT };
@@ -35,10 +35,13 @@ struct upload {
     enum upload_phase phase;
     char name[UUID_TEXT_BYTES];
     struct snapshot_check *check; /* until KEPT */
-    struct engine_file *file;     /* RECEIVING, once its head is known to be good */
+    struct engine_file *file;     /* RECEIVING, once its head was checked */
     uint64_t size;                /* of the whole file; 0: not known */
     uint64_t used_ns;
-    uint64_t known_at; /* KEPT: a view from here on knows its shard; UINT64_MAX: ask first */
+    uint64_t
+        /* KEPT: a view from this revision on shows its shard; UINT64_MAX: a barrier is
+         * needed */
+        known_at;
 };
 
 struct uploads {
@@ -74,7 +77,7 @@ static struct job *job_new(struct uploads *u, enum job_kind kind, struct slice n
     if (name.size < sizeof j->name && name.size > 0) {
         memcpy(j->name, name.data, name.size);
     } else if (name.size > 0) {
-        j->name[0] = '?'; /* matches none */
+        j->name[0] = '?'; /* matches no upload */
     }
     return j;
 }
@@ -200,8 +203,8 @@ static void show(const struct upload *x, struct job *j)
     answer(j, &(struct thole_status){0}, &state);
 }
 
-/* What the uploads that are there will still write: the rest of each, and each once more when it
- * becomes a replica's. */
+/* What all uploads will still write: the rest of each file, and a copy of each when a replica is
+ * founded on it. */
 static uint64_t promised_bytes(const struct uploads *u)
 {
     uint64_t sum = 0;
@@ -211,7 +214,7 @@ static uint64_t promised_bytes(const struct uploads *u)
     return sum;
 }
 
-/* Of the disk, beside the reserve. */
+/* Free bytes of the disk without the reserve. */
 static enum thole_code usable_bytes(struct uploads *u, uint64_t *ret, struct thole_status *st)
 {
     uint64_t free_bytes = 0;
@@ -222,7 +225,7 @@ static enum thole_code usable_bytes(struct uploads *u, uint64_t *ret, struct tho
     return code;
 }
 
-/* The file is copied once more when it becomes a replica's. */
+/* Needs twice the size: the file is copied when a replica is founded on it. */
 static enum thole_code create(struct uploads *u, struct upload *x, struct thole_status *st)
 {
     uint64_t usable = 0, promised = promised_bytes(u);
@@ -230,12 +233,11 @@ static enum thole_code create(struct uploads *u, struct upload *x, struct thole_
     char part[UUID_TEXT_BYTES + 8];
     enum thole_code code = usable_bytes(u, &usable, st);
     if (code == THOLE_OK && (usable < promised || (usable - promised) / 2 < size)) {
-        code =
-            THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
-                       "beside its reserve the host has %" PRIu64 " bytes free, of which %" PRIu64
-                       " are promised to other uploads, and a snapshot of %" PRIu64
-                       " bytes needs twice its size",
-                       usable, promised, size);
+        code = THOLE_FAIL(
+            st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
+            "the host has %" PRIu64 " bytes free besides its reserve, of which %" PRIu64
+            " are promised to other uploads; a snapshot of %" PRIu64 " bytes needs twice its size",
+            usable, promised, size);
     }
     if (code == THOLE_OK) {
         x->size = size;
@@ -244,17 +246,18 @@ static enum thole_code create(struct uploads *u, struct upload *x, struct thole_
     return code == THOLE_OK ? u->files->ops->create(u->files, part, true, &x->file, st) : code;
 }
 
-/* Others write to the disk, too: what was free at the beginning may be gone. */
+/* Other writers may have used the space that was free at the beginning. */
 static enum thole_code append(struct uploads *u, struct upload *x, struct slice body,
                               struct thole_status *st)
 {
     uint64_t usable = 0;
     enum thole_code code = usable_bytes(u, &usable, st);
     if (code == THOLE_OK && usable < body.size) {
-        code = THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
-                          "the disk of the host is down to its reserve of %d bytes: free some, and "
-                          "begin again",
-                          FREE_BYTES_MIN);
+        code =
+            THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
+                       "the disk of the host has only its reserve of %d bytes left: free space and "
+                       "begin again",
+                       FREE_BYTES_MIN);
     }
     return code == THOLE_OK ? u->files->ops->append(x->file, body.data, body.size, st) : code;
 }
@@ -305,8 +308,8 @@ static void put(struct uploads *u, struct job *j, uint64_t now_ns)
     if (x == NULL || x->phase == KEPT) {
         (void)THOLE_FAIL(&st, j->name[0] ? THOLE_NOT_FOUND : THOLE_RESOURCE_EXHAUSTED,
                          j->name[0] ? THOLE_REASON_NONE : THOLE_REASON_QUEUE_FULL,
-                         j->name[0] ? "this host has no such upload (any more): begin again"
-                                    : "this host has too many uploads under way");
+                         j->name[0] ? "upload not found, or expired: begin again"
+                                    : "this host has too many uploads in progress; retry later");
         answer(j, &st, NULL);
         return;
     }
@@ -333,8 +336,7 @@ static void claim(struct uploads *u, struct job *j)
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                          "the upload is not complete");
     } else {
-        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
-                         "this host has no such upload (any more)");
+        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "upload not found, or expired");
     }
     answer(j, &st, NULL);
 }
@@ -354,7 +356,8 @@ static void settle(struct uploads *u, struct job *j, uint64_t now_ns)
     answer(j, &(struct thole_status){0}, NULL);
 }
 
-/* ---- What nobody wants any more -------------------------------------------------------------- */
+/* ---- Files that no shard needs ----------------------------------------------------------------
+ * */
 
 static void asked(void *ctx, const struct thole_status *st)
 {
@@ -363,8 +366,8 @@ static void asked(void *ctx, const struct thole_status *st)
     post(j);
 }
 
-/* What a linearizable read of the registry does not show now is not there, but for commands that
- * are still on their way. */
+/* A shard that a linearizable read of the registry does not show does not exist, unless its command
+ * is still in flight. */
 static void ask(struct uploads *u, uint64_t now_ns)
 {
     struct job *j = job_new(u, JOB_ASKED, (struct slice){0});
@@ -422,7 +425,7 @@ static uint64_t sweep(struct uploads *u, uint64_t now_ns)
         } else if (x->phase == KEPT && x->known_at == UINT64_MAX) {
             unknown = true;
         } else if (x->phase == KEPT && registry_view_revision(v) >= x->known_at && !wanted(v, x)) {
-            LOG_INFO(AGENT, "a restored snapshot's file is no longer needed file=%s", x->name);
+            LOG_INFO(AGENT, "deleted an uploaded snapshot that no shard needs file=%s", x->name);
             drop(u, x);
         }
     }

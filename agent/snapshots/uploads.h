@@ -1,6 +1,5 @@
-/* Snapshot files on their way in: received piece by piece, checked as a whole, kept under
- * <data>/restores until the shard that begins with one has begun, or nobody can want it any
- * more. */
+/* Uploads of snapshot files: received in pieces, checked as a whole, and kept under <data>/restores
+ * until the shard that is restored from the file has formed, or no shard can need it any more. */
 #ifndef AGENT_SNAPSHOTS_UPLOADS_H
 #define AGENT_SNAPSHOTS_UPLOADS_H
 
@@ -28,19 +27,19 @@ struct upload_state {
     bool complete;
     const thole_v1_SnapshotFile *head; /* of a complete one */
 };
-/* Once, on the uploads' thread; `state` is borrowed, and NULL on failure. */
+/* Called once, on the uploads' worker. `state` is borrowed; NULL on failure. */
 typedef void (*upload_fn)(void *ctx, const struct thole_status *st,
                           const struct upload_state *state);
-/* The bytes at `offset`; an empty name begins an upload. Bytes that are there already, or that do
- * not follow on what is there, are ignored: the answer says where to go on. NOT_FOUND: no such
- * upload (any more). */
+/* The bytes at `offset`; an empty name begins an upload. Bytes that were received before, or that
+ * leave a gap, are ignored: `received` in the answer is the next offset. NOT_FOUND: no such upload,
+ * or it expired. */
 void uploads_put(struct uploads *u, struct slice name, uint64_t offset, struct bufslice data,
                  upload_fn done, void *ctx);
-/* Somebody is going to make a shard of a complete upload: it stays, whatever happens, until it is
- * settled. FAILED_PRECONDITION: it is not complete. */
+/* Keep a complete upload, of which a shard is to be made, until uploads_settle.
+ * FAILED_PRECONDITION: the upload is not complete. */
 void uploads_claim(struct uploads *u, struct slice name, upload_fn done, void *ctx);
-/* A shard was made of it at this revision; or not, or who knows (0). A file that no shard waits for
- * goes. */
+/* A shard was made of it at this revision; 0: it was not, or the outcome is unknown. A file that no
+ * shard needs is deleted. */
 void uploads_settle(struct uploads *u, const char *name, uint64_t revision);
 
 #endif

@@ -46,7 +46,7 @@ static void test_one_of_three_hosts_says_that_nothing_is_ready(void **state)
     cli_ok(c, 0, "wait --for ready shard/orders pool/p");
     host_kill(c, 1);
     host_pause(c, 2, true);
-    expect_soon(c, 0, 3000, "status", "no: no leader of shard zero is known for");
+    expect_soon(c, 0, 3000, "status", "no: no leader of shard zero has been known for");
     expect_soon(c, 0, 2000, "status", "shards    6, 0 ready");
     expect_soon(c, 0, 5000, "get hosts --command-timeout 1s", "shard zero has no leader; --stale");
     expect_lines(c, 0, "get hosts --stale", "suspect", 2);

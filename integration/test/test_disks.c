@@ -162,7 +162,7 @@ static void test_disk_of_a_newer_version_is_refused(void **state)
     host_stop(c, 0);
     shell("sed -i '1s/[0-9]*$/99/' '%s/identity'", c->hosts[0].data_dir);
     host_restart(c, 0);
-    expect_exit(c, 0, EXIT_DATA_DIRECTORY, "written by a newer version");
+    expect_exit(c, 0, EXIT_DATA_DIRECTORY, "of a newer version");
     cluster_free(c);
 }
 
@@ -181,7 +181,7 @@ static void test_log_that_cannot_be_written_ends_the_host(void **state)
         int status = cli(c, 0, out, sizeof out, "propose orders --data-file %s", path);
         assert_true(status == 0 || status == EXIT_UNKNOWN);
     }
-    expect_exit(c, 2, EXIT_FAILED, "this host cannot go on");
+    expect_exit(c, 2, EXIT_FAILED, "host failed");
     cli_ok(c, 0, "propose orders 'put b 1'");
     host_restart(c, 2);
     cluster_wait_ready(c, 2, 20000);

@@ -124,7 +124,7 @@ static void expect_told(struct cluster *c, uint64_t after)
     static char out[4 * 1024 * 1024];
     assert_int_equal(
         cli(c, 0, out, sizeof out, "get events --since-revision %" PRIu64 " --limit 20", after), 0);
-    assert_int_equal(count_lines(out, "no longer all kept"), 1);
+    assert_int_equal(count_lines(out, "were dropped: the oldest kept event"), 1);
     assert_int_equal(count_lines(out, "shards/many-"), 20);
     /* A watch never ends by itself: `head` closes its output. */
     (void)cli(c, 0, out, sizeof out,
@@ -132,7 +132,7 @@ static void expect_told(struct cluster *c, uint64_t after)
               " 2>&1 "
               "| head -n 30",
               THOLE_PATH, c->hosts[0].address, after);
-    assert_int_equal(count_lines(out, "no longer all kept"), 1);
+    assert_int_equal(count_lines(out, "were dropped: the oldest kept event"), 1);
     assert_true(count_lines(out, "shards/many-") > 0);
 }
 

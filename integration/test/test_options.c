@@ -50,10 +50,10 @@ static void test_nonsense_addresses_are_refused(void **state)
     host_start(
         c, 0,
         (const char *[]){"--listen", c->hosts[0].address, "--peers", c->hosts[1].address, NULL});
-    expect_usage(c, 0, "does not name this host");
+    expect_usage(c, 0, "lacks this host's address");
     host_start(c, 0,
                (const char *[]){"--listen", c->hosts[0].address, "--join", "192.0.2.1:7400", NULL});
-    expect_usage(c, 0, "only within this machine");
+    expect_usage(c, 0, "cannot reach this host at the loopback address");
     cluster_free(c);
 }
 
@@ -82,7 +82,7 @@ static void test_times_are_checked_with_the_defaults(void **state)
     host_stop(c, 2);
     host_restart(c, 2);
     uint64_t begin = now_ms();
-    while (!host_log_has(c, 2, "election timeout was shortened") && now_ms() - begin < 20000) {
+    while (!host_log_has(c, 2, "waiting out promises") && now_ms() - begin < 20000) {
         usleep(20000);
     }
     host_stop(c, 2);

@@ -71,7 +71,7 @@ static void test_bad_files_and_directories_are_refused_and_leave_nothing(void **
     cli_ok(c, 0, "snapshot save orders %s", path_of(c, "orders.snap"));
     static const long places[] = {0, 9, 40, 300, -3, -100};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-        const char *why = places[i] == 0 ? "no snapshot file" : "damaged";
+        const char *why = places[i] == 0 ? "not a snapshot file" : "damaged";
         copy_spoilt(zero, spoilt, 400, true, places[i]);
         expect_refused(c, spoilt, dir, why);
         copy_spoilt(zero, spoilt, 400, false, places[i]);

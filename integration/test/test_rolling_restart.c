@@ -40,7 +40,7 @@ static void test_rolling_restart_under_load_never_waits_for_an_election(void **s
         uint64_t gap = load_gap_ms_max(load);
         printf("restart of %s: longest gap %" PRIu64 " ms\n", c->hosts[h].name, gap);
         worst = gap > worst ? gap : worst;
-        assert_false(host_log_has(c, h, "not everything was handed over"));
+        assert_false(host_log_has(c, h, "leadership handoff failed"));
     }
     struct load_report r;
     load_stop(load, &r);

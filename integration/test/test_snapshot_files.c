@@ -59,7 +59,7 @@ static void expect_damaged(struct cluster *c, const char *file)
 {
     char out[4096];
     assert_int_equal(cli(c, 0, out, sizeof out, "snapshot status %s", file), 1);
-    if (strstr(out, "damaged") == NULL && strstr(out, "no snapshot file") == NULL) {
+    if (strstr(out, "damaged") == NULL && strstr(out, "not a snapshot file") == NULL) {
         fail_msg("%s", out);
     }
     assert_int_equal(cli(c, 0, out, sizeof out, "snapshot restore %s spoilt", file), 1);

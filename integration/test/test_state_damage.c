@@ -115,7 +115,7 @@ static void expect_whole(struct scene *s)
 
 /* Reads all data of the host, ignoring answers, until the host reports the damage. A replica that
  * is not open yet is not read: another host answers. */
-static bool made_anew(void *ctx)
+static bool salvaged(void *ctx)
 {
     const struct expect *e = ctx;
     char out[4096];
@@ -128,8 +128,8 @@ static bool made_anew(void *ctx)
 
 static void expect_made_anew(struct cluster *c, int i)
 {
-    eventually(60000, "the state database is made anew", made_anew,
-               &(struct expect){.c = c, .via = i, .needle = "state database was made anew"});
+    eventually(60000, "the state database is salvaged", salvaged,
+               &(struct expect){.c = c, .via = i, .needle = "state database salvaged"});
 }
 
 static bool h2_leads_a(void *ctx)
@@ -179,7 +179,7 @@ static void test_flipped_bytes_of_the_state_cost_the_replicas_they_hit(void **st
     host_stop(s.c, 0);
     flip(s.c, 0, "MANIFEST-*", 1);
     host_restart(s.c, 0);
-    expect_log(s.c, 0, "the state database was made anew");
+    expect_log(s.c, 0, "state database salvaged");
     cluster_wait_ready(s.c, 0, 20000);
     expect_whole(&s);
 

@@ -9,24 +9,23 @@
  *     thole_new(&o, &t, &st) -> thole_register(t, &my_type, &st) -> thole_start(t, &st)
  *     -> thole_wait_ready(t, 10000, &st) -> ... -> thole_close(t)
  *
- * A *client* has no data and no replicas: thole_connect("h1:7400,h2:7400", &t, &st). Calls that are
- * for hosts alone say so and are FAILED_PRECONDITION on a client.
+ * A *client* has no data and no replicas: thole_connect("h1:7400,h2:7400", &t, &st). Calls for
+ * hosts only are FAILED_PRECONDITION on a client.
  *
  * Errors: fallible functions return a code and fill `st` (may be NULL) only on failure.
- *   UNAVAILABLE: certainly not applied; try again.  UNKNOWN / OUTCOME_UNKNOWN, DEADLINE_EXCEEDED:
- *   it may have been applied, or may yet be; a proposal in a session can be sent again safely.
- *   RESOURCE_EXHAUSTED / QUEUE_FULL: wait for completions, then try again.
- * Requests that certainly took no effect (no leader, host unreachable) are tried again inside until
- * the timeout.
+ * UNAVAILABLE: certainly not applied; retry.  UNKNOWN / OUTCOME_UNKNOWN, DEADLINE_EXCEEDED: it may
+ *   have been applied, or may still be; only a proposal in a session can be retried safely.
+ *   RESOURCE_EXHAUSTED / QUEUE_FULL: wait for completions, then retry.
+ * libthole retries requests that certainly took no effect (no leader, host unreachable) until the
+ * timeout.
  *
- * Threads: every function may be called from any thread, at the same time, except where it says
- * otherwise; thole_close must be the last call. Blocking calls must not be made from callbacks.
- * Callbacks: completions of thole_submit run on one thread per handle, in batches; they may take
- * their time (completions then wait, and the in-flight limit is reached) but must not block on
- * this handle. Watch callbacks run on other threads, one at a time per watch, and must be quick.
- * Ownership: strings and payloads given to a function are copied before it returns; what a callback
- * is given is valid until it returns.
- * Limits: payload 1 MiB, result 2 MiB, THOLE_IN_FLIGHT_MAX operations submitted and not
+ * Threads: every function may be called from any thread, concurrently, unless it says otherwise;
+ * thole_close must be the last call. Callbacks must not make blocking calls.
+ * Callbacks: completions of thole_submit run on one thread per handle, in batches. A slow
+ * completion delays the others, up to the in-flight limit, but must not block on this handle. Watch
+ * callbacks run on other threads, one at a time per watch, and must be quick. Ownership: functions
+ * copy strings and payloads before they return; the arguments of a callback are valid until it
+ * returns. Limits: payload 1 MiB, result 2 MiB, THOLE_IN_FLIGHT_MAX operations submitted and not
  * completed. */
 #ifndef THOLE_THOLE_H
 #define THOLE_THOLE_H
@@ -42,7 +41,7 @@ extern "C" {
 #define THOLE_VERSION_MINOR 1
 #define THOLE_VERSION_PATCH 0
 #define THOLE_VERSION "0.1.0"
-/* Of the library that is running; "0.1.0". */
+/* The version of the linked library: "0.1.0". */
 THOLE_API const char *thole_version(void);
 
 #define THOLE_IN_FLIGHT_MAX 65536
@@ -66,29 +65,28 @@ struct thole_log_line {
     uint64_t wall_ms;    /* since 1970 */
     const char *subject; /* "raft", "bus", "agent", ... */
     const char *message; /* text, with key=value */
-    const char *host;    /* the host's name, NULL where none is known (gRPC's own lines) */
-    const char *thread;  /* NULL: none of a host's own */
+    const char *host;    /* the host's name; NULL if unknown (lines of gRPC) */
+    const char *thread;  /* the worker's name; NULL: not a worker of a host */
     uint64_t shard_id;   /* 0: none */
     uint64_t replica_id; /* 0: none */
 };
-/* What is logged: "warn", or "info,raft=debug,bus=error". At first: info, to standard error.
+/* Set the levels: "warn", or "info,raft=debug,bus=error". Default: info, to standard error.
  * INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_log_levels(const char *spec,
                                                             struct thole_status *st);
-/* Lines go to `line` instead of standard error; NULL: to standard error again. It is called on any
- * thread, one line at a time, must be quick, and must not call libthole. */
+/* Send lines to `line` instead of standard error; NULL: to standard error again. Called on any
+ * thread, one line at a time; must be quick and must not call libthole. */
 THOLE_API void thole_log_to(void (*line)(void *ctx, const struct thole_log_line *line), void *ctx);
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
 enum thole_bootstrap {
-    THOLE_BOOTSTRAP_NONE = 0,  /* only with a data directory that is a member's already */
+    THOLE_BOOTSTRAP_NONE = 0,  /* restart a member; a new data directory is refused */
     THOLE_BOOTSTRAP_DEV = 1,   /* a cluster of this host alone; it can grow later */
     THOLE_BOOTSTRAP_PEERS = 2, /* a new cluster of `addresses`, this host among them */
     THOLE_BOOTSTRAP_JOIN = 3,  /* an existing cluster, through one of `addresses` */
 };
 
-/* Fields that are 0 or NULL have the defaults. `size` lets the struct grow. */
 /* Paths of PEM files. A host needs the first three: its certificate names it
  * (thole://CLUSTER/host/NAME, see `thole cert host`). A client needs `ca`; with `cert` and `key` it
  * is the user in its certificate. */
@@ -99,32 +97,33 @@ struct thole_tls {
     const char *client_ca; /* hosts: CAs that sign certificates of users; default: `ca` */
 };
 
+/* 0 or NULL: the default. `size` lets the struct grow. */
 struct thole_options {
     uint32_t size;        /* sizeof(struct thole_options) */
-    uint32_t bootstrap;   /* enum thole_bootstrap; a data directory that was used needs none */
+    uint32_t bootstrap;   /* enum thole_bootstrap; ignored on a member's data directory */
     const char *data_dir; /* required */
     /* HOST:PORT; port 0 picks one; default: as at the last start, or 127.0.0.1:7400. */
     const char *listen;
-    const char *advertise;        /* where others reach this host; default: the listen address */
-    const char *name;             /* unique in the cluster; default: made from the new host's id */
-    const char *addresses;        /* "a:7400,b:7400" */
-    const char *const *tags;      /* "key=value", NULL-terminated; counted when the host is new */
+    const char *advertise;   /* where other hosts reach this one; default: the listen address */
+    const char *name;        /* unique in the cluster; default: made from the new host's id */
+    const char *addresses;   /* "a:7400,b:7400" */
+    const char *const *tags; /* "key=value", NULL-terminated; only used when the host is new */
     uint32_t election_timeout_ms; /* 500 */
     uint32_t heartbeat_ms;        /* 100; at most a third of the election timeout */
     uint32_t loops, appliers;     /* threads; by cores */
-    /* Once, on any thread, when this host cannot go on (disk failed, removed from the cluster).
-     * Should make another thread call thole_close; with UNAVAILABLE, then open it again: it has got
-     * another replica of shard zero. */
+    /* Called once, on any thread, when this host has failed (disk, removed from the cluster). It
+     * should make another thread call thole_close. UNAVAILABLE: then open the data directory again,
+     * for example because the host got a new replica of shard zero. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *ctx;
-    /* While this host leads shard zero: the bounds of the silence after which another host is
-     * suspect, 1000 and 10000, and the silence after which its replicas are replaced, 30000. */
+    /* Used while this host leads shard zero. Another host is suspect after a silence between the
+     * first two bounds (1000 and 10000), and its replicas are replaced after the third (30000). */
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
-    /* Most that snapshots to other hosts may take; default: no cap. */
+    /* Limit of the rate of snapshots to other hosts; default: none. */
     uint64_t snapshot_bytes_per_s;
-    /* 1: the process is there for this host alone. Then libthole also does what acts on the whole
-     * process: it gives memory back with malloc_trim when many shards fall asleep, and switches
-     * off the search for deadlocks that Debian's abseil makes at each lock of gRPC. */
+    /* 1: the process runs only this host. libthole then also changes the whole process: it returns
+     * memory with malloc_trim when many shards become idle, and turns off the deadlock detection of
+     * Debian's abseil, which costs time at each lock of gRPC. */
     uint32_t owns_process;
     /* 1: plain text is meant, also at a `listen` that other machines reach. */
     uint32_t insecure;
@@ -136,35 +135,35 @@ struct thole_options {
         .size = sizeof(struct thole_options) \
     }
 
-/* Copies the options; touches nothing. INVALID_ARGUMENT. */
+/* Copy the options; opens nothing. INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_new(const struct thole_options *options,
                                                      struct thole **ret, struct thole_status *st);
-/* A machine type, before thole_start; `type` must outlive the handle. kv, counter and noop are
- * there. ALREADY_EXISTS, INVALID_ARGUMENT, FAILED_PRECONDITION (started, or a client). */
+/* Register a machine type, before thole_start; `type` must outlive the handle. kv, counter and noop
+ * are built in. ALREADY_EXISTS, INVALID_ARGUMENT, FAILED_PRECONDITION (started, or a client). */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_register(struct thole *t,
                                                           const struct thole_machine_type *type,
                                                           struct thole_status *st);
-/* Open the data directory and run. Returns when the host listens; it may yet have to find its
- * cluster: thole_wait_ready. FAILED_PRECONDITION (LOCKED, FORMAT, WRONG_CLUSTER, WRONG_HOST),
- * DATA_LOSS CORRUPT, UNAVAILABLE (ADDRESS_IN_USE, DISK). After a failure only thole_close may be
- * called. */
+/* Open the data directory and run. Returns when the host listens; thole_wait_ready waits until it
+ * has joined or formed its cluster. FAILED_PRECONDITION (LOCKED, FORMAT, WRONG_CLUSTER,
+ * WRONG_HOST), DATA_LOSS CORRUPT, UNAVAILABLE (ADDRESS_IN_USE, DISK). After a failure only
+ * thole_close may be called. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_start(struct thole *t, struct thole_status *st);
-/* Until this host is a member and knows a leader of shard zero (a client: until a host answers).
- * DEADLINE_EXCEEDED, with what it waits for. */
+/* Wait until this host is a member and knows the leader of shard zero (a client: until a host
+ * answers). DEADLINE_EXCEEDED, with the reason. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms,
                                                             struct thole_status *st);
-/* Stop gracefully and free: others are handed the shards that are led here (at most 3 s),
- * outstanding operations complete (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards must
- * have been released. Not from a callback. NULL is fine. */
+/* Stop gracefully and free: hand leaderships over (at most 3 s) and complete outstanding operations
+ * (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards must have been released. Not from a
+ * callback. NULL is fine. */
 THOLE_API void thole_close(struct thole *t);
 THOLE_API const char *thole_address(const struct thole *t); /* advertised; "" before thole_start */
 THOLE_API const char *thole_host_name(const struct thole *t);
 
 /* ---- Clients --------------------------------------------------------------------------------- */
 
-/* Addresses of some hosts, comma separated; one that answers is kept to, but proposals go to the
- * host that leads their shard once that is known, so give as many as there are. Returns when one
- * has answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
+/* Comma separated addresses of hosts. The client uses one host that answers, and sends proposals to
+ * the shard's leader once an answer has named it, if the leader is in the list: so list all hosts.
+ * Returns when a host has answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect(const char *addresses, struct thole **ret,
                                                          struct thole_status *st);
 /* The same over TLS; the hosts' certificates must be for the names or IP addresses in `addresses`.
@@ -174,7 +173,7 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect_tls(const char *address
                                                              struct thole **ret,
                                                              struct thole_status *st);
 
-/* ---- Shards, declared ------------------------------------------------------------------------ */
+/* ---- Declaring shards ------------------------------------------------------------------------ */
 
 enum thole_operator {
     THOLE_IN = 1,
@@ -195,11 +194,11 @@ struct thole_shard_spec {
     uint32_t voters, non_voting;
     const struct thole_constraint *constraints;
     uint32_t constraint_count;
-    const char *etag;       /* apply, delete: only if the spec is still the one with this etag */
-    const char *request_id; /* idempotency: a repeated call gets the first answer */
+    const char *etag;       /* apply: only if the spec still has this etag */
+    const char *request_id; /* idempotency: a retry gets the first answer */
     bool validate_only;
-    /* Queries at a leader that a quorum heard lately cost no round; two hosts' clocks may not
-     * differ in speed by more than 20%. Cannot change. */
+    /* A leader with a lease answers queries without a round to a quorum. Requires that the clocks
+     * of two hosts differ in speed by at most 20%. Cannot change. */
     bool lease_reads;
 };
 
@@ -208,21 +207,22 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_create(struct thole *t,
                                                               const struct thole_shard_spec *spec,
                                                               uint32_t timeout_ms,
                                                               struct thole_status *st);
-/* Create it or change its spec. */
+/* Create the shard or change its spec. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_apply(struct thole *t,
                                                              const struct thole_shard_spec *spec,
                                                              uint32_t timeout_ms,
                                                              struct thole_status *st);
-/* Returns when it is accepted; the data goes soon after. */
+/* Returns when the deletion is accepted; the data is deleted soon after. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_delete(struct thole *t, const char *name,
                                                               uint32_t timeout_ms,
                                                               struct thole_status *st);
-/* Until the shard has formed and every wanted replica runs. DEADLINE_EXCEEDED with the reason. */
+/* Wait until the shard has formed and every wanted replica runs. DEADLINE_EXCEEDED, with the
+ * reason. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_wait_ready(struct thole *t, const char *name,
                                                                   uint32_t timeout_ms,
                                                                   struct thole_status *st);
 enum thole_role { THOLE_VOTER = 1, THOLE_NON_VOTING = 2 };
-/* A replica of the caller's own beside those that placement makes; see CreateReplica. */
+/* Create a replica besides those of placement, which leaves it alone; see CreateReplica. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_replica_create(struct thole *t, const char *shard,
                                                                 const char *host, uint32_t role,
                                                                 uint32_t timeout_ms,
@@ -234,8 +234,8 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_replica_delete(struct thole *t,
 
 /* ---- Operations on shards -------------------------------------------------------------------- */
 
-/* A shard by its name, to address operations to. It need not exist yet: operations then fail with
- * NOT_FOUND NO_SUCH_SHARD. Released by the caller, before thole_close. */
+/* A handle for operations on the shard of this name. The shard need not exist: operations then fail
+ * with NOT_FOUND NO_SUCH_SHARD. The caller releases it before thole_close. */
 struct thole_shard;
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_open(struct thole *t, const char *name,
                                                             struct thole_shard **ret,
@@ -244,7 +244,7 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_open(struct thole *t, con
 THOLE_API void thole_shard_release(struct thole_shard *s);
 
 enum thole_op_kind {
-    THOLE_PROPOSE = 1, /* committed by a majority, synced and applied when it completes */
+    THOLE_PROPOSE = 1, /* complete when a majority has synced it and it was applied */
     THOLE_QUERY = 2,   /* linearizable, unless THOLE_STALE */
 };
 #define THOLE_STALE 1u /* query: from any replica, at most max_staleness_ms behind (0: no bound) */
@@ -264,24 +264,23 @@ struct thole_result {
     enum thole_code code;
     enum thole_reason reason;
     const char *message;     /* "" on success */
-    uint64_t index;          /* proposal: of its entry; query: of the state that answered */
-    uint64_t value;          /* proposal: the machine's number */
-    bool duplicate;          /* the remembered answer to an earlier attempt */
+    uint64_t index;          /* proposal: of its entry; query: of the state that was read */
+    uint64_t value;          /* proposal: the number that the machine returned */
+    bool duplicate;          /* the answer of an earlier attempt */
     struct thole_slice data; /* the machine's result or answer */
 };
-/* Results in no particular order, several of one thole_submit or of many in one call. */
+/* Results in any order; one call may have results of several thole_submit. */
 typedef void (*thole_results_fn)(void *ctx, const struct thole_result *results, size_t count);
-/* Start all of `ops`, or none: RESOURCE_EXHAUSTED QUEUE_FULL, INVALID_ARGUMENT. Each accepted one
- * is completed exactly once, through `done`. */
+/* Start all of `ops`, or none: RESOURCE_EXHAUSTED QUEUE_FULL, INVALID_ARGUMENT. Each accepted
+ * operation completes exactly once, through `done`. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_submit(struct thole *t, const struct thole_op *ops,
                                                         size_t count, thole_results_fn done,
                                                         void *ctx, struct thole_status *st);
-/* One operation, blocking. `data` (may be NULL if the result's bytes are not wanted) is
- * malloced. */
+/* One operation, blocking. `ret` may be NULL. */
 struct thole_answer {
     uint64_t index, value;
     bool duplicate;
-    void *data; /* free() it */
+    void *data; /* malloced: the caller frees it */
     size_t size;
 };
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_call(struct thole *t, const struct thole_op *op,
@@ -297,9 +296,9 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_session_open(struct thole *t,
                                                               uint32_t timeout_ms, uint64_t *ret,
                                                               struct thole_status *st);
 
-/* Changes that a shard's machine reports, from now on. The first call is a bookmark: from its index
- * on nothing is missed; more of them follow every few seconds. `ended` comes once, after everything
- * else: CANCELLED (thole_unwatch), UNAVAILABLE (watch again), NOT_FOUND. */
+/* Events that a shard's machine reports from now on. The first one is a bookmark: no event after
+ * its index is missed; more bookmarks follow every few seconds. `ended` is the last callback, and
+ * comes once: CANCELLED (thole_unwatch), UNAVAILABLE (watch again), NOT_FOUND. */
 struct thole_watcher {
     void *ctx;
     void (*event)(void *ctx, uint64_t index, struct thole_slice key, struct thole_slice event,
@@ -309,14 +308,14 @@ struct thole_watcher {
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
                                                        const struct thole_watcher *watcher,
                                                        uint64_t *ret_id, struct thole_status *st);
-/* `ended` follows, perhaps before this returns. An id that is no more is ignored. */
+/* `ended` follows, possibly before this returns. An unknown id is ignored. */
 THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
 
-/* ---- What this host knows of the cluster (hosts only) ---------------------------------------- */
+/* ---- The registry as this host sees it (hosts only) ------------------------------------------ */
 
-/* An immutable view of the registry, released before thole_close. With linearizable, it is at least
- * as new as shard zero was when the call began (UNAVAILABLE, DEADLINE_EXCEEDED); else it is what
- * this host has now. */
+/* An immutable view of the registry; release it before thole_close. A linearizable view is at least
+ * as new as shard zero was when the call began (UNAVAILABLE, DEADLINE_EXCEEDED); otherwise it is
+ * this host's current view. */
 struct thole_view;
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_view_acquire(struct thole *t, bool linearizable,
                                                               uint32_t timeout_ms,
@@ -348,16 +347,16 @@ struct thole_replica_info {
     uint32_t role; /* enum thole_role */
     uint32_t
         phase; /* 1 joining, 2 catching up, 3 running, 4 out, 5 gone, 6 failed; 0 not reported */
-    bool removing; /* wanted to go */
-    bool user;     /* made by thole_replica_create */
+    bool removing; /* being removed */
+    bool user;     /* created by thole_replica_create */
     uint64_t revision;
 };
-/* Walk: zero the struct but `size` for the first call, then give back what you got; false at the
- * end. Hosts and shards by name, replicas by id. */
+/* Iterate: zero the struct except `size` before the first call, then pass the same struct again;
+ * false at the end. Hosts and shards are ordered by name, replicas by id. */
 THOLE_API bool thole_view_next_host(const struct thole_view *v, struct thole_host_info *io);
 THOLE_API bool thole_view_next_shard(const struct thole_view *v, struct thole_shard_info *io);
 THOLE_API bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_info *io);
-/* By name; false if there is none. */
+/* By name; false: not found. */
 THOLE_API bool thole_view_shard(const struct thole_view *v, const char *name,
                                 struct thole_shard_info *ret);
 THOLE_API bool thole_view_host(const struct thole_view *v, const char *name,
