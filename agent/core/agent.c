@@ -455,6 +455,7 @@ static void open_rest(struct agent *a)
         .suspect_after_ms_max = a->o.suspect_after_ms_max,
         .dead_after_ms = a->o.dead_after_ms,
     };
+    ASSERT(atomic_load(&a->hostctl) == NULL);
     router_set_engine(a->router, a->engine);
     atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);
     /* Oldest source first: the founders' addresses, then the last-known addresses. */
@@ -522,6 +523,9 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
         return code;
     }
     atomic_store(&a->repairing, epoch > 0);
+    /* The bus hands requests to all of these from now on. */
+    ASSERT(a->router != NULL && a->watches != NULL && a->reconciler != NULL && a->exports != NULL &&
+           a->engine != NULL && atomic_load(&a->hostctl) != NULL && a->peer_bootstrap != NULL);
     bus_start(a->bus);
     agent__reconciler_start(a->reconciler);
     join__addresses_start(a->peer_addresses);
@@ -642,6 +646,7 @@ void agent_free(struct agent *a)
     if (a == NULL) {
         return;
     }
+    ASSERT(a->stopping && !a->bootstrap_running && !a->replace_zero_running);
     if (a->served) {
         a->o.services_end(a);
     }

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "base/assert.h"
 #include "base/map.h"
 
 /* ---- The view -------------------------------------------------------------------------------- */
@@ -346,6 +347,7 @@ static void count_vote(struct votes *v, bool silent, uint64_t since_ns)
     }
     v->first_ns = v->silent == 0 || since_ns < v->first_ns ? since_ns : v->first_ns;
     v->silent++;
+    ASSERT(v->silent <= v->all);
 }
 
 /* Initial replicas vote from the beginning, others once they report it. A replica that is being
@@ -498,6 +500,7 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
 {
     struct engine_replica_status s;
     uint64_t id = thole_v1_Shard_id(row), generation = thole_v1_Shard_generation(row);
+    ASSERT(check->agent != NULL && check->view != NULL);
     *ret = (struct shard_availability){.available = true};
     uint64_t quorum_since_ns = count_votes(check, id, ret);
     bool here = engine_shard_status(check->agent->engine, id, &s) && !s.failed &&

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/core/textfile.h"
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -108,6 +109,7 @@ enum thole_code datadir_save_identity(struct datadir *d, const struct identity *
 {
     char id[UUID_TEXT_BYTES];
     struct bytes out = {0};
+    ASSERT(!uuid_is_nil(&i->host) && d->lock_fd >= 0);
     uuid_format(&i->host, id);
     bytes_printf(&out, "host %s\nname %s\n", id, i->name);
     if (i->listen[0]) {
@@ -416,6 +418,7 @@ static void add_start(struct start_history *l)
 
 static void lineage_of(const struct start_history *l, struct lineage *ret)
 {
+    ASSERT(l->count > 0 && l->count <= LINEAGE_MAX + 1);
     memset(ret, 0, sizeof *ret);
     ret->start = l->starts[l->count - 1].number;
     ret->oldest = l->starts[0].incarnation;

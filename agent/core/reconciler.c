@@ -20,6 +20,7 @@
 #include "agent/join/join.h"
 #include "agent/join/peer_addresses.h"
 #include "agent/join/replace_zero.h"
+#include "base/assert.h"
 #include "base/log.h"
 
 #define COMMAND_NS (5 * NS_PER_S)
@@ -94,6 +95,7 @@ static void command_done(void *ctx, const struct thole_status *st,
 static void propose(struct reconciler *r, struct pending_command *c, struct bufslice command,
                     uint64_t now)
 {
+    ASSERT(worker_is_current(r->worker) && !c->in_flight);
     c->in_flight = true;
     agent_command(r->agent, command, now + COMMAND_NS, command_done, c);
 }
@@ -189,6 +191,7 @@ static bool is_permanent(const struct thole_status *st)
 
 static void on_outcome(struct reconciler *r, struct pending_command *c, uint64_t now)
 {
+    ASSERT(c->in_flight);
     c->in_flight = false;
     c->retry_ns = now + RETRY_NS;
     if (c == &r->bootstrap) {

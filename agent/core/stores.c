@@ -15,6 +15,7 @@
 #include "agent/core/agent_internal.h"
 #include "agent/core/stores.h"
 #include "agent/core/textfile.h"
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -36,6 +37,7 @@ static METRIC_DEFINE_COUNTER(lost_replicas, "thole_state_lost_replicas_total",
 
 void agent__stores_request_restart(struct agent *a)
 {
+    ASSERT(atomic_load(&a->state_damaged) && atomic_load(&a->opened));
     agent__request_restart(a, "its state database is damaged and must be salvaged");
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "agent/core/reconciler.h"
+#include "base/assert.h"
 #include "base/log.h"
 #include "proto/decode.h"
 
@@ -166,6 +167,7 @@ static uint64_t zero_replica(const struct registry_view *v, const struct uuid *h
 
 static bool answer(struct joiner *j, const struct registry_view *v)
 {
+    ASSERT(j->proposed && j->outcome.code == THOLE_OK);
     struct uuid cluster;
     uint64_t replica = zero_replica(v, &j->host);
     if (replica == 0 || replica == j->failed || !registry_view_cluster(v, &cluster)) {

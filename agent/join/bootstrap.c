@@ -195,6 +195,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
             a->dir.path);
     }
     enum thole_code code = THOLE_OK;
+    ASSERT(!uuid_is_nil(&i->cluster) && i->zero_replica != 0);
     bus_set_cluster(a->bus, &i->cluster);
     if (!i->zero_created) {
         agent__learn_members(a, &i->first);
@@ -359,6 +360,7 @@ static void warn_ignored_flags(const struct agent *a)
 
 enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st)
 {
+    ASSERT(!a->bootstrap_running && !a->member);
     if (!uuid_is_nil(&a->identity.cluster)) {
         warn_ignored_flags(a);
         struct identity *i = xmalloc(sizeof *i);

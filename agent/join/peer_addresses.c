@@ -8,6 +8,7 @@
 
 #include "agent/core/reconciler.h"
 #include "base/address.h"
+#include "base/assert.h"
 #include "base/log.h"
 #include "proto/decode.h"
 
@@ -41,6 +42,7 @@ struct addresses {
 /* The lock is held. */
 static struct host_address *find(struct addresses *as, const struct uuid *host)
 {
+    ASSERT(as->count <= HOSTS_MAX);
     for (size_t i = 0; i < as->count; i++) {
         if (uuid_equal(&as->hosts[i].host, host)) {
             return &as->hosts[i];
@@ -379,6 +381,7 @@ struct addresses *join__addresses_new(struct agent *a)
 
 void join__addresses_start(struct addresses *as)
 {
+    ASSERT(!as->running && !as->stopping);
     as->running = pthread_create(&as->thread, NULL, addresses_main, as) == 0;
     if (!as->running) {
         LOG_WARN(AGENT, "cannot start a thread; only the registry reports hosts that moved");

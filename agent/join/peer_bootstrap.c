@@ -276,6 +276,7 @@ static bool make_list(struct peer_bootstrap *m, const struct answer *answers,
         agent__set_waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
         return false;
     }
+    ASSERT(ret->count == m->count); /* P1: every peer is on the list */
     ret->cluster = join__peer_bootstrap_cluster_id(ret);
     return true;
 }
@@ -284,6 +285,7 @@ static bool save_promise(struct peer_bootstrap *m, const struct member_list *l)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
+    ASSERT(uuid_is_nil(&m->promise.cluster)); /* P2 */
     if (!join__bootstrap_step(a, "before-promise")) {
         return false;
     }
@@ -304,6 +306,7 @@ static void form(struct peer_bootstrap *m)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
+    ASSERT(!uuid_is_nil(&m->promise.cluster)); /* P4 */
     struct identity *i = xmalloc(sizeof *i);
     *i = a->identity;
     i->first = m->promise;

@@ -7,6 +7,7 @@
 
 #include "agent/join/join.h"
 #include "agent/join/peer_addresses.h"
+#include "base/assert.h"
 #include "base/log.h"
 #include "proto/decode.h"
 
@@ -107,6 +108,7 @@ void join__replace_zero_start(struct agent *a, const struct engine_replica_statu
     if (a->replace_zero_running) {
         return;
     }
+    ASSERT(zero->failed || zero->removed_by_peer);
     struct zero_replacement *r = xcalloc(1, sizeof *r);
     r->agent = a;
     r->failed = zero->replica_id;

@@ -155,6 +155,7 @@ void api__results_free(struct results *rs)
         pthread_cond_wait(&rs->idle, &rs->lock);
     }
     pthread_mutex_unlock(&rs->lock);
+    ASSERT(atomic_load(&rs->t->in_flight) == 0);
     worker_stop(rs->worker);
     worker_free(rs->worker);
     while (rs->pool != NULL) {

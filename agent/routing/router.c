@@ -39,6 +39,9 @@ struct router {
     _Atomic bool stopping;
 };
 
+/* Who has a request. Each hand-over is checked: no request is ever in two places. */
+enum place { PLACE_ROUTER, PLACE_ENGINE, PLACE_EXCHANGE, PLACE_WAITING, PLACE_DONE };
+
 /* What the router keeps in router_request.internal. */
 struct __attribute__((may_alias)) route {
     struct router *router;
@@ -48,6 +51,7 @@ struct __attribute__((may_alias)) route {
     struct uuid avoid;  /* failed last */
     uint16_t attempt;
     uint8_t delay;      /* index into retry_delays_ms */
+    uint8_t place;      /* enum place */
     bool local_refused; /* the local replica cannot serve this query */
     bool by_hint;       /* a client: `find_leader` named the target */
 };
@@ -57,6 +61,13 @@ _Static_assert(sizeof(struct route) <= sizeof(((struct router_request *)0)->inte
 static struct route *route_of(struct router_request *r)
 {
     return (struct route *)(void *)r->internal;
+}
+
+static void move(struct router_request *r, enum place from, enum place to)
+{
+    struct route *rt = route_of(r);
+    ASSERT(rt->place == from);
+    rt->place = (uint8_t)to;
 }
 
 static void attempt(struct router_request *r);
@@ -69,7 +80,8 @@ static void finish(struct router_request *r)
         r->payload = (struct bufslice){0};
         bufslice_unref(payload);
     }
-    r->done(r);
+    move(r, PLACE_ROUTER, PLACE_DONE);
+    r->done(r); /* may free the request */
 }
 
 /* ---- Targets --------------------------------------------------------------------------------- */
@@ -141,6 +153,7 @@ static void local_done(struct engine_request *e)
 {
     struct router_request *r = CONTAINER_OF(e, struct router_request, engine);
     struct router *ro = route_of(r)->router;
+    move(r, PLACE_ENGINE, PLACE_ROUTER);
     if (e->status.code == THOLE_OK) {
         r->status.code = THOLE_OK;
         r->status.reason = THOLE_REASON_NONE;
@@ -175,6 +188,7 @@ static void local_done(struct engine_request *e)
 static void transfer_done(void *ctx, const struct thole_status *st)
 {
     struct router_request *r = ctx;
+    move(r, PLACE_ENGINE, PLACE_ROUTER);
     if (st != NULL && st->code != THOLE_OK) {
         r->status = *st;
     } else {
@@ -186,6 +200,7 @@ static void transfer_done(void *ctx, const struct thole_status *st)
 static void submit_local(struct router *ro, struct router_request *r)
 {
     metric_add(&metric_local, 1);
+    move(r, PLACE_ROUTER, PLACE_ENGINE);
     if (r->kind == ROUTER_TRANSFER) {
         engine_transfer(ro->engine, r->shard_id, r->target_replica, &r->index, transfer_done, r);
         return;
@@ -247,6 +262,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     if (more) {
         return;
     }
+    move(r, PLACE_EXCHANGE, PLACE_ROUTER);
     if (st->code != THOLE_OK) {
         remote_failed(ro, r, st);
         return;
@@ -303,7 +319,9 @@ static uint32_t method_of(enum router_kind kind)
 static void send_remote(struct router *ro, struct router_request *r, uint64_t now)
 {
     struct route *rt = route_of(r);
+    ASSERT(r->hops < ROUTER_HOPS_MAX && now < r->deadline_ns);
     metric_add(&metric_remote, 1);
+    move(r, PLACE_ROUTER, PLACE_EXCHANGE);
     /* Rounded down, so that no hop extends the deadline; 0 would mean no limit. */
     uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS;
     left_ms = left_ms > 0 ? left_ms : 1;
@@ -361,7 +379,9 @@ static void retry_later(struct router *ro, struct router_request *r)
         finish(r);
         return;
     }
+    move(r, PLACE_ROUTER, PLACE_WAITING);
     if (!worker_post_internal(ro->worker, &r->engine.msg)) {
+        move(r, PLACE_WAITING, PLACE_ROUTER);
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                          "the host is stopping");
         finish(r);
@@ -433,6 +453,7 @@ static void attempt(struct router_request *r)
 void router_route(struct router *ro, struct router_request *r, const char *shard_name)
 {
     struct route *rt = route_of(r);
+    ASSERT(r->done != NULL && r->deadline_ns > 0);
     memset(rt, 0, sizeof *rt);
     rt->router = ro;
     rt->shard_name = shard_name;
@@ -456,6 +477,7 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
 static uint64_t retry_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct router *ro = ctx;
+    ASSERT(worker_is_current(ro->worker)); /* `waiting` has no lock */
     for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
         msgq_push(&ro->waiting[route_of(r)->delay], m);
@@ -471,6 +493,7 @@ static uint64_t retry_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
                 break;
             }
             msgq_pop(q);
+            move(r, PLACE_WAITING, PLACE_ROUTER);
             attempt(r);
         }
     }
@@ -489,6 +512,7 @@ struct router *router_new(const struct router_options *o)
 
 void router_set_engine(struct router *ro, struct engine *e)
 {
+    ASSERT(ro->engine == NULL && e != NULL);
     ro->engine = e;
 }
 
@@ -502,6 +526,7 @@ void router_stop(struct router *ro)
     for (size_t i = 0; i < RETRY_DELAYS; i++) {
         for (struct worker_msg *m; (m = msgq_pop(&ro->waiting[i])) != NULL;) {
             struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
+            move(r, PLACE_WAITING, PLACE_ROUTER);
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__,
                              __LINE__, "the host is stopping");
             finish(r);

@@ -14,6 +14,7 @@
 #include "agent/routing/router.h"
 #include "agent/routing/router_cache.h"
 #include "agent/routing/router_watches.h"
+#include "base/assert.h"
 #include "base/map.h"
 #include "base/ref.h"
 #include "base/worker.h"
@@ -223,6 +224,7 @@ static bool start_remote(struct watch *w)
 
 static void start(struct watch *w)
 {
+    ASSERT(worker_is_current(w->set->worker));
     if (start_local(w) || start_remote(w)) {
         return;
     }
@@ -257,6 +259,7 @@ static void finish(struct watch *w)
     if (remote != 0) {
         bus_exchange_cancel(a->bus, &w->host, remote);
     }
+    ASSERT(atomic_load(&w->ending)); /* so `why` is set, and does not change */
     w->w.ended(w->w.ctx, &w->why);
     pthread_mutex_lock(&w->set->lock);
     bool there = map_remove(&w->set->table, w->id) != NULL;

@@ -216,12 +216,14 @@ static void barrier_done(void *ctx, const struct thole_status *st)
         services__call_fail(c, st);
         return;
     }
+    ASSERT(c->view == NULL && c->next != NULL);
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     c->next(c);
 }
 
 void services__call_read(struct call *c, bool stale, call_fn next)
 {
+    ASSERT(c->view == NULL);
     c->next = next;
     struct thole_status st;
     if (stale && !agent_has_view(c->s->agent, &st)) {

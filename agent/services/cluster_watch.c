@@ -10,6 +10,7 @@
 #include <upb/encode.h>
 
 #include "agent/services/services_internal.h"
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/map.h"
 #include "proto/decode.h"
@@ -383,6 +384,7 @@ static bool operation_more(struct cluster_watch *w)
 
 static void pump(struct cluster_watch *w)
 {
+    ASSERT(worker_is_current(w->s->worker));
     while (!w->finished && !w->blocked && send_pending(w)) {
         if (w->phase != PHASE_CHANGES) {
             snapshot_more(w);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/services/services_internal.h"
+#include "base/assert.h"
 #include "proto/decode.h"
 
 #define STREAM_PROPOSALS_MAX 8192 /* in flight; further proposals are refused */
@@ -23,7 +24,9 @@ struct data_stream {
 
 static void stream_unref(struct data_stream *t)
 {
-    if (atomic_fetch_sub(&t->open, 1) != 1) {
+    uint32_t before = atomic_fetch_sub(&t->open, 1);
+    ASSERT(before > 0);
+    if (before != 1) {
         return;
     }
     if (atomic_load(&t->failure_written)) {

@@ -166,6 +166,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
 static void close_export(struct exports *x, struct export *e)
 {
     struct export **at = &x->open;
+    ASSERT(x->open_count > 0);
     while (*at != e) {
         at = &(*at)->next;
     }
@@ -215,6 +216,7 @@ static enum thole_code read_piece(const struct export *e, uint64_t offset, uint6
 {
     size_t size =
         total - offset < EXPORTS_PIECE_BYTES ? (size_t)(total - offset) : EXPORTS_PIECE_BYTES;
+    ASSERT(offset < total);
     struct buf *b = buf_new(size);
     size_t from_head = 0;
     enum thole_code code = THOLE_OK;
@@ -239,6 +241,7 @@ static void run(struct exports *x, struct job *j, uint64_t now_ns)
     struct thole_status st = {0};
     struct export_piece piece = {0};
     struct buf *b = NULL;
+    ASSERT(worker_is_current(x->worker));
     struct export *e = j->file.file != NULL ? open_export(x, j, &st) : find_export(x, &j->q);
     if (e == NULL && st.code == THOLE_OK) {
         (void)THOLE_FAIL(

@@ -17,6 +17,7 @@
 
 #include "agent/core/agent_internal.h"
 #include "agent/snapshots/snapshot_file.h"
+#include "base/assert.h"
 #include "base/log.h"
 #include "base/worker.h"
 #include "shards/engine/snapshot/files.h"
@@ -163,6 +164,7 @@ static void forget(struct uploads *u, struct upload *x)
         at = &(*at)->next;
     }
     *at = x->next;
+    ASSERT(x->phase == KEPT ? atomic_load(&u->kept) > 0 : u->open > 0);
     if (x->phase == KEPT) {
         atomic_fetch_sub(&u->kept, 1);
     } else {
@@ -194,6 +196,7 @@ static struct upload *find(struct uploads *u, const char *name)
 
 static void show(const struct upload *x, struct job *j)
 {
+    ASSERT(x->phase != KEPT); /* its check is gone */
     const struct upload_state state = {
         .name = x->name,
         .received = snapshot_check_fed(x->check),
@@ -266,6 +269,7 @@ static enum thole_code take(struct uploads *u, struct upload *x, struct slice da
                             struct thole_status *st)
 {
     struct slice body = {0};
+    ASSERT(x->phase == RECEIVING);
     enum thole_code code = snapshot_check_feed(x->check, data, &body, st);
     if (code == THOLE_OK && snapshot_check_head(x->check) != NULL && x->file == NULL) {
         code = create(u, x, st);
@@ -440,6 +444,7 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct uploads *u = ctx;
     struct worker_msg *m;
+    ASSERT(worker_is_current(u->worker));
     while ((m = msgq_pop(batch)) != NULL) {
         struct job *j = CONTAINER_OF(m, struct job, msg);
         switch ((enum job_kind)m->kind) {
