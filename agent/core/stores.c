@@ -154,8 +154,8 @@ static bool history_line(void *ctx, const char *key, char *value)
     return true;
 }
 
-/* Durable before the salvage, so that a salvage that ends the process counts, too. `*ret_before` has
- * the history before it. */
+/* Durable before the salvage, so that a salvage that ends the process counts, too. `*ret_before`
+ * has the history before it. */
 static enum thole_code count_salvage(struct agent *a, struct bytes *ret_before,
                                      struct thole_status *st)
 {

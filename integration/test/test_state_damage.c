@@ -227,7 +227,7 @@ static void test_salvage_without_room_is_tried_again(void **state)
     old_databases(c, 2, KEPT_MAX, false);
     host_restart(c, 0);
     cluster_wait_ready(c, 0, 20000);
-    expect_log(c, 0, "the state database was made anew");
+    expect_log(c, 0, "state database salvaged");
     assert_non_null(strstr(cli_ok(c, 0, "query orders 'get colour'"), "green"));
     old_databases(c, 1, 1, true); /* it was deleted */
     cluster_free(c);
