@@ -97,16 +97,20 @@ static struct slice find_reason(grpc_slice details, upb_Arena *arena)
     return (struct slice){0};
 }
 
+/* Why tls.c refused the server's certificate, from gRPC's words on the connection; NULL: it did
+ * not. */
+static const char *find_verdict(const char *text)
+{
+    static const char *const before = "verification check failed with error: UNAUTHENTICATED: ";
+    const char *at = strstr(text, before);
+    return at != NULL ? at + strlen(before) : NULL;
+}
+
 /* For people, what gRPC's words on a failed connection mean; NULL: they are as good as ours. */
 static char *explain_connection(const char *text)
 {
-    static const char *const verdict = "verification check failed with error: UNAUTHENTICATED: ";
     static const char *const endings[] = {"Socket closed", "Connection reset", "wrong version",
                                           "handshake failed"};
-    const char *ours = strstr(text, verdict);
-    if (ours != NULL) {
-        return xstrdup(ours + strlen(verdict));
-    }
     bool connecting = strstr(text, "failed to connect") != NULL;
     for (size_t i = 0; i < sizeof endings / sizeof endings[0] && connecting; i++) {
         if (strstr(text, endings[i]) != NULL) {
@@ -147,9 +151,16 @@ void bus__status_decode(grpc_status_code code, grpc_slice message,
         reason = slice_str(thole_reason_name(THOLE_REASON_OUTCOME_UNKNOWN));
     }
     char *text = xstrndup((const char *)GRPC_SLICE_START_PTR(message), GRPC_SLICE_LENGTH(message));
-    char *plain = details ? NULL : explain_connection(text);
-    proto_status_decode((uint64_t)code, reason, slice_str(plain != NULL ? plain : text), st);
-    free(plain);
+    const char *verdict = details || sent ? NULL : find_verdict(text);
+    if (verdict != NULL) {
+        proto_status_decode(THOLE_UNAUTHENTICATED,
+                            slice_str(thole_reason_name(THOLE_REASON_CERTIFICATE)),
+                            slice_str(verdict), st);
+    } else {
+        char *plain = details ? NULL : explain_connection(text);
+        proto_status_decode((uint64_t)code, reason, slice_str(plain != NULL ? plain : text), st);
+        free(plain);
+    }
     free(text);
     upb_Arena_Free(arena);
 }

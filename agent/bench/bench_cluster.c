@@ -3,7 +3,7 @@
  *
  *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT]
  *                 [--seconds S] [--warmup S] [--hosts N] [--processes 1|HOSTS] [--at leader|any]
- *                 [--type NAME] [--port FIRST] [--dir DIR] [--json FILE]
+ *                 [--type NAME] [--port FIRST] [--dir DIR] [--pki DIR] [--json FILE]
  *
  * The load uses the public API in batches, at the host that leads the shard when the load begins,
  * or at all hosts in turn: a completed operation is at once replaced by another to the same
@@ -37,6 +37,7 @@
 struct config {
     uint64_t shards, in_flight, payload, read_share, seconds, warmup, hosts, processes, port;
     const char *type, *dir, *at;
+    const char *pki; /* folder with ca.crt, h1.crt, h1.key, ...: TLS; NULL: plain text */
     const char
         *json; /* the result also goes here, metrics to FILE.before.PROCESS, FILE.after.PROCESS */
 };
@@ -129,6 +130,27 @@ static void completed(void *ctx, const struct thole_result *results, size_t coun
 
 /* ---- The cluster ----------------------------------------------------------------------------- */
 
+struct certificates {
+    struct thole_tls tls;
+    char *cert, *key, *ca;
+};
+
+static void certificates_of(const char *pki, const char *name, struct certificates *ret)
+{
+    ret->cert = xasprintf("%s/%s.crt", pki, name);
+    ret->key = xasprintf("%s/%s.key", pki, name);
+    ret->ca = xasprintf("%s/ca.crt", pki);
+    ret->tls = (struct thole_tls){
+        .size = sizeof ret->tls, .cert = ret->cert, .key = ret->key, .ca = ret->ca};
+}
+
+static void certificates_deinit(struct certificates *c)
+{
+    free(c->cert);
+    free(c->key);
+    free(c->ca);
+}
+
 static void start_hosts(struct load *l)
 {
     struct thole_status st = {0};
@@ -149,10 +171,16 @@ static void start_hosts(struct load *l)
         o.listen = listen;
         o.name = name;
         o.addresses = addresses;
+        struct certificates files = {0};
+        if (l->c.pki != NULL) {
+            certificates_of(l->c.pki, name, &files);
+            o.tls = &files.tls;
+        }
         if (thole_new(&o, &l->hosts[i], &st) != THOLE_OK ||
             thole_start(l->hosts[i], &st) != THOLE_OK) {
             die("start", &st);
         }
+        certificates_deinit(&files);
         free(dir);
         free(listen);
         free(name);
@@ -509,6 +537,8 @@ static bool read_option(struct config *c, const char *name, const char *value)
         c->dir = value;
     } else if (strcmp(name, "--at") == 0) {
         c->at = value;
+    } else if (strcmp(name, "--pki") == 0) {
+        c->pki = value;
     } else if (strcmp(name, "--json") == 0) {
         c->json = value;
     } else {

@@ -133,6 +133,7 @@ static const char *advice(const struct thole_status *st)
         {THOLE_REASON_NO_SUCH_SHARD, "see `thole get shards` and `thole get pools`"},
         {THOLE_REASON_NO_SUCH_HOST, "see `thole get hosts`"},
         {THOLE_REASON_NO_SUCH_REPLICA, "see `thole get replicas`"},
+        {THOLE_REASON_CERTIFICATE, "see --tls-ca, --tls-cert and --tls-key, and docs/security.md"},
         {THOLE_REASON_NO_SUCH_TYPE, "see the machine types in `thole get hosts -o wide`"},
         {THOLE_REASON_ETAG_MISMATCH, "the object was changed meanwhile; read it again"},
         {THOLE_REASON_STALE_REVISION, "the object was changed meanwhile; try again"},

@@ -1,8 +1,10 @@
 /* Options of a host: checked together with the defaults before anything is opened; and the
  * addresses at which the host listens and is reached. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "agent/core/agent_internal.h"
 #include "agent/core/agent_options.h"
@@ -116,6 +118,9 @@ bool agent_exposed(const struct agent *a)
     return a->tls == NULL && !address_is_loopback(a->listen);
 }
 
+#define DAY_S 86400
+#define DAYS_WARNED 30
+
 /* The certificate names the host. */
 enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st)
 {
@@ -138,6 +143,13 @@ enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st
                           "the certificate is that of the host \"%.64s\", and this one shall be "
                           "\"%.64s\"",
                           name, a->o.name);
+    }
+    int64_t days = (bus_tls_expiry_s(a->tls) - (int64_t)time(NULL)) / DAY_S;
+    if (days < DAYS_WARNED) {
+        LOG_WARN(AGENT,
+                 "the certificate of this host, or its CA's, ends soon days=%" PRId64
+                 "; replace the files, no restart is needed",
+                 days);
     }
     a->certified_name = xstrdup(name);
     a->o.name = a->certified_name;

@@ -172,7 +172,8 @@ static void test_certificates_of_a_stranger_ca_are_refused_by_either_side(void *
     assert_int_equal(bus_tls_new(&files, false, &tls, &st), THOLE_OK);
     assert_int_equal(call_who(s.h->address, tls, said), THOLE_UNAUTHENTICATED);
     expect(said, "certificate of \"eve\" was not signed by a CA in ");
-    assert_int_equal(call_who(s.h->address, tls_of(other, NULL, false), said), THOLE_UNAVAILABLE);
+    assert_int_equal(call_who(s.h->address, tls_of(other, NULL, false), said),
+                     THOLE_UNAUTHENTICATED);
     expect(said, "certificate of \"h1\" was not signed by a CA in ");
     authority_free(other);
     scene_free(&s);
@@ -188,7 +189,7 @@ static void test_a_server_must_be_a_host_and_at_its_address(void **state)
     struct issued i = authority_issue_as(ca, "h1", &q);
     struct host *h = serve(1, tls_of(ca, &i, true));
     char said[300];
-    assert_int_equal(call_who(h->address, tls_of(ca, NULL, false), said), THOLE_UNAVAILABLE);
+    assert_int_equal(call_who(h->address, tls_of(ca, NULL, false), said), THOLE_UNAUTHENTICATED);
     expect(said, "is not for that name or address; it is for: h1.example.com, 10.1.2.3");
     host_free(h);
     struct issued user = authority_issue(ca, CERTIFICATE_USER, "mallory");
