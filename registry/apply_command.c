@@ -42,8 +42,8 @@ static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Oper
 {
     size_t which = thole_registry_v1_Operation_op_case(op);
     if (which >= sizeof operations / sizeof operations[0] || operations[which] == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "operation: missing, or of an unknown kind");
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "operations",
+                                "one is missing, or of an unknown kind");
     }
     bool bootstrap = which == thole_registry_v1_Operation_op_bootstrap;
     if (!bootstrap && !t->s.bootstrapped) {
@@ -59,13 +59,13 @@ static enum thole_code run_operations(struct txn *t)
     const thole_registry_v1_Operation *const *ops =
         thole_registry_v1_Command_operations(t->command, &count);
     if (count == 0) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "operations: at least one is needed");
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "operations",
+                                "at least one is needed");
     }
     for (size_t i = 0; i < count; i++) {
         if (count > 1 && thole_registry_v1_Operation_has_bootstrap(ops[i])) {
-            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                              "operations: bootstrap must be alone");
+            return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                    "operations", "bootstrap must be alone");
         }
         enum thole_code code = run_operation(t, ops[i]);
         if (code != THOLE_OK) {
@@ -77,13 +77,12 @@ static enum thole_code run_operations(struct txn *t)
 
 static enum thole_code check_command(struct txn *t)
 {
-    upb_StringView actor = thole_registry_v1_Command_actor(t->command);
-    enum thole_code code = registry__check_text(t, "actor", actor, 2 * LIMIT_NAME_BYTES);
-    if (code == THOLE_OK) {
-        upb_StringView id = thole_registry_v1_Command_request_id(t->command);
-        code = registry__check_label(t, "request_id", id, 0);
-    }
-    return code;
+    struct registry_violation v;
+    struct slice actor = registry_str(thole_registry_v1_Command_actor(t->command));
+    struct slice id = registry_str(thole_registry_v1_Command_request_id(t->command));
+    bool ok = registry_check_text("actor", actor, 2 * LIMIT_NAME_BYTES, &v) &&
+              registry_check_request_id(id, &v);
+    return registry__checked(t, ok, &v);
 }
 
 /* ---- Results --------------------------------------------------------------------------------- */
@@ -123,6 +122,7 @@ static struct slice make_result(struct txn *t, enum thole_code code, uint64_t re
         registry__trim_utf8(t->st.message);
         thole_registry_v1_Result_set_reason(result, upb_StringView_FromString(reason));
         thole_registry_v1_Result_set_message(result, upb_StringView_FromString(t->st.message));
+        thole_registry_v1_Result_set_field(result, upb_StringView_FromString(t->field));
     } else {
         add_rows(t, result, all_rows);
     }
@@ -209,8 +209,8 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
     t.arena = t.scope.arena;
     t.command = PROTO_DECODE(thole_registry_v1_Command, command, t.arena);
     if (t.command == NULL) {
-        code = THOLE_FAIL(&t.st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "command: not a thole.registry.v1.Command");
+        code = registry__refuse(&t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "command",
+                                "is no thole.registry.v1.Command");
         bytes_append_slice(ret_result, make_result(&t, (enum thole_code)code, s->revision, false));
     } else if (!recall(s, &t, &code, ret_result)) {
         /* `base` must outlive the moment when the new state takes its place. */

@@ -144,14 +144,14 @@ static enum thole_code check_bootstrap(struct txn *t, const thole_registry_v1_Bo
     size_t count = 0;
     thole_registry_v1_Bootstrap_hosts(b, &count);
     if (count == 0 || count > LIMIT_MEMBERS) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "bootstrap.hosts: must be 1 to %d", LIMIT_MEMBERS);
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                "bootstrap.hosts", "must be 1 to %d", LIMIT_MEMBERS);
     }
     upb_StringView id = thole_registry_v1_Bootstrap_cluster_id(b);
     struct uuid cluster;
     if (id.size != sizeof cluster.bytes) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "bootstrap.cluster_id: must be 16 bytes");
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                "bootstrap.cluster_id", "must be 16 bytes");
     }
     memcpy(cluster.bytes, id.data, sizeof cluster.bytes);
     if (t->s.bootstrapped && !uuid_equal(&cluster, &t->s.cluster)) {
@@ -390,8 +390,8 @@ enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_O
     struct lineage lineage;
     upb_StringView told = thole_registry_v1_AdmitHost_lineage(admit);
     if (code == THOLE_OK && !lineage_decode(registry_str(told), &lineage)) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "lineage: malformed");
+        code = registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "lineage",
+                                "is malformed");
     }
     if (code != THOLE_OK) {
         return code;
@@ -428,7 +428,8 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
 {
     const thole_registry_v1_ObserveHost *o = thole_registry_v1_Operation_observe_host(op);
     const thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_status(o);
-    enum thole_code code = registry__check_host_status(t, status);
+    struct registry_violation v;
+    enum thole_code code = registry__checked(t, registry_check_host_status(status, &v), &v);
     if (code == THOLE_OK) {
         code = registry__check_text(t, "reason", thole_registry_v1_ObserveHost_reason(o),
                                     REGISTRY_TEXT_BYTES);
@@ -442,8 +443,8 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
         host = registry__host(&t->s, &id);
     }
     if (host == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
-                          "host_id: no such host");
+        return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "host_id",
+                                "no host has this id");
     }
     code = registry__check_revision(t, op, host);
     if (code != THOLE_OK || status == NULL) {
@@ -525,7 +526,8 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
                                     thole_registry_v1_UpdateHost_etag(u));
     }
     if (code == THOLE_OK) {
-        code = registry__check_tags(t, spec);
+        struct registry_violation v;
+        code = registry__checked(t, registry_check_host_spec("host.spec", spec, &v), &v);
     }
     if (code != THOLE_OK) {
         return code;
@@ -533,12 +535,6 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
     if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                           "the host is being removed");
-    }
-    if (spec == NULL || thole_v1_HostSpec_state(spec) < thole_v1_HOST_STATE_UNSPECIFIED ||
-        thole_v1_HostSpec_state(spec) >= thole_v1_HOST_STATE_REMOVED) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec.state: must be ACTIVE, CORDONED or DRAINING; deleting the host "
-                          "removes it");
     }
     set_spec(t, host, spec);
     return THOLE_OK;

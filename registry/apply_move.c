@@ -14,8 +14,7 @@ static enum thole_code find_shard(struct txn *t, upb_StringView name, struct row
 {
     struct row *shard = registry__shard_by_name(&t->s, registry_str(name));
     if (shard == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                          "shard: no such shard");
+        return registry__no_such_shard(t, name);
     }
     *ret = shard;
     return THOLE_OK;

@@ -181,21 +181,19 @@ enum thole_code registry__operation_room(struct txn *t)
 
 static enum thole_code check_start(struct txn *t, struct start *o)
 {
+    struct registry_violation v;
     size_t count = 0;
     const int32_t *controllers = thole_registry_v1_StartOperation_controllers(o->given, &count);
     if (o->kind <= 0 || (size_t)o->kind >= sizeof kinds / sizeof kinds[0] ||
         kind_names[o->kind] == NULL || o->kind == thole_v1_OPERATION_KIND_RESTORE) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "kind: unknown value %d", (int)o->kind);
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "kind",
+                                "%d is no operation", (int)o->kind);
     }
-    for (size_t i = 0; i < count; i++) {
-        if (count > 8 || controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
-            controllers[i] > thole_v1_CONTROLLER_BALANCE) {
-            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                              "controllers: unknown value, or too many");
-        }
+    enum thole_code code =
+        registry__checked(t, registry_check_controllers(controllers, count, &v), &v);
+    if (code == THOLE_OK) {
+        code = registry__operation_room(t);
     }
-    enum thole_code code = registry__operation_room(t);
     if (code != THOLE_OK || !kinds[o->kind].host) {
         return code;
     }
@@ -462,8 +460,8 @@ enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_
     }
     if (code == THOLE_OK &&
         (state < thole_v1_OPERATION_STATE_RUNNING || state > thole_v1_OPERATION_STATE_CANCELLED)) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "state: unknown value %d", (int)state);
+        code = registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "state",
+                                "%d is no state", (int)state);
     }
     if (code != THOLE_OK) {
         return code;

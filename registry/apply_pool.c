@@ -30,17 +30,11 @@ static enum thole_code find_pool(struct txn *t, upb_StringView name, struct row 
     return THOLE_OK;
 }
 
-static enum thole_code check_count(struct txn *t, const thole_v1_ShardPoolSpec *spec)
+static enum thole_code check_spec(struct txn *t, const thole_v1_ShardPoolSpec *spec,
+                                  enum registry_spec_use use)
 {
-    if (spec == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec: missing");
-    }
-    if (thole_v1_ShardPoolSpec_count(spec) > REGISTRY_POOL_SHARDS_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "spec.count: at most %d", REGISTRY_POOL_SHARDS_MAX);
-    }
-    return THOLE_OK;
+    struct registry_violation v;
+    return registry__checked(t, registry_check_pool_spec("pool.spec", spec, use, &v), &v);
 }
 
 /* ---- What users say -------------------------------------------------------------------------- */
@@ -48,12 +42,14 @@ static enum thole_code check_count(struct txn *t, const thole_v1_ShardPoolSpec *
 static enum thole_code create(struct txn *t, upb_StringView name,
                               const thole_v1_ShardPoolSpec *spec)
 {
-    enum thole_code code = registry__check_pool_name(t, registry_str(name));
+    struct registry_violation v;
+    enum thole_code code =
+        registry__checked(t, registry_check_pool_name("pool.name", registry_str(name), &v), &v);
     if (code == THOLE_OK) {
-        code = check_count(t, spec);
+        code = check_spec(t, spec, REGISTRY_SPEC_NEW);
     }
     if (code == THOLE_OK) {
-        code = registry__check_new_spec(t, thole_v1_ShardPoolSpec_shard(spec));
+        code = registry__check_type_known(t, "spec.shard.type", thole_v1_ShardPoolSpec_shard(spec));
     }
     if (code == THOLE_OK && registry__pool(&t->s, registry_str(name)) != NULL) {
         code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
@@ -101,9 +97,9 @@ static enum thole_code set_spec(struct txn *t, struct row *pool,
 {
     const thole_v1_ShardPoolSpec *have = thole_v1_ShardPool_spec(pool->pool);
     thole_v1_ShardSpec *shard = NULL;
-    enum thole_code code = check_count(t, given);
+    enum thole_code code = check_spec(t, given, REGISTRY_SPEC_CHANGE);
     if (code == THOLE_OK) {
-        code = registry__merge_spec(t, thole_v1_ShardPoolSpec_shard(have),
+        code = registry__merge_spec(t, "spec.shard", thole_v1_ShardPoolSpec_shard(have),
                                     thole_v1_ShardPoolSpec_shard(given), &shard);
     }
     if (code != THOLE_OK) {

@@ -39,8 +39,7 @@ enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_
         return THOLE_OK; /* gone meanwhile */
     }
     if (row == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
-                          "replica_id: no such replica");
+        return registry__no_such_replica(t, id);
     }
     enum thole_code code = registry__check_revision(t, op, row);
     if (code != THOLE_OK) {

@@ -89,7 +89,8 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
     int32_t role = thole_registry_v1_Placed_role(placed);
     struct uuid id;
     struct row *host = NULL;
-    enum thole_code code = registry__check_role(t, role);
+    struct registry_violation v;
+    enum thole_code code = registry__checked(t, registry_check_role(role, &v), &v);
     if (code != THOLE_OK) {
         return code;
     }
@@ -97,8 +98,8 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
         host = registry__host(&t->s, &id);
     }
     if (host == NULL || registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
-                          "replicas: host_id: no such host");
+        return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "replicas.host_id",
+                                "no host has this id");
     }
     bool zero = thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID;
     if (!zero && !registry__host_is(host, thole_v1_HOST_STATE_ACTIVE)) {
@@ -140,8 +141,8 @@ static enum thole_code set_initial(struct txn *t, uint64_t shard_id)
     }
     registry__txn_put(t, shard);
     if (count == 0) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "replicas: the first ones of a shard need a voter");
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "replicas",
+                                "the first ones of a shard need a voter");
     }
     return THOLE_OK;
 }
@@ -164,12 +165,12 @@ enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_
         thole_registry_v1_PlaceReplicas_replicas(p, &count);
     const struct row *shard = registry__shard(&t->s, id);
     if (shard == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                          "shard_id: no such shard");
+        return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard_id",
+                                "no shard has this id");
     }
     if (count == 0) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "replicas: at least one is needed");
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "replicas",
+                                "at least one is needed");
     }
     enum thole_code code = refuse_deleting(t, shard);
     if (code == THOLE_OK) {
@@ -199,18 +200,17 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
 {
     const thole_registry_v1_CreateReplica *c = thole_registry_v1_Operation_create_replica(op);
     int32_t role = thole_registry_v1_CreateReplica_role(c);
-    const struct row *shard =
-        registry__shard_by_name(&t->s, registry_str(thole_registry_v1_CreateReplica_shard(c)));
-    const struct row *host =
-        registry__host_by_name(&t->s, registry_str(thole_registry_v1_CreateReplica_host(c)));
+    upb_StringView shard_name = thole_registry_v1_CreateReplica_shard(c);
+    const struct row *shard = registry__shard_by_name(&t->s, registry_str(shard_name));
+    struct row *host = NULL;
+    struct registry_violation v;
     if (shard == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                          "shard: no such shard");
+        return registry__no_such_shard(t, shard_name);
     }
-    if (host == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "host: no such host");
+    enum thole_code code = registry__find_host(t, thole_registry_v1_CreateReplica_host(c), &host);
+    if (code == THOLE_OK) {
+        code = registry__checked(t, registry_check_user_role(role, &v), &v);
     }
-    enum thole_code code = registry__check_role(t, role);
     if (code == THOLE_OK) {
         code = refuse_deleting(t, shard);
     }
@@ -280,8 +280,7 @@ static enum thole_code find_replica(struct txn *t, uint64_t id,
 {
     struct row *row = registry__replica(&t->s, id);
     if (row == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
-                          "replica_id: no such replica");
+        return registry__no_such_replica(t, id);
     }
     *ret = row;
     *ret_shard = registry__shard(&t->s, thole_v1_Replica_shard_id(row->replica));
@@ -332,7 +331,8 @@ enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Ope
     int32_t role = thole_registry_v1_SetRole_role(o);
     struct row *row = NULL;
     struct row *shard = NULL;
-    enum thole_code code = registry__check_role(t, role);
+    struct registry_violation v;
+    enum thole_code code = registry__checked(t, registry_check_role(role, &v), &v);
     if (code == THOLE_OK) {
         code = find_replica(t, id, op, &row, &shard);
     }
@@ -384,8 +384,8 @@ static enum thole_code check_reporter(struct txn *t, const thole_registry_v1_Obs
     }
     const struct row *host = registry__parse_uuid(text, &id) ? registry__host(&t->s, &id) : NULL;
     if (host == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
-                          "reporter_host_id: no such host");
+        return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "reporter_host_id",
+                                "no host has this id");
     }
     bool own = uuid_equal(&id, &replica->host_id);
     if (!own && thole_registry_v1_ObserveReplica_phase(o) != thole_v1_REPLICA_PHASE_OUT) {
@@ -531,15 +531,14 @@ enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry
         return code;
     }
     if (phase <= thole_v1_REPLICA_PHASE_UNSPECIFIED || phase > thole_v1_REPLICA_PHASE_FAILED) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "phase: unknown value %d", (int)phase);
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "phase",
+                                "%d is no phase", (int)phase);
     }
     if (row == NULL && id < t->s.next_replica_id) {
         return THOLE_OK; /* a late report about a replica that is gone */
     }
     if (row == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
-                          "replica_id: no such replica");
+        return registry__no_such_replica(t, id);
     }
     code = registry__check_revision(t, op, row);
     if (code == THOLE_OK) {

@@ -28,8 +28,8 @@ static enum thole_code find_seed_host(struct txn *t, const thole_registry_v1_Res
     struct uuid id;
     struct row *host = NULL;
     if (seed == NULL || !is_plain_name(thole_v1_ShardSeed_file(seed))) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "seed.file: a plain name is needed");
+        return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "seed.file",
+                                "a plain name is needed");
     }
     if (registry__parse_uuid(thole_v1_ShardSeed_host_id(seed), &id)) {
         host = registry__host(&t->s, &id);
@@ -156,8 +156,8 @@ enum thole_code registry__op_record_snapshot(struct txn *t, const thole_registry
     struct row *shard = registry__shard(&t->s, thole_registry_v1_RecordSnapshot_shard_id(o));
     enum thole_code code = registry__check_text(t, "host", host, LIMIT_NAME_BYTES);
     if (code == THOLE_OK && shard == NULL) {
-        code = THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                          "shard_id: no such shard");
+        code = registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard_id",
+                                "no shard has this id");
     }
     if (code == THOLE_OK) {
         registry__txn_event(t, shard, "SnapshotSaved",

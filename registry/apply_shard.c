@@ -2,18 +2,12 @@
 #include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static const thole_v1_ShardStatus *status_of(const struct row *shard)
 {
     return thole_v1_Shard_status(shard->shard);
-}
-
-static enum thole_code no_such_shard(struct txn *t, upb_StringView name)
-{
-    return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                      "no shard is named \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
-                      name.data != NULL ? name.data : "");
 }
 
 static enum thole_code refuse_zero(struct txn *t, const struct row *shard)
@@ -37,30 +31,21 @@ static enum thole_code refuse_pool(struct txn *t, const struct row *shard)
     return THOLE_OK;
 }
 
-/* A shard of a type that no host has could never form: more likely the name is wrong. */
-static enum thole_code check_type_known(struct txn *t, upb_StringView type)
+enum thole_code registry__check_type_known(struct txn *t, const char *field,
+                                           const thole_v1_ShardSpec *spec)
 {
+    upb_StringView type = thole_v1_ShardSpec_type(spec);
     const struct packed *p = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
     while (p != NULL && !registry__host_runs(registry__packed_message(p, NULL), type)) {
         p = registry__find_after(&t->s, INDEX_HOST_NAMES,
                                  registry__key_name(registry__packed_name(p)));
     }
     if (p == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
-                          "spec.type: no host runs machines of type \"%.*s\"", (int)type.size,
-                          type.data);
+        return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE, field,
+                                "no host runs machines of type \"%.*s\"", (int)type.size,
+                                type.data);
     }
     return THOLE_OK;
-}
-
-enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec)
-{
-    if (spec == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec: missing");
-    }
-    enum thole_code code = registry__check_shard_spec(t, spec);
-    return code != THOLE_OK ? code : check_type_known(t, thole_v1_ShardSpec_type(spec));
 }
 
 void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
@@ -87,9 +72,12 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
 enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
                                        const thole_v1_ShardSpec *spec)
 {
-    enum thole_code code = registry__check_shard_name(t, registry_str(name));
+    struct registry_violation v;
+    bool ok = registry_check_name("shard.name", registry_str(name), &v) &&
+              registry_check_shard_spec("shard.spec", spec, REGISTRY_SPEC_NEW, &v);
+    enum thole_code code = registry__checked(t, ok, &v);
     if (code == THOLE_OK) {
-        code = registry__check_new_spec(t, spec);
+        code = registry__check_type_known(t, "spec.type", spec);
     }
     if (code == THOLE_OK && registry__shard_by_name(&t->s, registry_str(name)) != NULL) {
         code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
@@ -123,31 +111,32 @@ static bool differs(upb_StringView have, upb_StringView given)
     return given.size > 0 && !slice_equal(registry_str(have), registry_str(given));
 }
 
-enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *have,
+static enum thole_code refuse_change(struct txn *t, const char *at, const char *name)
+{
+    char field[REGISTRY_FIELD_BYTES];
+    snprintf(field, sizeof field, "%s.%s", at, name);
+    return registry__refuse(t, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST, field,
+                            "cannot change; leave it out, or create another shard");
+}
+
+enum thole_code registry__merge_spec(struct txn *t, const char *at, const thole_v1_ShardSpec *have,
                                      const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret)
 {
-    if (given == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec: missing");
+    if (differs(thole_v1_ShardSpec_type(have), thole_v1_ShardSpec_type(given))) {
+        return refuse_change(t, at, "type");
     }
-    if (differs(thole_v1_ShardSpec_type(have), thole_v1_ShardSpec_type(given)) ||
-        differs(thole_v1_ShardSpec_config(have), thole_v1_ShardSpec_config(given))) {
-        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "spec.type and spec.config cannot change");
+    if (differs(thole_v1_ShardSpec_config(have), thole_v1_ShardSpec_config(given))) {
+        return refuse_change(t, at, "config");
     }
     if (thole_v1_ShardSpec_lease_reads(given) && !thole_v1_ShardSpec_lease_reads(have)) {
-        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "spec.lease_reads cannot change");
+        return refuse_change(t, at, "lease_reads");
     }
     thole_v1_ShardSpec *spec = registry__message_copy(given, &thole_v1_ShardSpec_msginit, t->arena);
     thole_v1_ShardSpec_set_type(spec, thole_v1_ShardSpec_type(have));
     thole_v1_ShardSpec_set_config(spec, thole_v1_ShardSpec_config(have));
     thole_v1_ShardSpec_set_lease_reads(spec, thole_v1_ShardSpec_lease_reads(have));
-    enum thole_code code = registry__check_shard_spec(t, spec);
-    if (code == THOLE_OK) {
-        *ret = spec;
-    }
-    return code;
+    *ret = spec;
+    return THOLE_OK;
 }
 
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec)
@@ -181,7 +170,7 @@ enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1
         if (thole_registry_v1_UpdateShard_allow_missing(u) && etag.size == 0) {
             return create(t, name, given);
         }
-        return no_such_shard(t, name);
+        return registry__no_such_shard(t, name);
     }
     enum thole_code code = refuse_zero(t, shard);
     if (code == THOLE_OK) {
@@ -199,7 +188,12 @@ enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1
     }
     thole_v1_ShardSpec *spec = NULL;
     if (code == THOLE_OK) {
-        code = registry__merge_spec(t, thole_v1_Shard_spec(shard->shard), given, &spec);
+        struct registry_violation v;
+        bool ok = registry_check_shard_spec("shard.spec", given, REGISTRY_SPEC_CHANGE, &v);
+        code = registry__checked(t, ok, &v);
+    }
+    if (code == THOLE_OK) {
+        code = registry__merge_spec(t, "spec", thole_v1_Shard_spec(shard->shard), given, &spec);
     }
     if (code == THOLE_OK) {
         registry__shard_set_spec(t, shard, spec);
@@ -324,7 +318,8 @@ enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1
     upb_StringView name = thole_registry_v1_DeleteShard_name(d);
     struct row *shard = registry__shard_by_name(&t->s, registry_str(name));
     if (shard == NULL) {
-        return thole_registry_v1_DeleteShard_allow_missing(d) ? THOLE_OK : no_such_shard(t, name);
+        return thole_registry_v1_DeleteShard_allow_missing(d) ? THOLE_OK
+                                                              : registry__no_such_shard(t, name);
     }
     enum thole_code code = refuse_zero(t, shard);
     if (code == THOLE_OK) {
@@ -455,20 +450,20 @@ static enum thole_code check_status(struct txn *t, const thole_v1_ShardStatus *s
     enum thole_code code = registry__check_text(
         t, "status.leader_host", thole_v1_ShardStatus_leader_host(status), LIMIT_NAME_BYTES);
     if (code == THOLE_OK && count > 8) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "status.conditions: at most 8");
+        code = registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                                "status.conditions", "at most 8");
     }
     for (size_t i = 0; code == THOLE_OK && i < count; i++) {
         upb_StringView type = thole_v1_Condition_type(given[i]);
         code = known_condition(type)
-                   ? registry__check_text(t, "status.conditions: message",
+                   ? registry__check_text(t, "status.conditions",
                                           thole_v1_Condition_message(given[i]), REGISTRY_TEXT_BYTES)
-                   : THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                                "status.conditions: the types are Placed, Ready, Degraded and "
-                                "Balanced");
+                   : registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                      "status.conditions",
+                                      "the types are Placed, Ready, Degraded and Balanced");
         if (code == THOLE_OK) {
-            code = registry__check_text(t, "status.conditions: reason",
-                                        thole_v1_Condition_reason(given[i]), LIMIT_NAME_BYTES);
+            code = registry__check_text(t, "status.conditions", thole_v1_Condition_reason(given[i]),
+                                        LIMIT_NAME_BYTES);
         }
     }
     return code;
@@ -525,8 +520,8 @@ enum thole_code registry__op_observe_shard(struct txn *t, const thole_registry_v
         return THOLE_OK; /* a late report about a shard that is gone */
     }
     if (shard == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                          "shard_id: no such shard");
+        return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard_id",
+                                "no shard has this id");
     }
     enum thole_code code = status == NULL ? THOLE_OK : check_status(t, status);
     if (code == THOLE_OK) {

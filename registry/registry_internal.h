@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "registry/registry.h"
 #include "registry/rows/row.h"
+#include "registry/validate.h"
 
 /* What is skipped when it is not known what was given out: more than any cluster gives out between
  * two entries that reached a majority and only one host. */
@@ -26,26 +27,9 @@
  * refused. */
 #define REGISTRY_OPERATIONS_ENDED_MAX 256
 #define REGISTRY_OPERATIONS_OPEN_MAX 256
-#define REGISTRY_JOURNAL_MAX 16384  /* changes that registry_changes_since can go back over */
-#define REGISTRY_TAGS_MAX 64        /* of one host */
-#define REGISTRY_CONSTRAINTS_MAX 32 /* of one shard */
-#define REGISTRY_VALUES_MAX 64      /* of one constraint */
-#define REGISTRY_TYPES_MAX 64       /* machine types of one host */
-#define REGISTRY_TYPE_BYTES 64
-#define REGISTRY_CONFIG_BYTES (64 * KIB) /* a shard row is copied with each change of its status */
-#define REGISTRY_TEXT_BYTES 512          /* addresses, versions, messages */
-#define REGISTRY_VOTERS_MAX 15           /* of one shard, witnesses among them */
-#define REGISTRY_GROUPS_MAX 8            /* of non-voting replicas of one shard */
-#define REGISTRY_SPREAD_MAX 3            /* tag keys of one shard */
-#define REGISTRY_POOL_SHARDS_MAX 100000
-#define REGISTRY_POOL_NAME_BYTES (LIMIT_NAME_BYTES - 8) /* room for "-99999" */
-/* Half of what a group may have, so that every replica can be replaced at once. */
-#define REGISTRY_SPEC_REPLICAS_MAX (LIMIT_MEMBERS / 2)
+#define REGISTRY_JOURNAL_MAX 16384 /* changes that registry_changes_since can go back over */
 #define REGISTRY_SUBSCRIBERS_MAX 8
 #define REGISTRY_FORMAT 1
-
-_Static_assert(REGISTRY_CONFIG_BYTES * 2 < LIMIT_RESULT_BYTES, "a result holds a shard row");
-_Static_assert(REGISTRY_VOTERS_MAX < REGISTRY_SPEC_REPLICAS_MAX, "voters are replicas");
 
 /* ---- State ----------------------------------------------------------------------------------- */
 
@@ -120,6 +104,7 @@ struct txn {
     bool changed;
     struct row *last[ROW_RESOURCES]; /* by row_kind: for the result */
     struct thole_status st;
+    char field[REGISTRY_FIELD_BYTES]; /* of the request, that `st` is about; empty: none */
 };
 
 /* Run one command against `s`; appends result bytes and returns its code. Never fails. */
@@ -209,11 +194,13 @@ void registry__shard_await(struct txn *t, const struct row *shard);
 /* A new one, checked, without replicas. */
 enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
                                        const thole_v1_ShardSpec *spec);
-/* Of a spec that is new: its fields, and that a host runs its type. */
-enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec);
+/* A shard of a type that no host runs could never form: more likely the name is wrong. `field` is
+ * where the type is. */
+enum thole_code registry__check_type_known(struct txn *t, const char *field,
+                                           const thole_v1_ShardSpec *spec);
 /* `given` over `have`: type, config and lease_reads cannot change, so leaving them out keeps them.
- * In t->arena. */
-enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *have,
+ * Both have been checked; `at` is where `given` is ("spec"). In t->arena. */
+enum thole_code registry__merge_spec(struct txn *t, const char *at, const thole_v1_ShardSpec *have,
                                      const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret);
 /* A shard's row was put, changed or dropped (NULL: there is none): its pool counts it. */
 void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after);
@@ -243,21 +230,21 @@ bool registry__host_another_stays(const struct state *s, const struct row *host)
 bool registry__host_is(const struct row *host, thole_v1_HostState state);
 bool registry__host_runs(const thole_v1_Host *host, upb_StringView type);
 
-/* ---- Validation ------------------------------------------------------------------------------ */
+/* ---- Refusals (refusal.c) -------------------------------------------------------------------- */
 
-enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, struct uuid *ret_id);
-enum thole_code registry__check_tags(struct txn *t, const thole_v1_HostSpec *spec);
-enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostStatus *status);
-enum thole_code registry__check_shard_name(struct txn *t, struct slice name);
-enum thole_code registry__check_pool_name(struct txn *t, struct slice name);
-enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSpec *spec);
-enum thole_code registry__check_role(struct txn *t, int32_t role);
-/* Tags, constraints, request ids: see text_label_problem. */
-enum thole_code registry__check_label(struct txn *t, const char *field, upb_StringView text,
-                                      size_t bytes_min);
-/* Messages, which may have lines. */
+/* Refuse the command because of a field of its request: "FIELD: message". */
+enum thole_code registry__refuse(struct txn *t, enum thole_code code, enum thole_reason reason,
+                                 const char *field, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+/* What validate.h found: THOLE_OK if `ok`, else INVALID_ARGUMENT. */
+enum thole_code registry__checked(struct txn *t, bool ok, const struct registry_violation *v);
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
                                      size_t bytes_max);
+/* What a host says of itself when it joins. */
+enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, struct uuid *ret_id);
+/* NOT_FOUND, in one wording; the request's resource is to blame, not one of its fields. */
+enum thole_code registry__no_such_shard(struct txn *t, upb_StringView name);
+enum thole_code registry__no_such_replica(struct txn *t, uint64_t id);
 
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 

@@ -260,8 +260,8 @@ enum thole_code registry__check_decided(struct txn *t, const struct row *shard)
 enum thole_code registry__check_etag(struct txn *t, upb_StringView have, upb_StringView given)
 {
     if (given.size > 0 && !slice_equal(registry_str(have), registry_str(given))) {
-        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_ETAG_MISMATCH,
-                          "etag: the spec has changed since it was read");
+        return registry__refuse(t, THOLE_ABORTED, THOLE_REASON_ETAG_MISMATCH, "etag",
+                                "the spec has changed since it was read");
     }
     return THOLE_OK;
 }

@@ -1,13 +1,42 @@
-/* What users and hosts send is checked here, field by field, before it becomes a row. */
-#include "registry/registry_internal.h"
+/* See validate.h. */
+#include "registry/validate.h"
 
-#include "base/address.h"
-
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/address.h"
 #include "base/text.h"
+#include "registry/registry.h"
 
-static bool name_char(uint8_t c, bool first)
+#define SPEC "spec"
+#define POOL_SHARD "spec.shard"
+
+/* How much of a wrong name is quoted. */
+#define SHOWN_BYTES 60
+#define SHOWN(s) (int)((s).size < SHOWN_BYTES ? (s).size : SHOWN_BYTES), (const char *)(s).data
+
+static bool violates(struct registry_violation *ret, enum thole_reason reason, const char *field,
+                     const char *format, ...) __attribute__((format(printf, 4, 5)));
+static bool violates(struct registry_violation *ret, enum thole_reason reason, const char *field,
+                     const char *format, ...)
+{
+    va_list args;
+    ret->reason = reason;
+    snprintf(ret->field, sizeof ret->field, "%s", field);
+    va_start(args, format);
+    vsnprintf(ret->message, sizeof ret->message, format, args);
+    va_end(args);
+    return false;
+}
+
+#define BAD(ret, field, ...) violates(ret, THOLE_REASON_BAD_REQUEST, field, __VA_ARGS__)
+#define TOO_LARGE(ret, field, ...) violates(ret, THOLE_REASON_TOO_LARGE, field, __VA_ARGS__)
+
+/* ---- Names and texts ------------------------------------------------------------------------- */
+
+static bool is_name_char(uint8_t c, bool first)
 {
     bool word = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
     return word || (!first && (c == '.' || c == '-'));
@@ -19,303 +48,382 @@ bool registry_name_valid(struct slice name)
         return false;
     }
     for (size_t i = 0; i < name.size; i++) {
-        if (!name_char(name.data[i], i == 0)) {
+        if (!is_name_char(name.data[i], i == 0)) {
             return false;
         }
     }
     return true;
 }
 
-static enum thole_code check_name(struct txn *t, const char *field, struct slice name)
+bool registry_check_name(const char *field, struct slice name, struct registry_violation *ret)
 {
-    if (registry_name_valid(name)) {
-        return THOLE_OK;
+    if (name.size == 0) {
+        return BAD(ret, field, "is needed");
     }
-    return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "%s: must be 1 to %d lower case letters, digits, dots and dashes, and begin "
-                      "with a letter or digit",
-                      field, LIMIT_NAME_BYTES);
+    return registry_name_valid(name) ||
+           BAD(ret, field,
+               "\"%.*s\" is no name: 1 to %d lower case letters, digits, dots and dashes, "
+               "the first a letter or digit",
+               SHOWN(name), LIMIT_NAME_BYTES);
 }
 
-enum thole_code registry__check_shard_name(struct txn *t, struct slice name)
-{
-    return check_name(t, "shard name", name);
-}
-
-enum thole_code registry__check_pool_name(struct txn *t, struct slice name)
+bool registry_check_pool_name(const char *field, struct slice name, struct registry_violation *ret)
 {
     if (name.size > REGISTRY_POOL_NAME_BYTES) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "pool name: at most %d bytes", REGISTRY_POOL_NAME_BYTES);
+        return BAD(ret, field,
+                   "a pool's name has at most %d bytes, as its shards are named after it",
+                   REGISTRY_POOL_NAME_BYTES);
     }
-    return check_name(t, "pool name", name);
+    return registry_check_name(field, name, ret);
 }
 
-enum thole_code registry__check_label(struct txn *t, const char *field, upb_StringView text,
-                                      size_t bytes_min)
+bool registry_check_label(const char *field, struct slice text, size_t bytes_min,
+                          struct registry_violation *ret)
 {
-    const char *problem = text_label_problem(registry_str(text), bytes_min);
-    return problem == NULL ? THOLE_OK
-                           : THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                                        "%s: %s", field, problem);
+    const char *problem = text_label_problem(text, bytes_min);
+    return problem == NULL || BAD(ret, field, "%s", problem);
 }
 
-enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
-                                     size_t bytes_max)
+bool registry_check_text(const char *field, struct slice text, size_t bytes_max,
+                         struct registry_violation *ret)
 {
-    if (text.size > bytes_max || memchr(text.data != NULL ? text.data : "", 0, text.size) != NULL) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "%s: more than %zu bytes, or a NUL", field, bytes_max);
+    if (text.size > bytes_max || (text.size > 0 && memchr(text.data, 0, text.size) != NULL)) {
+        return BAD(ret, field, "has more than %zu bytes, or a NUL", bytes_max);
     }
-    return THOLE_OK;
+    return true;
 }
 
-static enum thole_code check_required(struct txn *t, const char *field, upb_StringView text,
-                                      size_t bytes_max)
+bool registry_check_request_id(struct slice id, struct registry_violation *ret)
 {
-    if (text.size == 0) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "%s: must not be empty", field);
+    return registry_check_label("request_id", id, 0, ret);
+}
+
+/* A machine type. */
+static bool check_type(const char *field, struct slice type, struct registry_violation *ret)
+{
+    if (type.size > REGISTRY_TYPE_BYTES) {
+        return BAD(ret, field, "has more than %d bytes", REGISTRY_TYPE_BYTES);
     }
-    return registry__check_text(t, field, text, bytes_max);
+    return registry_check_label(field, type, 1, ret);
 }
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-enum thole_code registry__check_tags(struct txn *t, const thole_v1_HostSpec *spec)
+static bool check_tags(const thole_v1_HostSpec *spec, struct registry_violation *ret)
 {
-    if (spec == NULL) {
-        return THOLE_OK;
-    }
     if (thole_v1_HostSpec_tags_size(spec) > REGISTRY_TAGS_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "spec.tags: at most %d", REGISTRY_TAGS_MAX);
+        return TOO_LARGE(ret, "spec.tags", "%zu tags are more than %d",
+                         thole_v1_HostSpec_tags_size(spec), REGISTRY_TAGS_MAX);
     }
     size_t it = kUpb_Map_Begin;
     const thole_v1_HostSpec_TagsEntry *tag;
-    enum thole_code code = THOLE_OK;
-    while (code == THOLE_OK && (tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
-        code = registry__check_label(t, "spec.tags: key", thole_v1_HostSpec_TagsEntry_key(tag), 1);
-        if (code == THOLE_OK) {
-            code = registry__check_label(t, "spec.tags: value",
-                                         thole_v1_HostSpec_TagsEntry_value(tag), 0);
+    while ((tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
+        struct slice key = registry_str(thole_v1_HostSpec_TagsEntry_key(tag));
+        struct slice value = registry_str(thole_v1_HostSpec_TagsEntry_value(tag));
+        const char *problem = text_label_problem(key, 1);
+        if (problem != NULL) {
+            return BAD(ret, "spec.tags", "a key %s", problem);
+        }
+        problem = text_label_problem(value, 0);
+        if (problem != NULL) {
+            return BAD(ret, "spec.tags", "the value of \"%.*s\" %s", SHOWN(key), problem);
         }
     }
-    return code;
+    return true;
 }
 
-enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostStatus *status)
+bool registry_check_host_spec(const char *field, const thole_v1_HostSpec *spec,
+                              struct registry_violation *ret)
+{
+    if (spec == NULL) {
+        return BAD(ret, field, "is needed");
+    }
+    if (!check_tags(spec, ret)) {
+        return false;
+    }
+    switch (thole_v1_HostSpec_state(spec)) {
+    case thole_v1_HOST_STATE_UNSPECIFIED: /* leave it as it is */
+    case thole_v1_HOST_STATE_ACTIVE:
+    case thole_v1_HOST_STATE_CORDONED:
+    case thole_v1_HOST_STATE_DRAINING:
+        return true;
+    case thole_v1_HOST_STATE_REMOVED:
+        return BAD(ret, "spec.state", "a host is removed with DeleteHost, after it was drained");
+    }
+    return BAD(ret, "spec.state", "%d is no state", (int)thole_v1_HostSpec_state(spec));
+}
+
+static bool check_address(upb_StringView address, struct registry_violation *ret)
+{
+    static const char field[] = "status.address";
+    if (!registry_check_text(field, registry_str(address), REGISTRY_TEXT_BYTES, ret)) {
+        return false;
+    }
+    return address.size == 0 || address_valid(registry_str(address), ADDRESS_REACH) ||
+           BAD(ret, field,
+               "must be HOST:PORT where others reach the host: HOST a name or an IP address "
+               "(IPv6 in brackets), PORT 1 to 65535");
+}
+
+bool registry_check_host_status(const thole_v1_HostStatus *status, struct registry_violation *ret)
 {
     if (status == NULL) {
-        return THOLE_OK;
+        return true;
     }
     int32_t liveness = thole_v1_HostStatus_liveness(status);
     if (liveness < thole_v1_HOST_LIVENESS_UNSPECIFIED || liveness > thole_v1_HOST_LIVENESS_DEAD) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "status.liveness: unknown value %d", (int)liveness);
+        return BAD(ret, "status.liveness", "%d is no liveness", (int)liveness);
     }
     int32_t disk = thole_v1_HostStatus_disk(status);
     if (disk < thole_v1_HOST_DISK_UNSPECIFIED || disk > thole_v1_HOST_DISK_STALLED) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "status.disk: unknown value %d", (int)disk);
+        return BAD(ret, "status.disk", "%d is no state of a disk", (int)disk);
     }
     if (thole_v1_HostStatus_has_failures(status)) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "status.failures: not for hosts to say");
+        return BAD(ret, "status.failures", "is written by the registry alone");
     }
-    enum thole_code code = registry__check_text(
-        t, "status.address", thole_v1_HostStatus_address(status), REGISTRY_TEXT_BYTES);
-    upb_StringView address = thole_v1_HostStatus_address(status);
-    if (code == THOLE_OK && address.size > 0) {
-        code = address_check("status.address", registry_str(address), ADDRESS_REACH, &t->st);
-    }
-    if (code == THOLE_OK) {
-        code = registry__check_label(t, "status.version", thole_v1_HostStatus_version(status), 0);
+    if (!check_address(thole_v1_HostStatus_address(status), ret) ||
+        !registry_check_label("status.version", registry_str(thole_v1_HostStatus_version(status)),
+                              0, ret)) {
+        return false;
     }
     size_t count = 0;
     const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(status, &count);
-    if (code == THOLE_OK && count > REGISTRY_TYPES_MAX) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "status.machine_types: at most %d", REGISTRY_TYPES_MAX);
+    if (count > REGISTRY_TYPES_MAX) {
+        return TOO_LARGE(ret, "status.machine_types", "%zu types are more than %d", count,
+                         REGISTRY_TYPES_MAX);
     }
-    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = check_required(t, "status.machine_types: name", thole_v1_MachineType_name(types[i]),
-                              REGISTRY_TYPE_BYTES);
+    for (size_t i = 0; i < count; i++) {
+        char field[REGISTRY_FIELD_BYTES];
+        snprintf(field, sizeof field, "status.machine_types[%zu].name", i);
+        if (!check_type(field, registry_str(thole_v1_MachineType_name(types[i])), ret)) {
+            return false;
+        }
     }
-    return code;
+    return true;
 }
 
-enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, struct uuid *ret_id)
+/* ---- Constraints ----------------------------------------------------------------------------- */
+
+static bool check_values(const char *list, const thole_v1_Constraint *k, size_t i,
+                         struct registry_violation *ret)
 {
-    if (host == NULL) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "host: missing");
+    char field[REGISTRY_FIELD_BYTES];
+    size_t count = 0;
+    const upb_StringView *values = thole_v1_Constraint_values(k, &count);
+    snprintf(field, sizeof field, "%s[%zu].values", list, i);
+    if (count > REGISTRY_VALUES_MAX) {
+        return TOO_LARGE(ret, field, "%zu values are more than %d", count, REGISTRY_VALUES_MAX);
     }
-    if (!registry__parse_uuid(thole_v1_Host_id(host), ret_id)) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "host.id: not a UUID in text form");
+    for (size_t v = 0; v < count; v++) {
+        if (!registry_check_label(field, registry_str(values[v]), 0, ret)) {
+            return false;
+        }
     }
-    enum thole_code code = check_name(t, "host.name", registry_str(thole_v1_Host_name(host)));
-    if (code == THOLE_OK) {
-        code = registry__check_tags(t, thole_v1_Host_spec(host));
+    switch (thole_v1_Constraint_operator(k)) {
+    case thole_v1_CONSTRAINT_OPERATOR_IN:
+    case thole_v1_CONSTRAINT_OPERATOR_NOT_IN:
+        return count > 0 || BAD(ret, field, "IN and NOT_IN need at least one value");
+    case thole_v1_CONSTRAINT_OPERATOR_EXISTS:
+    case thole_v1_CONSTRAINT_OPERATOR_NOT_EXISTS:
+        return count == 0 || BAD(ret, field, "EXISTS and NOT_EXISTS take no values");
+    case thole_v1_CONSTRAINT_OPERATOR_UNSPECIFIED:
+        break;
     }
-    if (code == THOLE_OK) {
-        code = registry__check_host_status(t, thole_v1_Host_status(host));
+    snprintf(field, sizeof field, "%s[%zu].operator", list, i);
+    return BAD(ret, field, "must be IN, NOT_IN, EXISTS or NOT_EXISTS");
+}
+
+static bool check_constraints(const char *list, const thole_v1_Constraint *const *constraints,
+                              size_t count, struct registry_violation *ret)
+{
+    if (count > REGISTRY_CONSTRAINTS_MAX) {
+        return TOO_LARGE(ret, list, "%zu constraints are more than %d", count,
+                         REGISTRY_CONSTRAINTS_MAX);
     }
-    return code;
+    for (size_t i = 0; i < count; i++) {
+        char field[REGISTRY_FIELD_BYTES];
+        snprintf(field, sizeof field, "%s[%zu].key", list, i);
+        if (!registry_check_label(field, registry_str(thole_v1_Constraint_key(constraints[i])), 1,
+                                  ret) ||
+            !check_values(list, constraints[i], i, ret)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
 
-static enum thole_code check_constraint(struct txn *t, const char *field,
-                                        const thole_v1_Constraint *c)
+/* A field of the spec that is at `at`. */
+static const char *path(char field[static REGISTRY_FIELD_BYTES], const char *at, const char *name)
 {
-    enum thole_code code = registry__check_label(t, field, thole_v1_Constraint_key(c), 1);
-    if (code != THOLE_OK) {
-        return code;
-    }
-    int32_t op = thole_v1_Constraint_operator(c);
-    if (op <= thole_v1_CONSTRAINT_OPERATOR_UNSPECIFIED ||
-        op > thole_v1_CONSTRAINT_OPERATOR_NOT_EXISTS) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "%s: unknown operator %d", field, (int)op);
-    }
-    size_t count = 0;
-    const upb_StringView *values = thole_v1_Constraint_values(c, &count);
-    bool takes_values =
-        op == thole_v1_CONSTRAINT_OPERATOR_IN || op == thole_v1_CONSTRAINT_OPERATOR_NOT_IN;
-    if (takes_values != (count > 0) || count > REGISTRY_VALUES_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "%s: IN and NOT_IN need 1 to %d values, others none", field,
-                          REGISTRY_VALUES_MAX);
-    }
-    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = registry__check_label(t, field, values[i], 0);
-    }
-    return code;
+    snprintf(field, REGISTRY_FIELD_BYTES, "%s.%s", at, name);
+    return field;
 }
 
-static enum thole_code check_constraints(struct txn *t, const char *field,
-                                         const thole_v1_Constraint *const *constraints,
-                                         size_t count)
+static bool check_spec_type(const char *at, const thole_v1_ShardSpec *spec,
+                            enum registry_spec_use use, struct registry_violation *ret)
 {
-    enum thole_code code = THOLE_OK;
-    if (count > REGISTRY_CONSTRAINTS_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "%s: at most %d",
-                          field, REGISTRY_CONSTRAINTS_MAX);
+    char field[REGISTRY_FIELD_BYTES];
+    struct slice type = registry_str(thole_v1_ShardSpec_type(spec));
+    if (type.size == 0 && use == REGISTRY_SPEC_CHANGE) {
+        return true;
     }
-    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = check_constraint(t, field, constraints[i]);
+    if (type.size == 0) {
+        return BAD(ret, path(field, at, "type"), "a machine type is needed, such as \"kv\"");
     }
-    return code;
+    if (slice_equal(type, slice_str(REGISTRY_MACHINE_TYPE))) {
+        return BAD(ret, path(field, at, "type"), "\"%s\" is for shard zero alone",
+                   REGISTRY_MACHINE_TYPE);
+    }
+    return check_type(path(field, at, "type"), type, ret);
 }
 
-static enum thole_code check_groups(struct txn *t, const thole_v1_ShardSpec *spec, uint64_t *io)
+/* `replicas`: those that vote. */
+static bool check_groups(const char *at, const thole_v1_ShardSpec *spec, uint64_t replicas,
+                         struct registry_violation *ret)
 {
+    char field[REGISTRY_FIELD_BYTES];
     size_t count = 0;
     const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &count);
-    enum thole_code code = THOLE_OK;
     if (count > REGISTRY_GROUPS_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "spec.non_voting: at most %d groups", REGISTRY_GROUPS_MAX);
+        return TOO_LARGE(ret, path(field, at, "non_voting"), "%zu groups are more than %d", count,
+                         REGISTRY_GROUPS_MAX);
     }
-    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         size_t constraint_count = 0;
         const thole_v1_Constraint *const *constraints =
             thole_v1_ReplicaGroup_constraints(groups[i], &constraint_count);
+        snprintf(field, sizeof field, "%s.non_voting[%zu]", at, i);
         if ((thole_v1_ReplicaGroup_count(groups[i]) > 0) ==
             thole_v1_ReplicaGroup_cover(groups[i])) {
-            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                              "spec.non_voting: a group needs either a count or cover");
+            return BAD(ret, field, "needs either a count or cover");
         }
-        *io += thole_v1_ReplicaGroup_count(groups[i]);
-        code = check_constraints(t, "spec.non_voting: constraints", constraints, constraint_count);
+        replicas += thole_v1_ReplicaGroup_count(groups[i]);
+        snprintf(field, sizeof field, "%s.non_voting[%zu].constraints", at, i);
+        if (!check_constraints(field, constraints, constraint_count, ret)) {
+            return false;
+        }
     }
-    return code;
+    return replicas <= REGISTRY_SPEC_REPLICAS_MAX ||
+           BAD(ret, path(field, at, "non_voting"), "a spec asks for at most %d replicas in all",
+               REGISTRY_SPEC_REPLICAS_MAX);
 }
 
-static enum thole_code check_counts(struct txn *t, const thole_v1_ShardSpec *spec)
+static bool check_counts(const char *at, const thole_v1_ShardSpec *spec,
+                         struct registry_violation *ret)
 {
+    char field[REGISTRY_FIELD_BYTES];
     uint64_t voters = thole_v1_ShardSpec_voters(spec);
     uint64_t witnesses = thole_v1_ShardSpec_witnesses(spec);
-    uint64_t all = voters + witnesses;
     if (voters < 1 || voters > REGISTRY_VOTERS_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec.voters: must be 1 to %d", REGISTRY_VOTERS_MAX);
+        return BAD(ret, path(field, at, "voters"), "must be 1 to %d", REGISTRY_VOTERS_MAX);
     }
-    if (witnesses >= voters || all > REGISTRY_VOTERS_MAX) {
-        if (witnesses > 0) {
-            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                              "spec.witnesses: must be less than voters, and both together at "
-                              "most %d",
-                              REGISTRY_VOTERS_MAX);
-        }
+    if (witnesses >= voters) {
+        return BAD(ret, path(field, at, "witnesses"), "must be less than voters");
     }
-    enum thole_code code = check_groups(t, spec, &all);
-    if (code == THOLE_OK && all > REGISTRY_SPEC_REPLICAS_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec.non_voting: at most %d replicas in all",
-                          REGISTRY_SPEC_REPLICAS_MAX);
+    if (voters + witnesses > REGISTRY_VOTERS_MAX) { /* the voters alone would do */
+        return BAD(ret, path(field, at, "witnesses"),
+                   "%" PRIu64 " with %" PRIu64 " voters are more than %d", witnesses, voters,
+                   REGISTRY_VOTERS_MAX);
     }
-    return code;
+    return check_groups(at, spec, voters + witnesses, ret);
 }
 
-static enum thole_code check_spread(struct txn *t, const thole_v1_ShardSpec *spec)
+static bool check_spread(const char *at, const thole_v1_ShardSpec *spec,
+                         struct registry_violation *ret)
 {
+    char field[REGISTRY_FIELD_BYTES];
     size_t count = 0;
     const upb_StringView *keys = thole_v1_ShardSpec_spread(spec, &count);
-    enum thole_code code = THOLE_OK;
+    path(field, at, "spread");
     if (count > REGISTRY_SPREAD_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "spec.spread: at most %d tag keys", REGISTRY_SPREAD_MAX);
+        return TOO_LARGE(ret, field, "%zu tag keys are more than %d", count, REGISTRY_SPREAD_MAX);
     }
-    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = registry__check_label(t, "spec.spread", keys[i], 1);
-        for (size_t k = 0; code == THOLE_OK && k < i; k++) {
+    for (size_t i = 0; i < count; i++) {
+        if (!registry_check_label(field, registry_str(keys[i]), 1, ret)) {
+            return false;
+        }
+        for (size_t k = 0; k < i; k++) {
             if (slice_equal(registry_str(keys[i]), registry_str(keys[k]))) {
-                code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                                  "spec.spread: a tag key is there twice");
+                return BAD(ret, field, "the tag key \"%.*s\" is there twice", SHOWN(keys[i]));
             }
         }
     }
-    return code;
+    return true;
 }
 
-enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSpec *spec)
+static bool check_spec_at(const char *at, const thole_v1_ShardSpec *spec,
+                          enum registry_spec_use use, struct registry_violation *ret)
 {
-    upb_StringView type = thole_v1_ShardSpec_type(spec);
-    enum thole_code code = check_required(t, "spec.type", type, REGISTRY_TYPE_BYTES);
-    if (code == THOLE_OK && slice_equal(registry_str(type), slice_str(REGISTRY_MACHINE_TYPE))) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec.type: %s is shard zero's alone", REGISTRY_MACHINE_TYPE);
+    char field[REGISTRY_FIELD_BYTES];
+    if (!check_spec_type(at, spec, use, ret)) {
+        return false;
     }
-    if (code == THOLE_OK && thole_v1_ShardSpec_config(spec).size > REGISTRY_CONFIG_BYTES) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "spec.config: at most %d bytes", REGISTRY_CONFIG_BYTES);
+    if (thole_v1_ShardSpec_config(spec).size > REGISTRY_CONFIG_BYTES) {
+        return TOO_LARGE(ret, path(field, at, "config"), "has more than %d bytes",
+                         REGISTRY_CONFIG_BYTES);
     }
-    if (code == THOLE_OK) {
-        code = check_counts(t, spec);
-    }
-    if (code == THOLE_OK) {
-        code = check_spread(t, spec);
+    if (!check_counts(at, spec, ret) || !check_spread(at, spec, ret)) {
+        return false;
     }
     size_t count = 0;
     const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
-    if (code == THOLE_OK) {
-        code = check_constraints(t, "spec.constraints", constraints, count);
+    if (!check_constraints(path(field, at, "constraints"), constraints, count, ret)) {
+        return false;
     }
-    if (code == THOLE_OK) {
-        constraints = thole_v1_ShardSpec_leader_preference(spec, &count);
-        code = check_constraints(t, "spec.leader_preference", constraints, count);
-    }
-    return code;
+    constraints = thole_v1_ShardSpec_leader_preference(spec, &count);
+    return check_constraints(path(field, at, "leader_preference"), constraints, count, ret);
 }
 
-enum thole_code registry__check_role(struct txn *t, int32_t role)
+bool registry_check_shard_spec(const char *field, const thole_v1_ShardSpec *spec,
+                               enum registry_spec_use use, struct registry_violation *ret)
 {
-    if (role < thole_v1_REPLICA_ROLE_VOTER || role > thole_v1_REPLICA_ROLE_WITNESS) {
-        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "role: must be VOTER, NON_VOTING or WITNESS");
+    return spec == NULL ? BAD(ret, field, "is needed") : check_spec_at(SPEC, spec, use, ret);
+}
+
+bool registry_check_pool_spec(const char *field, const thole_v1_ShardPoolSpec *spec,
+                              enum registry_spec_use use, struct registry_violation *ret)
+{
+    if (spec == NULL) {
+        return BAD(ret, field, "is needed");
     }
-    return THOLE_OK;
+    if (thole_v1_ShardPoolSpec_count(spec) > REGISTRY_POOL_SHARDS_MAX) {
+        return TOO_LARGE(ret, "spec.count", "%" PRIu32 " is more than %d",
+                         thole_v1_ShardPoolSpec_count(spec), REGISTRY_POOL_SHARDS_MAX);
+    }
+    if (thole_v1_ShardPoolSpec_shard(spec) == NULL) {
+        return BAD(ret, POOL_SHARD, "is needed: the spec of the pool's shards");
+    }
+    return check_spec_at(POOL_SHARD, thole_v1_ShardPoolSpec_shard(spec), use, ret);
+}
+
+/* ---- Replicas and operations ----------------------------------------------------------------- */
+
+bool registry_check_role(int32_t role, struct registry_violation *ret)
+{
+    return (role >= thole_v1_REPLICA_ROLE_VOTER && role <= thole_v1_REPLICA_ROLE_WITNESS) ||
+           BAD(ret, "role", "must be VOTER, NON_VOTING or WITNESS");
+}
+
+bool registry_check_user_role(int32_t role, struct registry_violation *ret)
+{
+    return role == thole_v1_REPLICA_ROLE_VOTER || role == thole_v1_REPLICA_ROLE_NON_VOTING ||
+           BAD(ret, "role", "must be VOTER or NON_VOTING: witnesses are placed by the spec");
+}
+
+bool registry_check_controllers(const int32_t *controllers, size_t count,
+                                struct registry_violation *ret)
+{
+    if (count > REGISTRY_CONTROLLERS_MAX) {
+        return TOO_LARGE(ret, "controllers", "%zu controllers are more than %d", count,
+                         REGISTRY_CONTROLLERS_MAX);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
+            controllers[i] > thole_v1_CONTROLLER_BALANCE) {
+            return BAD(ret, "controllers", "%d is no controller", (int)controllers[i]);
+        }
+    }
+    return true;
 }

@@ -183,11 +183,16 @@ void services__call_reply_bytes(struct call *c, struct bytes *bytes)
 
 void services__call_fail(struct call *c, const struct thole_status *st)
 {
+    services__call_fail_field(c, st, NULL);
+}
+
+void services__call_fail_field(struct call *c, const struct thole_status *st, const char *field)
+{
     const char *metadata[] = {c->metadata[0], c->metadata[1], NULL, NULL, NULL};
-    if (st->reason == THOLE_REASON_NO_SUCH_TYPE) {
+    if (field != NULL) {
         size_t at = metadata[0] != NULL ? 2 : 0;
         metadata[at] = "field";
-        metadata[at + 1] = "spec.type";
+        metadata[at + 1] = field;
     }
     services__fail(c->rpc, st, metadata[0] != NULL ? metadata : NULL);
     call_free(c);
@@ -202,9 +207,7 @@ void services__call_refuse(struct call *c, const char *field, const char *format
     va_end(args);
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field, why);
-    const char *metadata[] = {"field", field, c->metadata[0], c->metadata[1], NULL};
-    services__fail(c->rpc, &st, metadata);
-    call_free(c);
+    services__call_fail_field(c, &st, field);
 }
 
 /* ---- Reads ----------------------------------------------------------------------------------- */
@@ -282,10 +285,21 @@ static void decide_again(struct call *c)
     services__call_read(c, false, c->next);
 }
 
+/* The field that shard zero blames; NULL: none. */
+static const char *refused_field(const thole_registry_v1_Result *result,
+                                 char ret[static REGISTRY_FIELD_BYTES])
+{
+    upb_StringView field =
+        result != NULL ? thole_registry_v1_Result_field(result) : (upb_StringView){0};
+    snprintf(ret, REGISTRY_FIELD_BYTES, "%.*s", (int)field.size, field.size > 0 ? field.data : "");
+    return field.size > 0 ? ret : NULL;
+}
+
 static void command_done(void *ctx, const struct thole_status *st,
                          const thole_registry_v1_Result *result)
 {
     struct call *c = ctx;
+    char field[REGISTRY_FIELD_BYTES];
     if (st->code == THOLE_ABORTED && c->decided_at != 0) {
         decide_again(c);
         return;
@@ -295,7 +309,7 @@ static void command_done(void *ctx, const struct thole_status *st,
     }
     if (st->code != THOLE_OK) {
         note_refusal(c, st);
-        services__call_fail(c, st);
+        services__call_fail_field(c, st, refused_field(result, field));
         return;
     }
     const void *row = NULL;

@@ -146,17 +146,17 @@ void services__hosts_update(struct call *c)
 {
     const thole_v1_UpdateHostRequest *q = c->request;
     const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
-    if (host == NULL || thole_v1_Host_spec(host) == NULL) {
-        services__call_refuse(c, host == NULL ? "host" : "host.spec", "is needed");
+    if (host == NULL) {
+        services__call_refuse(c, "host", "is needed");
         return;
     }
     upb_StringView name = services__name_strip(thole_v1_Host_name(host), "hosts");
     services__call_about(c, "host", name);
-    struct check check;
+    struct registry_violation v;
     if (!services__call_name(c, "host.name", name) ||
         !services__call_request_id(c, thole_v1_UpdateHostRequest_request_id(q)) ||
-        !services__call_checked(c, services__check_host_spec(thole_v1_Host_spec(host), &check),
-                                &check)) {
+        !services__call_checked(
+            c, registry_check_host_spec("host.spec", thole_v1_Host_spec(host), &v), &v)) {
         return;
     }
     if (thole_v1_HostSpec_state(thole_v1_Host_spec(host)) == thole_v1_HOST_STATE_UNSPECIFIED) {

@@ -250,7 +250,9 @@ void services__operations_pause(struct call *c)
     upb_StringView request_id = thole_v1_PauseControllersRequest_request_id(q);
     size_t count = 0;
     const int32_t *controllers = thole_v1_PauseControllersRequest_controllers(q, &count);
-    if (!services__call_request_id(c, request_id)) {
+    struct registry_violation v;
+    if (!services__call_request_id(c, request_id) ||
+        !services__call_checked(c, registry_check_controllers(controllers, count, &v), &v)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);
@@ -258,11 +260,6 @@ void services__operations_pause(struct call *c)
         thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
     thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_PAUSE);
     for (size_t i = 0; i < count; i++) {
-        if (controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
-            controllers[i] > thole_v1_CONTROLLER_BALANCE) {
-            services__call_refuse(c, "controllers", "%d is not a controller", controllers[i]);
-            return;
-        }
         thole_registry_v1_StartOperation_add_controllers(start, controllers[i], c->arena);
     }
     services__call_command(c, op, request_id, thole_v1_PauseControllersRequest_validate_only(q),

@@ -66,20 +66,21 @@ void services__pools_list(struct call *c)
 }
 
 /* The checks of create and update. */
-static bool check_pool(struct call *c, const thole_v1_ShardPool *pool, upb_StringView request_id,
-                       upb_StringView *ret_name)
+static bool check_pool(struct call *c, const thole_v1_ShardPool *pool, enum registry_spec_use use,
+                       upb_StringView request_id, upb_StringView *ret_name)
 {
-    if (pool == NULL || thole_v1_ShardPool_spec(pool) == NULL) {
-        services__call_refuse(c, pool == NULL ? "pool" : "pool.spec", "is needed");
+    if (pool == NULL) {
+        services__call_refuse(c, "pool", "is needed");
         return false;
     }
     *ret_name = services__name_strip(thole_v1_ShardPool_name(pool), "pools");
     services__call_about(c, "pool", *ret_name);
-    struct check check;
-    return services__call_name(c, "pool.name", *ret_name) &&
-           services__call_request_id(c, request_id) &&
-           services__call_checked(
-               c, services__check_pool_spec(thole_v1_ShardPool_spec(pool), &check), &check);
+    struct slice name = services__name_slice(*ret_name);
+    struct registry_violation v;
+    bool ok = registry_check_pool_name("pool.name", name, &v) &&
+              registry_check_request_id(services__name_slice(request_id), &v) &&
+              registry_check_pool_spec("pool.spec", thole_v1_ShardPool_spec(pool), use, &v);
+    return services__call_checked(c, ok, &v);
 }
 
 void services__pools_create(struct call *c)
@@ -88,7 +89,7 @@ void services__pools_create(struct call *c)
     const thole_v1_ShardPool *pool = thole_v1_CreatePoolRequest_pool(q);
     upb_StringView request_id = thole_v1_CreatePoolRequest_request_id(q);
     upb_StringView name;
-    if (!check_pool(c, pool, request_id, &name)) {
+    if (!check_pool(c, pool, REGISTRY_SPEC_NEW, request_id, &name)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);
@@ -107,7 +108,7 @@ void services__pools_update(struct call *c)
     const thole_v1_ShardPool *pool = thole_v1_UpdatePoolRequest_pool(q);
     upb_StringView request_id = thole_v1_UpdatePoolRequest_request_id(q);
     upb_StringView name;
-    if (!check_pool(c, pool, request_id, &name)) {
+    if (!check_pool(c, pool, REGISTRY_SPEC_CHANGE, request_id, &name)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);

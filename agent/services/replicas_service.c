@@ -118,8 +118,8 @@ void services__replicas_create(struct call *c)
     if (role == thole_v1_REPLICA_ROLE_UNSPECIFIED) {
         role = thole_v1_REPLICA_ROLE_VOTER;
     }
-    if (role != thole_v1_REPLICA_ROLE_VOTER && role != thole_v1_REPLICA_ROLE_NON_VOTING) {
-        services__call_refuse(c, "role", "%d is not a role", role);
+    struct registry_violation v;
+    if (!services__call_checked(c, registry_check_user_role(role, &v), &v)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);

@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "base/text.h"
 #include "base/worker.h"
+#include "registry/validate.h"
 #include "thole/registry/v1/registry.upb.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/data.upb.h"
@@ -94,6 +95,8 @@ void services__call_about(struct call *c, const char *name, upb_StringView value
 void services__call_reply(struct call *c, const void *message, const upb_MiniTable *kind);
 void services__call_reply_bytes(struct call *c, struct bytes *bytes);
 void services__call_fail(struct call *c, const struct thole_status *st);
+/* The same; `field` of the request is to blame, NULL: none. */
+void services__call_fail_field(struct call *c, const struct thole_status *st, const char *field);
 /* INVALID_ARGUMENT BAD_REQUEST: "FIELD: why". */
 void services__call_refuse(struct call *c, const char *field, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -192,17 +195,6 @@ void services__wire_varint(struct bytes *out, uint32_t field, uint64_t value);
 
 /* ---- Checks (request_check.c) ---------------------------------------------------------------- */
 
-#define CHECK_MESSAGE_BYTES 200
-/* What is wrong with a field. */
-struct check {
-    char field[64];
-    char message[CHECK_MESSAGE_BYTES];
-};
-/* False: `ret` says what is wrong. */
-bool services__check_host_spec(const thole_v1_HostSpec *spec, struct check *ret);
-bool services__check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret);
-bool services__check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret);
-
 /* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
 upb_StringView services__name_strip(upb_StringView name, const char *collection);
 /* The name of a shard, which need not exist. */
@@ -214,7 +206,8 @@ bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NA
 /* Refuses the call and returns false if the name is not valid. */
 bool services__call_name(struct call *c, const char *field, upb_StringView name);
 bool services__call_request_id(struct call *c, upb_StringView id);
-bool services__call_checked(struct call *c, bool ok, const struct check *check);
+/* What registry/validate.h found. */
+bool services__call_checked(struct call *c, bool ok, const struct registry_violation *v);
 
 /* ---- The services ---------------------------------------------------------------------------- */
 

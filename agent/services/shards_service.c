@@ -69,20 +69,21 @@ void services__shards_list(struct call *c)
 }
 
 /* The checks of create and update. */
-static bool check_shard(struct call *c, const thole_v1_Shard *shard, upb_StringView request_id,
-                        upb_StringView *ret_name)
+static bool check_shard(struct call *c, const thole_v1_Shard *shard, enum registry_spec_use use,
+                        upb_StringView request_id, upb_StringView *ret_name)
 {
-    if (shard == NULL || thole_v1_Shard_spec(shard) == NULL) {
-        services__call_refuse(c, shard == NULL ? "shard" : "shard.spec", "is needed");
+    if (shard == NULL) {
+        services__call_refuse(c, "shard", "is needed");
         return false;
     }
     *ret_name = services__name_strip(thole_v1_Shard_name(shard), "shards");
     services__call_about(c, "shard", *ret_name);
-    struct check check;
-    return services__call_name(c, "shard.name", *ret_name) &&
-           services__call_request_id(c, request_id) &&
-           services__call_checked(c, services__check_shard_spec(thole_v1_Shard_spec(shard), &check),
-                                  &check);
+    struct slice name = services__name_slice(*ret_name);
+    struct registry_violation v;
+    bool ok = registry_check_name("shard.name", name, &v) &&
+              registry_check_request_id(services__name_slice(request_id), &v) &&
+              registry_check_shard_spec("shard.spec", thole_v1_Shard_spec(shard), use, &v);
+    return services__call_checked(c, ok, &v);
 }
 
 void services__shards_create(struct call *c)
@@ -91,7 +92,7 @@ void services__shards_create(struct call *c)
     const thole_v1_Shard *shard = thole_v1_CreateShardRequest_shard(q);
     upb_StringView request_id = thole_v1_CreateShardRequest_request_id(q);
     upb_StringView name;
-    if (!check_shard(c, shard, request_id, &name)) {
+    if (!check_shard(c, shard, REGISTRY_SPEC_NEW, request_id, &name)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);
@@ -110,7 +111,7 @@ void services__shards_update(struct call *c)
     const thole_v1_Shard *shard = thole_v1_UpdateShardRequest_shard(q);
     upb_StringView request_id = thole_v1_UpdateShardRequest_request_id(q);
     upb_StringView name;
-    if (!check_shard(c, shard, request_id, &name)) {
+    if (!check_shard(c, shard, REGISTRY_SPEC_CHANGE, request_id, &name)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);

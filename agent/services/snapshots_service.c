@@ -121,7 +121,7 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
     }
     const thole_v1_SnapshotFile *head = state->head;
     struct uploads *uploads = agent_uploads(c->s->agent); /* a refusal frees the call */
-    struct check check = {{0}, {0}};
+    struct registry_violation v;
     char id[UUID_TEXT_BYTES];
     if (!may_restore(c, head)) {
         uploads_settle(uploads, state->name, 0);
@@ -129,7 +129,8 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
     }
     const thole_v1_ShardSpec *spec = choose_spec(c, thole_v1_SnapshotFile_spec(head));
     if (spec == NULL ||
-        !services__call_checked(c, services__check_shard_spec(spec, &check), &check)) {
+        !services__call_checked(c, registry_check_shard_spec("spec", spec, REGISTRY_SPEC_NEW, &v),
+                                &v)) {
         uploads_settle(uploads, state->name, 0);
         return;
     }

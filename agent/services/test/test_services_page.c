@@ -88,80 +88,6 @@ static void test_only_valid_utf8_is_text(void **state)
     }
 }
 
-static void assert_shard(upb_Arena *arena, const char *type, uint32_t voters, uint32_t non_voting,
-                         const char *field)
-{
-    struct check check = {{0}, {0}};
-    thole_v1_ShardSpec *spec = thole_v1_ShardSpec_new(arena);
-    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString(type));
-    thole_v1_ShardSpec_set_voters(spec, voters);
-    if (non_voting > 0) {
-        thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(spec, arena), non_voting);
-    }
-    assert_int_equal(services__check_shard_spec(spec, &check), field == NULL);
-    if (field != NULL) {
-        assert_string_equal(check.field, field);
-    }
-}
-
-static void test_shard_specs_are_checked_by_field(void **state)
-{
-    (void)state;
-    upb_Arena *arena = upb_Arena_New();
-    assert_shard(arena, "kv", 3, 2, NULL);
-    assert_shard(arena, "kv", 15, 0, NULL);
-    assert_shard(arena, "", 3, 0, "spec.type");
-    assert_shard(arena, "kv", 0, 0, "spec.voters");
-    assert_shard(arena, "kv", 16, 0, "spec.voters");
-    assert_shard(arena, "kv", 3, UINT32_MAX, "spec.non_voting");
-    upb_Arena_Free(arena);
-}
-
-static void test_constraints_are_checked_by_index(void **state)
-{
-    (void)state;
-    upb_Arena *arena = upb_Arena_New();
-    struct check check;
-    thole_v1_ShardSpec *spec = thole_v1_ShardSpec_new(arena);
-    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
-    thole_v1_ShardSpec_set_voters(spec, 1);
-    thole_v1_Constraint *first = thole_v1_ShardSpec_add_constraints(spec, arena);
-    thole_v1_Constraint_set_key(first, upb_StringView_FromString("zone"));
-    thole_v1_Constraint_set_operator(first, thole_v1_CONSTRAINT_OPERATOR_EXISTS);
-    thole_v1_Constraint *k = thole_v1_ShardSpec_add_constraints(spec, arena);
-    assert_false(services__check_shard_spec(spec, &check));
-    assert_string_equal(check.field, "spec.constraints[1].key");
-    thole_v1_Constraint_set_key(k, upb_StringView_FromString("disk"));
-    assert_false(services__check_shard_spec(spec, &check));
-    assert_string_equal(check.field, "spec.constraints[1].operator");
-    thole_v1_Constraint_set_operator(k, thole_v1_CONSTRAINT_OPERATOR_IN);
-    assert_false(services__check_shard_spec(spec, &check));
-    assert_string_equal(check.field, "spec.constraints[1].values");
-    (void)thole_v1_Constraint_add_values(k, upb_StringView_FromString("ssd"), arena);
-    assert_true(services__check_shard_spec(spec, &check));
-    upb_Arena_Free(arena);
-}
-
-static void test_host_specs_are_checked_by_field(void **state)
-{
-    (void)state;
-    upb_Arena *arena = upb_Arena_New();
-    struct check check;
-    thole_v1_HostSpec *spec = thole_v1_HostSpec_new(arena);
-    assert_true(services__check_host_spec(spec, &check));
-    thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_REMOVED);
-    assert_false(services__check_host_spec(spec, &check));
-    assert_string_equal(check.field, "spec.state");
-    thole_v1_HostSpec_set_state(spec, 77);
-    assert_false(services__check_host_spec(spec, &check));
-    thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_CORDONED);
-    thole_v1_HostSpec_tags_set(spec, upb_StringView_FromString(""), upb_StringView_FromString("x"),
-                               arena);
-    assert_false(services__check_host_spec(spec, &check));
-    assert_string_equal(check.field, "spec.tags");
-    upb_Arena_Free(arena);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -170,9 +96,6 @@ int main(void)
         cmocka_unit_test(test_sizes_follow_the_rules),
         cmocka_unit_test(test_collections_are_stripped_from_names),
         cmocka_unit_test(test_only_valid_utf8_is_text),
-        cmocka_unit_test(test_shard_specs_are_checked_by_field),
-        cmocka_unit_test(test_constraints_are_checked_by_index),
-        cmocka_unit_test(test_host_specs_are_checked_by_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

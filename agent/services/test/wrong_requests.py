@@ -36,6 +36,7 @@ def refusals_of_specs(service, kind, message, missing):
         changed = {**SPEC, **changes}
         return changed if message == "shard" else {"count": 1, "shard": changed}
 
+    at = "spec" if message == "shard" else "spec.shard"
     rows = []
     for verb in ("Create", "Update"):
         rows += [
@@ -43,14 +44,16 @@ def refusals_of_specs(service, kind, message, missing):
             row(verb, {"name": "a"}, f"{message}.spec"),
             row(verb, {"spec": spec()}, f"{message}.name"),
             row(verb, {"name": "No Name", "spec": spec()}, f"{message}.name"),
-            row(verb, {"name": "a", "spec": spec(type="")}, "spec.type"),
-            row(verb, {"name": "a", "spec": spec(voters=0)}, "spec.voters"),
-            row(verb, {"name": "a", "spec": spec(witnesses=1)}, "spec.witnesses"),
-            row(verb, {"name": "a", "spec": spec(spread=[""])}, "spec.spread"),
+            row(verb, {"name": "a", "spec": spec(type="a\nb")}, f"{at}.type"),
+            row(verb, {"name": "a", "spec": spec(voters=0)}, f"{at}.voters"),
+            row(verb, {"name": "a", "spec": spec(witnesses=1)}, f"{at}.witnesses"),
+            row(verb, {"name": "a", "spec": spec(spread=[""])}, f"{at}.spread"),
+            row(verb, {"name": "a", "spec": spec(spread=list("abcd"))}, f"{at}.spread", reason="TOO_LARGE"),
             row(verb, {"name": "a", "spec": spec()}, "request_id", request_id=LONG),
         ]
     return rows + [
-        row("Create", {"name": "a", "spec": spec(type="x")}, "spec.type", MISSING, "NO_SUCH_TYPE"),
+        row("Create", {"name": "a", "spec": spec(type="")}, f"{at}.type"),
+        row("Create", {"name": "a", "spec": spec(type="x")}, f"{at}.type", MISSING, "NO_SUCH_TYPE"),
         row("Update", {"name": "nowhere", "spec": spec()}, None, MISSING, missing),
     ]
 
@@ -75,7 +78,18 @@ ROWS = [
         {"shard": {"name": "{shard}", "etag": "x", "spec": SPEC}},
         "ABORTED",
         "ETAG_MISMATCH",
-        None,
+        "etag",
+    ),
+    # Only shard zero's machine knows what cannot change.
+    *(
+        (
+            "Shards/UpdateShard",
+            {"shard": {"name": "{shard}", "spec": {**SPEC, field: value}}},
+            "FAILED_PRECONDITION",
+            "BAD_REQUEST",
+            f"spec.{field}",
+        )
+        for field, value in (("type", "kv"), ("config", b"x"), ("lease_reads", True))
     ),
     *refusals_of_names("Shards/DeleteShard", reason="NO_SUCH_SHARD"),
     ("Shards/DeleteShard", {"name": "zero"}, "FAILED_PRECONDITION", "BAD_REQUEST", None),
@@ -99,6 +113,7 @@ ROWS = [
     ("Replicas/CreateReplica", {"shard": "nowhere", "host": "h1"}, MISSING, "NO_SUCH_SHARD", None),
     ("Replicas/CreateReplica", {"shard": "{shard}", "host": "nowhere"}, MISSING, "NO_SUCH_HOST", None),
     ("Replicas/CreateReplica", {"shard": "{shard}", "host": "h1", "role": 9}, BAD, "BAD_REQUEST", "role"),
+    ("Replicas/CreateReplica", {"shard": "{shard}", "host": "h1", "role": 3}, BAD, "BAD_REQUEST", "role"),
     ("Replicas/CreateReplica", {"shard": "{shard}", "host": "h1"}, EXISTS, "EXISTS", None),
     ("Replicas/DeleteReplica", {}, BAD, "BAD_REQUEST", "id"),
     ("Replicas/DeleteReplica", {"id": FUTURE}, MISSING, "NO_SUCH_REPLICA", None),
