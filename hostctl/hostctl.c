@@ -253,8 +253,8 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
     case OP_HEAL:
         hostctl__heal_done(h, op);
         break;
-    case OP_NOTES:
-        hostctl__notes_done(h, op);
+    case OP_LOCAL_EVENTS:
+        hostctl__local_events_done(h, op);
         break;
     }
     hostctl__op_free(op);
@@ -314,8 +314,8 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     if (h->leader_log.more > 0 && h->leader_log.window_end_ms < due_ms) {
         due_ms = h->leader_log.window_end_ms;
     }
-    if (hostctl__notes_due(h) && h->notes_after_ms < due_ms) {
-        due_ms = h->notes_after_ms;
+    if (hostctl__local_events_due(h) && h->events_after_ms < due_ms) {
+        due_ms = h->events_after_ms;
     }
     if (h->dirty != NULL) {
         due_ms = h->now_ms;
@@ -380,8 +380,8 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     if (h->leaders_due_ms <= h->now_ms) {
         hostctl__leaders_run(h);
     }
-    if (hostctl__notes_due(h) && h->notes_after_ms <= h->now_ms) {
-        hostctl__notes_run(h);
+    if (hostctl__local_events_due(h) && h->events_after_ms <= h->now_ms) {
+        hostctl__local_events_run(h);
     }
     if (h->tombstones_dirty) {
         hostctl__forget_tombstones(h);

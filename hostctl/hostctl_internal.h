@@ -29,7 +29,7 @@
 #define HOSTCTL_TRANSFERS_MIN 4  /* leaders that move for balance, from one host at a time ... */
 #define HOSTCTL_TRANSFERS_MAX 64 /* ... and if it leads hundreds more than another */
 
-#define HOSTCTL_MOVES_KEPT 256 /* of leaders, to be told */
+#define HOSTCTL_MOVES_KEPT 256 /* of leaders, until shard zero acknowledges them */
 
 enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP, MSG_MOVE };
 
@@ -64,7 +64,7 @@ enum ctl_op_kind {
     OP_LIVENESS,
     OP_REACHES, /* another host's word on a silent one */
     OP_HEAL,
-    OP_NOTES,
+    OP_LOCAL_EVENTS,
 };
 
 /* Something under way: in the engine, or a proposal. */
@@ -260,11 +260,15 @@ struct hostctl {
         uint64_t window_end_ms;
         uint32_t lines, more;
     } leader_log;
-    /* Notes. */
+    /* Local events: moves of leadership that shard zero has not acknowledged, the oldest first. */
     struct ctl_move moves[HOSTCTL_MOVES_KEPT];
     size_t move_count;
-    bool notes_outstanding;
-    uint64_t notes_after_ms, notes_revision;
+    size_t moves_proposed; /* the first ones are a batch that was proposed; 0: none was */
+    uint64_t moves_batch;  /* its number */
+    uint64_t moves_lost;   /* dropped for newer ones since the last acknowledgement */
+    bool events_outstanding;
+    bool events_disk; /* the last command is, or was, about the disk */
+    uint64_t events_after_ms, events_revision;
 
     struct ctl_shard *reports, **reports_tail;
     bool report_outstanding;
@@ -424,9 +428,9 @@ void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
 struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                 uint64_t to, const char *by, const char *why);
 void hostctl__note_move(struct hostctl *h, const struct ctl_move *move);
-bool hostctl__notes_due(const struct hostctl *h);
-void hostctl__notes_run(struct hostctl *h);
-void hostctl__notes_done(struct hostctl *h, struct ctl_op *op);
+bool hostctl__local_events_due(const struct hostctl *h);
+void hostctl__local_events_run(struct hostctl *h);
+void hostctl__local_events_done(struct hostctl *h, struct ctl_op *op);
 
 /* report.c */
 void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,

@@ -1,6 +1,15 @@
-/* What happens on this host and no row shows: leadership that is handed on, by whom and why; a disk
- * that cannot be written, or can be again. Told to shard zero, the first as events. */
+/* What happens on this host and follows from no row: leadership that is handed on, with who did it
+ * and why, and a disk that cannot be written, or can be again. Both go to shard zero.
+ *
+ * Moves of leadership are kept until shard zero acknowledges them. The command that records a batch
+ * of them has a request id, and every retry is the same batch under the same id: if the command took
+ * effect and only its answer was lost, shard zero repeats the answer and records nothing twice.
+ * At most HOSTCTL_MOVES_KEPT moves are kept; the oldest ones give way. A restart loses them.
+ *
+ * The state of the disk needs none of that: it is compared with the host's row until both agree. */
 #include "hostctl/hostctl_internal.h"
+
+#include "base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,14 +17,13 @@
 
 /* ---- Leadership ------------------------------------------------------------------------------ */
 
-static struct ctl_move *move_at(struct hostctl *h)
+/* The oldest `count` moves. Those of the batch are the oldest ones. */
+static void forget_moves(struct hostctl *h, size_t count)
 {
-    /* Shard zero may be away for long: the newest are told. */
-    if (h->move_count == HOSTCTL_MOVES_KEPT) {
-        h->move_count--;
-        memmove(h->moves, h->moves + 1, h->move_count * sizeof h->moves[0]);
-    }
-    return &h->moves[h->move_count++];
+    ASSERT(count <= h->move_count && h->moves_proposed <= h->move_count);
+    h->move_count -= count;
+    h->moves_proposed -= count < h->moves_proposed ? count : h->moves_proposed;
+    memmove(h->moves, h->moves + count, h->move_count * sizeof h->moves[0]);
 }
 
 struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
@@ -33,7 +41,11 @@ struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64
 
 void hostctl__note_move(struct hostctl *h, const struct ctl_move *move)
 {
-    *move_at(h) = *move;
+    if (h->move_count == HOSTCTL_MOVES_KEPT) {
+        forget_moves(h, 1);
+        h->moves_lost++;
+    }
+    h->moves[h->move_count++] = *move;
 }
 
 static void add_move(thole_registry_v1_Command *c, const struct ctl_move *m, upb_Arena *arena)
@@ -62,23 +74,23 @@ static int32_t disk_now(const struct hostctl *h)
     return thole_v1_HOST_DISK_OK;
 }
 
-/* False: the row says the same. */
-static bool add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
+/* Does the host's row say something else? */
+static bool disk_differs(const struct hostctl *h)
 {
     const thole_v1_Host *own = hostctl__own_row(h);
+    return own != NULL && registry_view_revision(h->view) >= h->events_revision &&
+           thole_v1_HostStatus_disk(thole_v1_Host_status(own)) != disk_now(h) &&
+           thole_v1_HostStatus_incarnation(thole_v1_Host_status(own)) == h->o.incarnation &&
+           !hostctl__host_is(own, thole_v1_HOST_STATE_REMOVED);
+}
+
+static void add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
+{
     int32_t disk = disk_now(h);
-    if (own == NULL || thole_v1_HostStatus_disk(thole_v1_Host_status(own)) == disk ||
-        thole_v1_HostStatus_incarnation(thole_v1_Host_status(own)) != h->o.incarnation ||
-        hostctl__host_is(own, thole_v1_HOST_STATE_REMOVED)) {
-        return false;
-    }
-    if (c == NULL) {
-        return true;
-    }
     thole_registry_v1_ObserveHost *o = thole_registry_v1_Operation_mutable_observe_host(
         thole_registry_v1_Command_add_operations(c, arena), arena);
     thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_mutable_status(o, arena);
-    thole_registry_v1_ObserveHost_set_host_id(o, thole_v1_Host_id(own));
+    thole_registry_v1_ObserveHost_set_host_id(o, thole_v1_Host_id(hostctl__own_row(h)));
     thole_registry_v1_ObserveHost_set_reason(
         o, upb_StringView_FromString(
                disk == thole_v1_HOST_DISK_LOW_SPACE
@@ -88,19 +100,35 @@ static bool add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_
                                                     : "its disk can be written again"));
     thole_v1_HostStatus_set_disk(status, disk);
     thole_v1_HostStatus_set_incarnation(status, h->o.incarnation);
-    return true;
 }
 
-/* ---- Telling --------------------------------------------------------------------------------- */
+/* ---- Proposals ------------------------------------------------------------------------------- */
 
-bool hostctl__notes_due(const struct hostctl *h)
+/* The batch that has not been acknowledged, or a new one. */
+static void add_moves(struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
 {
-    return h->view != NULL && !h->notes_outstanding &&
-           (h->move_count > 0 ||
-            (registry_view_revision(h->view) >= h->notes_revision && add_disk(h, NULL, NULL)));
+    char host[UUID_TEXT_BYTES];
+    char *id = upb_Arena_Malloc(arena, LIMIT_NAME_BYTES);
+    ASSERT(id != NULL && h->move_count > 0);
+    if (h->moves_proposed == 0) {
+        h->moves_proposed = h->move_count;
+        h->moves_batch++;
+    }
+    uuid_format(&h->o.host_id, host);
+    snprintf(id, LIMIT_NAME_BYTES, "moves/%s/%" PRIu64 "/%" PRIu64, host, h->o.incarnation,
+             h->moves_batch);
+    thole_registry_v1_Command_set_request_id(c, upb_StringView_FromString(id));
+    for (size_t i = 0; i < h->moves_proposed; i++) {
+        add_move(c, &h->moves[i], arena);
+    }
 }
 
-void hostctl__notes_run(struct hostctl *h)
+bool hostctl__local_events_due(const struct hostctl *h)
+{
+    return h->view != NULL && !h->events_outstanding && (h->move_count > 0 || disk_differs(h));
+}
+
+void hostctl__local_events_run(struct hostctl *h)
 {
     char actor[LIMIT_NAME_BYTES + 8] = "host";
     upb_Arena *arena = upb_Arena_New();
@@ -111,25 +139,45 @@ void hostctl__notes_run(struct hostctl *h)
                  name.data != NULL ? name.data : "");
     }
     thole_registry_v1_Command *c = hostctl__command(h, actor, arena);
-    struct ctl_op *op = hostctl__op_new(h, OP_NOTES, 0, 0);
-    for (; op->count < h->move_count; op->count++) {
-        add_move(c, &h->moves[op->count], arena);
+    /* Never both in one command: shard zero may answer a retry without carrying it out. Both in
+     * turn, so that neither waits for the other's success. */
+    h->events_disk = disk_differs(h) && !(h->events_disk && h->move_count > 0);
+    if (h->events_disk) {
+        add_disk(h, c, arena);
+    } else {
+        add_moves(h, c, arena);
     }
-    h->move_count = 0;
-    (void)add_disk(h, c, arena);
-    h->notes_outstanding = true;
-    hostctl__propose(h, c, arena, op);
+    h->events_outstanding = true;
+    hostctl__propose(h, c, arena, hostctl__op_new(h, OP_LOCAL_EVENTS, 0, 0));
     upb_Arena_Free(arena);
 }
 
-/* Events that could not be told are lost; the disk's state is told again. */
-void hostctl__notes_done(struct hostctl *h, struct ctl_op *op)
+static void moves_acknowledged(struct hostctl *h)
 {
-    h->notes_outstanding = false;
-    if (op->st.code == THOLE_OK && op->code == THOLE_OK) {
-        h->notes_revision = op->revision;
-        h->notes_after_ms = h->now_ms;
-    } else {
-        h->notes_after_ms = h->now_ms + h->o.retry_ms;
+    forget_moves(h, h->moves_proposed);
+    if (h->moves_lost > 0) {
+        LOG_WARN(HOSTCTL,
+                 "moves of leadership were not recorded as events: shard zero did not answer for "
+                 "too long moves=%" PRIu64,
+                 h->moves_lost);
+        h->moves_lost = 0;
+    }
+}
+
+void hostctl__local_events_done(struct hostctl *h, struct ctl_op *op)
+{
+    bool answered = op->st.code == THOLE_OK;
+    h->events_outstanding = false;
+    h->events_after_ms = h->now_ms + h->o.retry_ms;
+    if (answered && op->code == THOLE_OK) {
+        h->events_after_ms = h->now_ms;
+        h->events_revision = op->revision;
+    }
+    if (!h->events_disk && answered && op->code == THOLE_OK) {
+        moves_acknowledged(h);
+    } else if (!h->events_disk && answered && op->code == THOLE_INVALID_ARGUMENT) {
+        LOG_WARN(HOSTCTL, "moves of leadership were refused as events; dropping them moves=%zu",
+                 h->moves_proposed);
+        forget_moves(h, h->moves_proposed);
     }
 }

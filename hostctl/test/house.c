@@ -110,11 +110,15 @@ struct request {
     struct engine_request r;
     void (*done)(void *ctx, const struct thole_status *st, uint64_t code, struct slice result);
     void *ctx;
+    bool lose; /* the answer */
 };
 
 static void request_done(struct engine_request *r)
 {
     struct request *q = CONTAINER_OF(r, struct request, r);
+    if (q->lose) {
+        (void)THOLE_FAIL(&r->status, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN, "a test says so");
+    }
     q->done(q->ctx, &r->status, r->code, r->result.bytes);
     bufslice_unref(r->result);
     free(q);
@@ -133,7 +137,7 @@ static struct house_host *zero_leader(struct house *h)
     return NULL;
 }
 
-static void submit(struct house *h, struct bufslice command,
+static void submit(struct house *h, struct bufslice command, bool lose,
                    void (*done)(void *, const struct thole_status *, uint64_t, struct slice),
                    void *ctx)
 {
@@ -148,6 +152,7 @@ static void submit(struct house *h, struct bufslice command,
     struct request *q = xcalloc(1, sizeof *q);
     q->done = done;
     q->ctx = ctx;
+    q->lose = lose;
     q->r.kind = ENGINE_PROPOSE;
     q->r.shard_id = REGISTRY_SHARD_ID;
     q->r.payload = command;
@@ -170,7 +175,8 @@ static void callback_propose(void *ctx, struct bufslice command,
         done(done_ctx, &st, 0, (struct slice){0});
         return;
     }
-    submit(host->house, command, done, done_ctx);
+    submit(host->house, command, rand_chance(&host->house->rand, host->house->lose), done,
+           done_ctx);
 }
 
 static void callback_host_address(void *ctx, const struct uuid *id, uint64_t incarnation,
@@ -239,7 +245,7 @@ static struct waiting command_wait(struct house *h, struct cmd *c)
     for (int i = 0; i < 200 && w.st.code != THOLE_OK; i++) {
         struct buf *b = buf_copy(bytes, size);
         w = (struct waiting){0};
-        submit(h, (struct bufslice){b, slice_of(b->data, b->size)}, waited, &w);
+        submit(h, (struct bufslice){b, slice_of(b->data, b->size)}, false, waited, &w);
         for (int k = 0; k < 400 && !w.done; k++) {
             house_run(h, 10);
         }

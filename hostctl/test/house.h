@@ -40,7 +40,8 @@ struct house {
     bool mute[HOUSE_HOSTS]; /* connected, but no frame of it arrives */
     struct packet *packets;
     size_t proposals;              /* by controllers */
-    double refuse;                 /* chance that a controller's proposal gets no answer */
+    double refuse;                 /* chance that a controller's proposal is not made */
+    double lose;                   /* chance that one is made, and its answer lost */
     uint64_t snapshot_bytes_per_s; /* of the hosts that are started next */
 };
 

@@ -184,6 +184,68 @@ static void test_leader_without_a_quorum_takes_its_report_back(void **state)
     house_free(h);
 }
 
+/* Moves of the shard, those that share an event too. */
+static size_t recorded(struct house *h)
+{
+    struct registry_event_buf buf;
+    struct registry_view *v = house_view(h);
+    uint64_t it = 0;
+    size_t moves = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it, &buf)) != NULL) {
+        if (upb_StringView_IsEqual(thole_v1_Event_object(e),
+                                   upb_StringView_FromString("shards/s0")) &&
+            upb_StringView_IsEqual(thole_v1_Event_reason(e),
+                                   upb_StringView_FromString("LeaderMoved"))) {
+            moves += thole_v1_Event_count(e) > 0 ? thole_v1_Event_count(e) : 1;
+        }
+    }
+    registry_view_release(v);
+    return moves;
+}
+
+static void note_move(struct house *h, uint64_t n, uint64_t to)
+{
+    hostctl_leader_moved(h->hosts[n].hostctl, house_shard_id(h, "s0"), 1, to, true);
+}
+
+/* While shard zero is away, moves wait to be recorded. */
+static void test_moves_are_recorded_when_shard_zero_is_back(void **state)
+{
+    (void)state;
+    struct house *h = house_of_three(75);
+    size_t before = recorded(h);
+    h->refuse = 1;
+    note_move(h, 0, 2);
+    house_run(h, 3000);
+    note_move(h, 0, 3); /* while the first one is tried again and again */
+    house_run(h, 3000);
+    assert_int_equal(recorded(h), before);
+    h->refuse = 0;
+    RUN_UNTIL(h, 3000, recorded(h) == before + 2);
+    house_run(h, 3000);
+    assert_int_equal(recorded(h), before + 2);
+    house_free(h);
+}
+
+/* The command took effect and its answer was lost: the retry changes nothing. */
+static void test_a_move_is_recorded_once_although_its_answer_is_lost(void **state)
+{
+    (void)state;
+    struct house *h = house_of_three(76);
+    size_t before = recorded(h);
+    h->lose = 1;
+    note_move(h, 0, 2);
+    house_run(h, 3000);
+    assert_int_equal(recorded(h), before + 1);
+    h->lose = 0;
+    note_move(h, 0, 3);
+    RUN_UNTIL(h, 3000, recorded(h) == before + 2);
+    house_run(h, 3000);
+    assert_int_equal(recorded(h), before + 2);
+    house_free(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +253,8 @@ int main(void)
         cmocka_unit_test(test_low_space_moves_leaders_with_events_and_none_back),
         cmocka_unit_test(test_low_space_alone_leaves_shard_zero_at_work),
         cmocka_unit_test(test_leader_without_a_quorum_takes_its_report_back),
+        cmocka_unit_test(test_moves_are_recorded_when_shard_zero_is_back),
+        cmocka_unit_test(test_a_move_is_recorded_once_although_its_answer_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
