@@ -68,13 +68,13 @@ static int digit_value(char c)
     return -1;
 }
 
-bool uuid_parse(const char *text, struct uuid *ret)
+bool uuid_parse(struct slice text, struct uuid *ret)
 {
     struct uuid u = {0};
-    if (strnlen(text, UUID_TEXT_BYTES) != UUID_TEXT_BYTES - 1) {
+    if (text.size != UUID_TEXT_BYTES - 1) {
         return false;
     }
-    const char *p = text;
+    const char *p = (const char *)text.data;
     for (unsigned i = 0; i < sizeof u.bytes; i++) {
         if (hyphen_before(i) && *p++ != '-') {
             return false;
@@ -85,6 +85,9 @@ bool uuid_parse(const char *text, struct uuid *ret)
             return false;
         }
         u.bytes[i] = (uint8_t)(high << 4 | low);
+    }
+    if (uuid_is_nil(&u)) {
+        return false;
     }
     *ret = u;
     return true;

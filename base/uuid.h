@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/buf.h"
+
 #define UUID_TEXT_BYTES 37 /* 36 characters and a NUL */
 
 struct uuid {
@@ -18,6 +20,8 @@ bool uuid_equal(const struct uuid *a, const struct uuid *b);
 int uuid_compare(const struct uuid *a, const struct uuid *b);
 uint64_t uuid_hash(const struct uuid *u); /* for maps; equal uuids have equal hashes */
 void uuid_format(const struct uuid *u, char ret_text[UUID_TEXT_BYTES]);
-bool uuid_parse(const char *text, struct uuid *ret); /* false unless exactly the canonical form */
+/* False, with `ret` untouched, unless the text is exactly the canonical form: one id has one text.
+ * The nil id is refused too: it names nothing, and stands for "none" where an id may be missing. */
+bool uuid_parse(struct slice text, struct uuid *ret);
 
 #endif

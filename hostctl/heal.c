@@ -32,8 +32,8 @@ static bool is_voting(const thole_v1_Replica *r)
 static const thole_v1_Host *host_of(const struct hostctl *h, const thole_v1_Replica *r)
 {
     struct uuid id;
-    return hostctl__parse_uuid(thole_v1_Replica_host_id(r), &id) ? registry_host(h->view, &id)
-                                                                 : NULL;
+    return uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &id) ? registry_host(h->view, &id)
+                                                                      : NULL;
 }
 
 static bool on_live_host(const struct hostctl *h, const thole_v1_Replica *r)

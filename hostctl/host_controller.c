@@ -43,7 +43,7 @@ static bool initial_members(const thole_v1_Shard *shard, struct raft_member *ret
     }
     for (size_t i = 0; i < count; i++) {
         struct uuid host;
-        if (!hostctl__parse_uuid(thole_v1_InitialReplica_host_id(initial[i]), &host)) {
+        if (!uuid_parse(registry_str(thole_v1_InitialReplica_host_id(initial[i])), &host)) {
             return false;
         }
         ret[i] = (struct raft_member){.replica_id = thole_v1_InitialReplica_replica_id(initial[i]),
@@ -126,7 +126,7 @@ static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shar
         struct uuid host;
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
-            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host) &&
+            uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &host) &&
             uuid_equal(&host, &h->o.host_id)) {
             return row;
         }

@@ -312,7 +312,6 @@ void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const str
 
 void hostctl__refresh_view(struct hostctl *h);
 struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id); /* made if none */
-bool hostctl__parse_uuid(upb_StringView text, struct uuid *ret);
 const thole_v1_Host *hostctl__own_row(const struct hostctl *h);
 bool hostctl__host_is(const thole_v1_Host *row, thole_v1_HostState state);
 

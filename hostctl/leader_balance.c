@@ -55,7 +55,7 @@ void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
     struct uuid id;
     (void)thole_v1_ShardSpec_leader_preference(thole_v1_Shard_spec(shard), &preferences);
     h->leaders_preferred |= preferences > 0;
-    if (row != NULL && hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+    if (row != NULL && uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
         hostctl__host(h, &id)->leads += more ? 1 : -1;
     }
 }
@@ -141,7 +141,7 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
             thole_v1_Replica_moving_by(row) != 0 ||
             thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER ||
             thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_RUNNING ||
-            !hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id)) {
+            !uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id)) {
             continue;
         }
         const thole_v1_Host *host = registry_host(h->view, &id);

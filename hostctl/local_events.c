@@ -2,9 +2,9 @@
  * and why, and a disk that cannot be written, or can be again. Both go to shard zero.
  *
  * Moves of leadership are kept until shard zero acknowledges them. The command that records a batch
- * of them has a request id, and every retry is the same batch under the same id: if the command took
- * effect and only its answer was lost, shard zero repeats the answer and records nothing twice.
- * At most HOSTCTL_MOVES_KEPT moves are kept; the oldest ones give way. A restart loses them.
+ * of them has a request id, and every retry is the same batch under the same id: if the command
+ * took effect and only its answer was lost, shard zero repeats the answer and records nothing
+ * twice. At most HOSTCTL_MOVES_KEPT moves are kept; the oldest ones give way. A restart loses them.
  *
  * The state of the disk needs none of that: it is compared with the host's row until both agree. */
 #include "hostctl/hostctl_internal.h"

@@ -27,7 +27,7 @@ static void find_missing(const struct hostctl *h, const struct raft_config *c, u
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
             thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_WITNESS &&
             raft_config_find(c, after) == NULL && !raft_config_is_removed(c, after) &&
-            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host)) {
+            uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &host)) {
             hostctl__plan_add(step, RAFT_CHANGE_ADD_LEARNER, after, host.bytes);
         }
     }

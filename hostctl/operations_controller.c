@@ -140,7 +140,7 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
 {
     struct uuid id;
     bool decommission = thole_v1_Operation_kind(row) == thole_v1_OPERATION_KIND_DECOMMISSION;
-    if (!hostctl__parse_uuid(thole_v1_Operation_host_id(row), &id)) {
+    if (!uuid_parse(registry_str(thole_v1_Operation_host_id(row)), &id)) {
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_FAILED, "it names no host");
         return;
     }
@@ -191,7 +191,7 @@ static bool is_gone(const struct hostctl *h, const thole_v1_Replica *row)
     struct uuid id;
     return row == NULL ||
            (!runs(row) && thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT &&
-            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id) &&
+            uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id) &&
             registry_host(h->view, &id) != NULL && is_dead(registry_host(h->view, &id)));
 }
 
@@ -200,7 +200,7 @@ static bool host_is_lost(const struct hostctl *h, const thole_v1_Replica *row,
                          struct ctl_progress *p)
 {
     struct uuid id;
-    const thole_v1_Host *host = hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id)
+    const thole_v1_Host *host = uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id)
                                     ? registry_host(h->view, &id)
                                     : NULL;
     upb_StringView name = thole_v1_Replica_host(row);
@@ -311,7 +311,7 @@ static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
     thole_registry_v1_StepOperation_set_message(o, upb_StringView_FromString(p->message));
     if (p->remove) {
         struct uuid id;
-        (void)hostctl__parse_uuid(thole_v1_Operation_host_id(row), &id);
+        (void)uuid_parse(registry_str(thole_v1_Operation_host_id(row)), &id);
         const thole_v1_Host *host = registry_host(h->view, &id);
         op = thole_registry_v1_Command_add_operations(c, arena);
         thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Host_revision(host));

@@ -44,7 +44,7 @@ static void note_placed(struct hostctl *h, struct ctl_op *op,
         op->placed = xrealloc(op->placed, (op->placed_count + count) * sizeof *op->placed);
         for (size_t k = 0; k < count; k++) {
             struct uuid *host = &op->placed[op->placed_count];
-            if (hostctl__parse_uuid(thole_registry_v1_Placed_host_id(placed[k]), host)) {
+            if (uuid_parse(registry_str(thole_registry_v1_Placed_host_id(placed[k])), host)) {
                 hostctl__host(h, host)->extra++;
                 op->placed_count++;
             }

@@ -8,7 +8,7 @@
 static const struct ctl_host *find_host(const struct hostctl *h, upb_StringView text)
 {
     struct uuid id;
-    for (size_t i = 0; hostctl__parse_uuid(text, &id) && i < h->host_count; i++) {
+    for (size_t i = 0; uuid_parse(registry_str(text), &id) && i < h->host_count; i++) {
         if (uuid_equal(&h->hosts[i].id, &id)) {
             return &h->hosts[i];
         }
@@ -35,7 +35,7 @@ static uint32_t uneven_replicas(const struct hostctl *h)
         while ((row = registry_next_host(h->view, name)) != NULL) {
             struct uuid id;
             name = registry_str(thole_v1_Host_name(row));
-            if (!takes_more(row) || !hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+            if (!takes_more(row) || !uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
                 continue;
             }
             uint32_t load = placement_host_replicas(h->view, &id);

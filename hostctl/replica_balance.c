@@ -51,7 +51,7 @@ static void measure(struct hostctl *h, struct loads *l)
     while ((row = registry_next_host(h->view, name)) != NULL) {
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
-        if (!hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+        if (!uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
             continue;
         }
         int64_t load = load_of(h, &id);
@@ -143,7 +143,7 @@ void hostctl__balance_run(struct hostctl *h)
         h->balance_after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_shard_id(row) == REGISTRY_SHARD_ID ||
             thole_v1_Replica_owner(row) != thole_v1_REPLICA_OWNER_PLACEMENT ||
-            !hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host) ||
+            !uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &host) ||
             !is_source(h, &l, &host)) {
             continue;
         }

@@ -135,7 +135,7 @@ static void report_own(const struct report *r, const thole_v1_Shard *shard)
            NULL) {
         struct uuid host;
         after = thole_v1_Replica_id(row);
-        if (!hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host) ||
+        if (!uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &host) ||
             !uuid_equal(&host, &r->h->o.host_id)) {
             continue;
         }

@@ -19,7 +19,7 @@ static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shar
     struct uuid id;
     char why[THOLE_STATUS_MESSAGE_BYTES];
     const thole_v1_Host *host = NULL;
-    if (hostctl__parse_uuid(thole_v1_ShardSeed_host_id(thole_v1_Shard_seed(shard)), &id)) {
+    if (uuid_parse(registry_str(thole_v1_ShardSeed_host_id(thole_v1_Shard_seed(shard))), &id)) {
         host = registry_host(h->view, &id);
     }
     const thole_v1_Replica *row =

@@ -9,17 +9,6 @@
 static METRIC_DEFINE_GAUGE(metric_failing, "thole_hosts_failing",
                            "Hosts that get nothing new, because replicas keep failing there");
 
-bool hostctl__parse_uuid(upb_StringView text, struct uuid *ret)
-{
-    char copy[UUID_TEXT_BYTES];
-    if (text.size != UUID_TEXT_BYTES - 1) {
-        return false;
-    }
-    memcpy(copy, text.data, text.size);
-    copy[text.size] = '\0';
-    return uuid_parse(copy, ret);
-}
-
 bool hostctl__host_is(const thole_v1_Host *row, thole_v1_HostState state)
 {
     return row != NULL && thole_v1_Host_spec(row) != NULL &&
@@ -81,7 +70,7 @@ static void refresh_hosts(struct hostctl *h)
     while ((row = registry_next_host(h->view, name)) != NULL) {
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
-        if (!hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+        if (!uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
             continue;
         }
         struct ctl_host *host = hostctl__host(h, &id);
@@ -175,7 +164,7 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
     struct changes *c = ctx;
     struct uuid id;
     c->hosts = true;
-    if (!hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+    if (!uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
         return;
     }
     const thole_v1_Host *was = registry_host(c->before, &id);

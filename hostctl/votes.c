@@ -138,7 +138,7 @@ static void find_witnesses(struct hostctl *h, const struct raft_config *c, uint6
         after = thole_v1_Replica_id(row);
         if (wants(row, thole_v1_REPLICA_ROLE_WITNESS) && raft_config_find(c, after) == NULL &&
             !raft_config_is_removed(c, after) &&
-            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host)) {
+            uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &host)) {
             bool runs = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_JOINING;
             add_coming(s, RAFT_CHANGE_ADD_WITNESS, after, host.bytes,
                        runs && hostctl__host(h, &host)->up);

@@ -439,7 +439,7 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
     }
     struct uuid id;
     struct row *host = NULL;
-    if (registry__parse_uuid(thole_registry_v1_ObserveHost_host_id(o), &id)) {
+    if (uuid_parse(registry_str(thole_registry_v1_ObserveHost_host_id(o)), &id)) {
         host = registry__host(&t->s, &id);
     }
     if (host == NULL) {

@@ -136,7 +136,8 @@ static struct row *find_open(struct txn *t, const struct uuid *host)
     while ((row = next_operation(&t->s, after)) != NULL) {
         after = thole_v1_Operation_id(row->operation);
         struct uuid id;
-        if (is_open(row) && registry__parse_uuid(thole_v1_Operation_host_id(row->operation), &id) &&
+        if (is_open(row) &&
+            uuid_parse(registry_str(thole_v1_Operation_host_id(row->operation)), &id) &&
             uuid_equal(&id, host)) {
             return row;
         }
@@ -395,7 +396,7 @@ static enum thole_code cancel_pauses(struct txn *t)
 static enum thole_code cancel_of_host(struct txn *t, const thole_v1_Operation *o)
 {
     struct uuid host;
-    if (!registry__parse_uuid(thole_v1_Operation_host_id(o), &host)) {
+    if (!uuid_parse(registry_str(thole_v1_Operation_host_id(o)), &host)) {
         return THOLE_OK;
     }
     const struct row *of = registry__host(&t->s, &host);

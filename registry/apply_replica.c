@@ -94,7 +94,7 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
     if (code != THOLE_OK) {
         return code;
     }
-    if (registry__parse_uuid(thole_registry_v1_Placed_host_id(placed), &id)) {
+    if (uuid_parse(registry_str(thole_registry_v1_Placed_host_id(placed)), &id)) {
         host = registry__host(&t->s, &id);
     }
     if (host == NULL || registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
@@ -382,7 +382,8 @@ static enum thole_code check_reporter(struct txn *t, const thole_registry_v1_Obs
     if (text.size == 0) {
         return THOLE_OK;
     }
-    const struct row *host = registry__parse_uuid(text, &id) ? registry__host(&t->s, &id) : NULL;
+    const struct row *host =
+        uuid_parse(registry_str(text), &id) ? registry__host(&t->s, &id) : NULL;
     if (host == NULL) {
         return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "reporter_host_id",
                                 "no host has this id");

@@ -31,7 +31,7 @@ static enum thole_code find_seed_host(struct txn *t, const thole_registry_v1_Res
         return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "seed.file",
                                 "a plain name is needed");
     }
-    if (registry__parse_uuid(thole_v1_ShardSeed_host_id(seed), &id)) {
+    if (uuid_parse(registry_str(thole_v1_ShardSeed_host_id(seed)), &id)) {
         host = registry__host(&t->s, &id);
     }
     if (host == NULL || !registry__host_is(host, thole_v1_HOST_STATE_ACTIVE)) {

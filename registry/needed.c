@@ -16,7 +16,7 @@ struct votes {
 static const thole_v1_Host *host_of(const struct state *s, const thole_v1_Replica *r)
 {
     struct uuid id;
-    return registry__parse_uuid(thole_v1_Replica_host_id(r), &id)
+    return uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &id)
                ? registry__packed_message(
                      registry__find(s, INDEX_HOSTS, registry__key_host(&id, 0)), NULL)
                : NULL;

@@ -38,7 +38,7 @@ enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, s
         return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "host",
                                 "is needed");
     }
-    if (!registry__parse_uuid(thole_v1_Host_id(host), ret_id)) {
+    if (!uuid_parse(registry_str(thole_v1_Host_id(host)), ret_id)) {
         return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "host.id",
                                 "is no UUID in text form");
     }

@@ -163,7 +163,7 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
 
 static const char *restore_host(struct state *s, struct row *row)
 {
-    if (!registry__parse_uuid(thole_v1_Host_id(row->host), &row->host_id) ||
+    if (!uuid_parse(registry_str(thole_v1_Host_id(row->host)), &row->host_id) ||
         registry__find(s, INDEX_HOSTS, registry__key_host(&row->host_id, 0)) != NULL ||
         !thole_v1_Host_has_spec(row->host) || !thole_v1_Host_has_status(row->host)) {
         return "bad host";
@@ -194,7 +194,7 @@ static const char *restore_shard(struct state *s, struct row *row)
 static const char *restore_replica(struct state *s, struct row *row)
 {
     uint64_t id = thole_v1_Replica_id(row->replica);
-    if (!registry__parse_uuid(thole_v1_Replica_host_id(row->replica), &row->host_id) ||
+    if (!uuid_parse(registry_str(thole_v1_Replica_host_id(row->replica)), &row->host_id) ||
         registry__find(s, INDEX_HOSTS, registry__key_host(&row->host_id, 0)) == NULL || id == 0 ||
         id >= s->next_replica_id ||
         registry__find(s, INDEX_REPLICAS, registry__key_id(id)) != NULL ||

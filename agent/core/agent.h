@@ -97,8 +97,6 @@ bool agent_exposed(const struct agent *a);
 THOLE_MUST_CHECK enum thole_code agent_check_plain(const char *what, const char *address,
                                                    bool insecure, struct thole_status *st);
 const char *agent_name(const struct agent *a);
-/* A host id as rows have it. */
-bool agent_parse_uuid(upb_StringView text, struct uuid *ret);
 bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
 uint64_t agent_incarnation(const struct agent *a);
 /* Wait until `predicate` holds, which is evaluated after each change of the view, of a local

@@ -63,7 +63,7 @@ int32_t agent_check_host_liveness(struct agent *a, const thole_v1_Host *row)
     struct uuid id;
     int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(row));
     bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE &&
-                  agent_parse_uuid(thole_v1_Host_id(row), &id) && !is_reachable(a, &id);
+                  uuid_parse(registry_str(thole_v1_Host_id(row)), &id) && !is_reachable(a, &id);
     return unsure ? thole_v1_HOST_LIVENESS_SUSPECT : liveness;
 }
 
@@ -212,7 +212,7 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
         static const struct host_outage none;
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
-        if (!agent_parse_uuid(thole_v1_Host_id(row), &id)) {
+        if (!uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
             continue;
         }
         const struct host_outage *before = find_outage(f->hosts, f->count, n, &id);
@@ -375,7 +375,7 @@ static uint64_t count_votes(const struct availability_check *check, uint64_t sha
             thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) {
             continue;
         }
-        bool silent = !agent_parse_uuid(thole_v1_Replica_host_id(r), &host) ||
+        bool silent = !uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host) ||
                       !is_host_answering(check, &host);
         uint64_t ns = silent ? host_since_ns(check, &host, HOST_SILENT) : 0;
         ns = silent && ns == 0 ? clock_now(&clock_system) : ns;
@@ -483,7 +483,7 @@ static void check_by_rows(const struct availability_check *check, const thole_v1
         report_unconfirmed(ret, quorum_since_ns, "QuorumSilent",
                            "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
                            ret->silent, ret->voters);
-    } else if (r == NULL || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host)) {
+    } else if (r == NULL || !uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host)) {
         report_unconfirmed(ret,
                            leaderless_since_ns(check->agent->outages,
                                                &check->agent->outages->leaderless_by_rows, id),

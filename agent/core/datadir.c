@@ -52,7 +52,7 @@ static bool member_read(struct member_list *l, char *words)
     if (tags != NULL && strlen(tags) >= sizeof m->tags) {
         return false;
     }
-    if (id == NULL || name == NULL || address == NULL || !uuid_parse(id, &m->host) ||
+    if (id == NULL || name == NULL || address == NULL || !uuid_parse(slice_str(id), &m->host) ||
         strlen(name) >= sizeof m->name || strlen(address) >= sizeof m->address) {
         return false;
     }
@@ -74,7 +74,7 @@ static bool identity_line(void *ctx, const char *key, char *value)
 {
     struct identity *i = ctx;
     if (strcmp(key, "host") == 0) {
-        return uuid_parse(value, &i->host);
+        return uuid_parse(slice_str(value), &i->host);
     }
     if (strcmp(key, "name") == 0) {
         return copy_word(i->name, sizeof i->name, value);
@@ -86,7 +86,7 @@ static bool identity_line(void *ctx, const char *key, char *value)
         return copy_word(i->advertise, sizeof i->advertise, value);
     }
     if (strcmp(key, "cluster") == 0) {
-        return uuid_parse(value, &i->cluster);
+        return uuid_parse(slice_str(value), &i->cluster);
     }
     if (strcmp(key, "zero-replica") == 0) {
         return sscanf(value, "%" SCNu64, &i->zero_replica) == 1;
@@ -467,7 +467,7 @@ static bool promise_line(void *ctx, const char *key, char *value)
 {
     struct member_list *l = ctx;
     if (strcmp(key, "cluster") == 0) {
-        return uuid_parse(value, &l->cluster);
+        return uuid_parse(slice_str(value), &l->cluster);
     }
     return strcmp(key, "member") == 0 && member_read(l, value);
 }
@@ -527,7 +527,7 @@ static bool peer_line(void *ctx, const char *key, char *value)
     struct uuid host;
     char *address = NULL;
     uint64_t incarnation = strtoull(value, &address, 10);
-    if (uuid_parse(key, &host) && address != value && *address == ' ') {
+    if (uuid_parse(slice_str(key), &host) && address != value && *address == ' ') {
         r->each(r->ctx, &host, incarnation, address + 1);
     }
     return true;

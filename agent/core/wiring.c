@@ -352,17 +352,6 @@ struct hostctl_callbacks agent__wiring_callbacks(struct agent *a)
 
 /* ---- Router ---------------------------------------------------------------------------------- */
 
-static bool row_host_id(upb_StringView text, struct uuid *ret)
-{
-    char id[UUID_TEXT_BYTES];
-    if (text.size != sizeof id - 1) {
-        return false;
-    }
-    memcpy(id, text.data, sizeof id - 1);
-    id[sizeof id - 1] = 0;
-    return uuid_parse(id, ret);
-}
-
 static bool is_eligible(struct agent *a, const struct uuid *host, const struct uuid *avoid)
 {
     return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
@@ -381,7 +370,8 @@ static bool pick_by_registry(struct agent *a, const struct registry_view *v, uin
         upb_StringView name = thole_v1_ShardStatus_leader_host(st);
         const thole_v1_Host *h =
             name.size > 0 ? registry_host_by_name(v, registry_str(name)) : NULL;
-        if (h != NULL && row_host_id(thole_v1_Host_id(h), ret) && is_eligible(a, ret, avoid)) {
+        if (h != NULL && uuid_parse(registry_str(thole_v1_Host_id(h)), ret) &&
+            is_eligible(a, ret, avoid)) {
             return true;
         }
     }
@@ -394,7 +384,7 @@ static bool pick_by_registry(struct agent *a, const struct registry_view *v, uin
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
             thole_v1_Replica_role(r) != thole_v1_REPLICA_ROLE_WITNESS &&
-            row_host_id(thole_v1_Replica_host_id(r), &found[n]) &&
+            uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &found[n]) &&
             is_eligible(a, &found[n], avoid)) {
             n++;
         }

@@ -56,13 +56,8 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_JoinRequest *q = PROTO_DECODE(thole_bus_v1_JoinRequest, body, arena);
     const thole_v1_Host *host = q != NULL ? thole_bus_v1_JoinRequest_host(q) : NULL;
-    char id[UUID_TEXT_BYTES] = "";
-    bool ok = host != NULL && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
+    bool ok = host != NULL && uuid_parse(registry_str(thole_v1_Host_id(host)), &j->host) &&
               registry_name_valid(registry_str(thole_v1_Host_name(host)));
-    if (ok) {
-        memcpy(id, thole_v1_Host_id(host).data, UUID_TEXT_BYTES - 1);
-        ok = uuid_parse(id, &j->host);
-    }
     if (ok) {
         upb_StringView name = thole_v1_Host_name(host);
         memcpy(j->name, name.data, name.size < sizeof j->name ? name.size : sizeof j->name - 1);

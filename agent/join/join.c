@@ -34,18 +34,6 @@ struct buf *join__encode_request(struct agent *a, uint64_t failed_replica, const
     return b;
 }
 
-static bool host_id_of(const thole_v1_Host *h, struct uuid *ret)
-{
-    char id[UUID_TEXT_BYTES];
-    upb_StringView v = thole_v1_Host_id(h);
-    if (v.size != UUID_TEXT_BYTES - 1) {
-        return false;
-    }
-    memcpy(id, v.data, v.size);
-    id[v.size] = 0;
-    return uuid_parse(id, ret);
-}
-
 /* Durable before this host is a member, so that a restart finds the other hosts. */
 void join__learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
 {
@@ -56,7 +44,8 @@ void join__learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
         char address[ADDRESS_BYTES];
         const thole_v1_HostStatus *st = thole_v1_Host_status(hosts[i]);
         upb_StringView v = st != NULL ? thole_v1_HostStatus_address(st) : (upb_StringView){0};
-        if (v.size == 0 || v.size >= sizeof address || !host_id_of(hosts[i], &id)) {
+        if (v.size == 0 || v.size >= sizeof address ||
+            !uuid_parse(registry_str(thole_v1_Host_id(hosts[i])), &id)) {
             continue;
         }
         snprintf(address, sizeof address, "%.*s", (int)v.size, v.data);

@@ -169,13 +169,8 @@ static bool read_reply(const struct peer_bootstrap *m, struct slice body, struct
     const thole_bus_v1_PeerBootstrapReply *r =
         PROTO_DECODE(thole_bus_v1_PeerBootstrapReply, body, arena);
     const thole_v1_Host *host = r != NULL ? thole_bus_v1_PeerBootstrapReply_host(r) : NULL;
-    char id[UUID_TEXT_BYTES] = "";
-    bool ok = host != NULL && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
+    bool ok = host != NULL && uuid_parse(registry_str(thole_v1_Host_id(host)), &ret->host) &&
               registry_name_valid(registry_str(thole_v1_Host_name(host)));
-    if (ok) {
-        memcpy(id, thole_v1_Host_id(host).data, UUID_TEXT_BYTES - 1);
-        ok = uuid_parse(id, &ret->host);
-    }
     if (ok) {
         size_t n = 0;
         upb_StringView name = thole_v1_Host_name(host);

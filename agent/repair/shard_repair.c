@@ -335,7 +335,7 @@ static void list_replicas(struct repair_plan *p, const struct registry_view *v)
         struct repair_replica *r = &p->replicas[p->count];
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
-            !agent_parse_uuid(thole_v1_Replica_host_id(row), &r->host_id)) {
+            !uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &r->host_id)) {
             continue;
         }
         upb_StringView host = thole_v1_Replica_host(row);

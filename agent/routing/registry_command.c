@@ -245,14 +245,3 @@ void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns
     memcpy(r->name, name.data, name.size);
     agent_barrier(a, deadline_ns, resolve_again, r);
 }
-
-bool agent_parse_uuid(upb_StringView text, struct uuid *ret)
-{
-    char id[UUID_TEXT_BYTES];
-    if (text.size != sizeof id - 1) {
-        return false;
-    }
-    memcpy(id, text.data, sizeof id - 1);
-    id[sizeof id - 1] = 0;
-    return uuid_parse(id, ret);
-}

@@ -21,13 +21,11 @@ static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
 static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *row)
 {
     struct registry_replica_buf replica_buf;
-    char text[UUID_TEXT_BYTES] = "";
     struct uuid id;
     uint64_t after = 0;
     const thole_v1_Replica *zero;
     upb_StringView host_id = thole_v1_Host_id(row);
-    memcpy(text, host_id.data, host_id.size < sizeof text ? host_id.size : 0);
-    if (!uuid_parse(text, &id)) {
+    if (!uuid_parse(registry_str(host_id), &id)) {
         return row;
     }
     uint32_t count = placement_host_replicas(c->view, &id);

@@ -120,15 +120,8 @@ HOST_VERB(services__operations_decommission, Decommission, DECOMMISSION)
 
 static bool host_id(const struct registry_view *v, upb_StringView name, struct uuid *ret)
 {
-    char text[UUID_TEXT_BYTES];
     const thole_v1_Host *row = registry_host_by_name(v, services__name_slice(name));
-    upb_StringView id = row == NULL ? (upb_StringView){NULL, 0} : thole_v1_Host_id(row);
-    if (id.size != sizeof text - 1) {
-        return false;
-    }
-    memcpy(text, id.data, id.size);
-    text[id.size] = '\0';
-    return uuid_parse(text, ret);
+    return row != NULL && uuid_parse(registry_str(thole_v1_Host_id(row)), ret);
 }
 
 /* Does the spec allow the move? The machine refuses what the rows do not allow, and a second move.

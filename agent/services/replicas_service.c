@@ -20,12 +20,8 @@ static const thole_v1_Replica *next_replica(struct registry_view *v, const struc
     const thole_v1_Replica *row = NULL;
     while ((row = registry_next_replica_of_shard(v, f->shard_id, after, buf)) != NULL) {
         struct uuid host;
-        upb_StringView id = thole_v1_Replica_host_id(row);
-        char text[UUID_TEXT_BYTES] = "";
-        if (id.size < sizeof text) {
-            memcpy(text, id.data, id.size);
-        }
-        if (!f->of_host || (uuid_parse(text, &host) && uuid_equal(&host, &f->host_id))) {
+        struct slice id = registry_str(thole_v1_Replica_host_id(row));
+        if (!f->of_host || (uuid_parse(id, &host) && uuid_equal(&host, &f->host_id))) {
             break;
         }
         after = thole_v1_Replica_id(row);
@@ -54,11 +50,7 @@ static bool resolve(struct call *c, struct filter *f)
     }
     if (host.size > 0) {
         const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(host));
-        char text[UUID_TEXT_BYTES] = "";
-        if (row != NULL && thole_v1_Host_id(row).size < sizeof text) {
-            memcpy(text, thole_v1_Host_id(row).data, thole_v1_Host_id(row).size);
-        }
-        if (!uuid_parse(text, &f->host_id)) {
+        if (row == NULL || !uuid_parse(registry_str(thole_v1_Host_id(row)), &f->host_id)) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
                              "host \"%.*s\" not found", (int)host.size, host.data);
             services__call_fail(c, &st);

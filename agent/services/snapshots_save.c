@@ -240,13 +240,9 @@ static void find_hosts(struct save *v)
         const thole_v1_Replica *row;
         while ((row = registry_next_replica_of_shard(view, v->read.shard_id, after,
                                                      &replica_buf)) != NULL) {
-            upb_StringView text = thole_v1_Replica_host_id(row);
-            char id[UUID_TEXT_BYTES] = "";
+            struct slice id = registry_str(thole_v1_Replica_host_id(row));
             struct uuid host;
             after = thole_v1_Replica_id(row);
-            if (text.size < sizeof id) {
-                memcpy(id, text.data, text.size);
-            }
             if ((thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_RUNNING) == running &&
                 thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_WITNESS &&
                 uuid_parse(id, &host) && !uuid_equal(&host, self)) {

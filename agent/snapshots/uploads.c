@@ -480,7 +480,7 @@ static void found_name(void *ctx, const char *name)
 {
     struct found *f = ctx;
     struct uuid id;
-    if (uuid_parse(name, &id)) {
+    if (uuid_parse(slice_str(name), &id)) {
         struct upload *x = add(f->u, KEPT);
         uuid_format(&id, x->name);
         x->known_at = UINT64_MAX;

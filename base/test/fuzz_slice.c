@@ -45,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     take_varints(slice_of(data, size));
     char *text = xstrndup((const char *)data, size);
     struct uuid u;
-    if (uuid_parse(text, &u)) {
+    if (uuid_parse(slice_str(text), &u)) {
         char again[UUID_TEXT_BYTES];
         uuid_format(&u, again);
         ASSERT(strcmp(text, again) == 0);

@@ -167,7 +167,7 @@ void placement__load_members(struct placement *p)
         after = thole_v1_Replica_id(row);
         m->id = after;
         m->revision = thole_v1_Replica_revision(row);
-        if (registry__parse_uuid(thole_v1_Replica_host_id(row), &m->host_id)) {
+        if (uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &m->host_id)) {
             m->host = registry_host(p->v, &m->host_id);
         }
         classify(p, m, row);
@@ -240,7 +240,8 @@ static uint32_t users_load(const struct placement *p, const struct placement_hos
            NULL) {
         struct uuid id;
         after = thole_v1_Replica_id(row);
-        if (registry__parse_uuid(thole_v1_Replica_host_id(row), &id) && uuid_equal(&id, &h->id)) {
+        if (uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id) &&
+            uuid_equal(&id, &h->id)) {
             return h->load - 1;
         }
     }
@@ -387,7 +388,7 @@ void placement__load_hosts(struct placement *p)
         struct placement_host *h = &p->hosts[p->host_count];
         name = registry_str(thole_v1_Host_name(row));
         *h = (struct placement_host){.row = row};
-        if (registry__parse_uuid(thole_v1_Host_id(row), &h->id)) {
+        if (uuid_parse(registry_str(thole_v1_Host_id(row)), &h->id)) {
             classify_host(p, h, (int)p->host_count++);
         }
     }

@@ -43,7 +43,7 @@ static void place_missing(struct placement *p)
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
         if (placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED) ||
-            !registry__parse_uuid(thole_v1_Host_id(row), &id) || has_replica(p, &id)) {
+            !uuid_parse(registry_str(thole_v1_Host_id(row)), &id) || has_replica(p, &id)) {
             continue;
         }
         placement__place(p, &op, row, thole_v1_REPLICA_ROLE_NON_VOTING,

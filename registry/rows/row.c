@@ -169,14 +169,3 @@ upb_StringView registry_view_of(struct slice s)
 {
     return upb_StringView_FromDataAndSize((const char *)s.data, s.size);
 }
-
-bool registry__parse_uuid(upb_StringView text, struct uuid *ret)
-{
-    char copy[UUID_TEXT_BYTES];
-    if (text.size != UUID_TEXT_BYTES - 1) {
-        return false;
-    }
-    memcpy(copy, text.data, text.size);
-    copy[text.size] = '\0';
-    return uuid_parse(copy, ret) && !uuid_is_nil(ret);
-}

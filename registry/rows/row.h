@@ -150,7 +150,6 @@ upb_StringView registry__dup(upb_Arena *arena, struct slice s);
 upb_StringView registry__dup_str(upb_Arena *arena, const char *s);
 /* Cut off the half of a character that a cut text may end in. */
 void registry__trim_utf8(char *text);
-bool registry__parse_uuid(upb_StringView text, struct uuid *ret);
 
 /* ---- The persistent trees -------------------------------------------------------------------- */
 

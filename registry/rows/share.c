@@ -92,7 +92,7 @@ const struct part *registry__share(struct slice packed, const upb_MiniTable *tab
     if (table != NULL) {
         struct opening o = {.from = bytes, .to = p->data, .room = opened};
         p->content = registry__open_message(&o, table);
-    } else if (!registry__parse_uuid(registry_view_of(packed), &p->uuid)) {
+    } else if (!uuid_parse(packed, &p->uuid)) {
         p->uuid = (struct uuid){0};
     }
     return add(p);

@@ -474,11 +474,8 @@ static void check_replica(const struct registry_view *v, const thole_v1_Replica 
     uint64_t id = thole_v1_Replica_id(r);
     uint64_t shard_id = thole_v1_Replica_shard_id(r);
     struct uuid host;
-    char host_text[UUID_TEXT_BYTES] = {0};
     upb_StringView host_id = thole_v1_Replica_host_id(r);
-    assert_int_equal(host_id.size, UUID_TEXT_BYTES - 1);
-    memcpy(host_text, host_id.data, host_id.size);
-    assert_true(uuid_parse(host_text, &host));
+    assert_true(uuid_parse(registry_str(host_id), &host));
     assert_true(id < registry_next_replica_id(v));
     assert_same(registry_replica(v, id, &replica_buf), r, &thole_v1_Replica_msginit);
     assert_same(registry_next_replica_of_shard(v, shard_id, id - 1, &replica_buf), r,

@@ -138,7 +138,7 @@ static struct row *replica(struct row_scope *d, uint64_t id, const char *shard, 
     thole_v1_Replica_set_revision(row->replica, UINT64_MAX);
     thole_v1_Replica_set_create_time_ms(row->replica, INT64_MIN);
     thole_v1_Replica_set_initial(row->replica, id % 2 == 0);
-    assert_true(registry__parse_uuid(text(HOST), &row->host_id));
+    assert_true(uuid_parse(registry_str(text(HOST)), &row->host_id));
     return row;
 }
 

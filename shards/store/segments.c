@@ -137,7 +137,8 @@ static enum thole_code read_id(struct segments *s, struct thole_status *st)
         buf_unref(b);
         int n = sscanf(line, "thole log %u %36s %" SCNu32, &version, text, &s->files);
 
-        if (n < 1 || (version == SEGMENT_VERSION && (n < 3 || !uuid_parse(text, &s->id)))) {
+        if (n < 1 ||
+            (version == SEGMENT_VERSION && (n < 3 || !uuid_parse(slice_str(text), &s->id)))) {
             code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is damaged", path);
         } else if (version != SEGMENT_VERSION) {
             code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
