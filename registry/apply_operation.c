@@ -7,6 +7,7 @@
  * Invariants: an id is given once; at most one drain or decommission of a host is under way; a row
  * that has ended never changes again; those that have ended are at most
  * REGISTRY_OPERATIONS_ENDED_MAX. */
+#include "proto/names.h"
 #include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
@@ -45,20 +46,6 @@ static size_t trim(struct txn *t)
 
 /* ---- Ends ------------------------------------------------------------------------------------ */
 
-static const char *const kind_names[] = {
-    [thole_v1_OPERATION_KIND_UNSPECIFIED] = "",
-    [thole_v1_OPERATION_KIND_DRAIN] = "drain",
-    [thole_v1_OPERATION_KIND_UNDRAIN] = "undrain",
-    [thole_v1_OPERATION_KIND_CORDON] = "cordon",
-    [thole_v1_OPERATION_KIND_UNCORDON] = "uncordon",
-    [thole_v1_OPERATION_KIND_DECOMMISSION] = "decommission",
-    [thole_v1_OPERATION_KIND_PAUSE] = "pause",
-    [thole_v1_OPERATION_KIND_MOVE] = "move",
-    [thole_v1_OPERATION_KIND_REBALANCE] = "rebalance",
-    [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
-    [thole_v1_OPERATION_KIND_RESTORE] = "restore",
-};
-
 static const char *state_reason(int32_t state)
 {
     return state == thole_v1_OPERATION_STATE_DONE     ? "OperationDone"
@@ -72,20 +59,22 @@ static void say(struct txn *t, const struct row *row, const char *reason)
     upb_StringView message = thole_v1_Operation_message(row->operation);
     upb_StringView from = thole_v1_Operation_from(row->operation);
     upb_StringView to = thole_v1_Operation_to(row->operation);
+    const char *kind = proto_operation_kind(thole_v1_Operation_kind(row->operation));
     char hosts[2 * LIMIT_NAME_BYTES + 16] = "";
     if (to.size > 0) {
         snprintf(hosts, sizeof hosts, " from %.*s to %.*s", (int)from.size,
                  from.size > 0 ? from.data : "", (int)to.size, to.data);
     }
-    registry__txn_event(t, row, reason, "%s %.*s%s%s%.*s",
-                        kind_names[thole_v1_Operation_kind(row->operation)], (int)target.size,
-                        target.size > 0 ? target.data : "", hosts, message.size > 0 ? ": " : "",
-                        (int)message.size, message.size > 0 ? message.data : "");
+    registry__txn_event(t, row, reason, "%s %.*s%s%s%.*s", kind != NULL ? kind : "operation",
+                        (int)target.size, target.size > 0 ? target.data : "", hosts,
+                        message.size > 0 ? ": " : "", (int)message.size,
+                        message.size > 0 ? message.data : "");
 }
 
 /* Takes the row over. */
 static void put_ended(struct txn *t, struct row *row, thole_v1_OperationState state)
 {
+    ASSERT(row->packed == NULL && state >= thole_v1_OPERATION_STATE_DONE);
     uint64_t id = thole_v1_Operation_id(row->operation);
     thole_v1_Operation_set_state(row->operation, (int32_t)state);
     if (thole_v1_Operation_kind(row->operation) == thole_v1_OPERATION_KIND_MOVE) {
@@ -185,8 +174,9 @@ static enum thole_code check_start(struct txn *t, struct start *o)
     struct registry_violation v;
     size_t count = 0;
     const int32_t *controllers = thole_registry_v1_StartOperation_controllers(o->given, &count);
-    if (o->kind <= 0 || (size_t)o->kind >= sizeof kinds / sizeof kinds[0] ||
-        kind_names[o->kind] == NULL || o->kind == thole_v1_OPERATION_KIND_RESTORE) {
+    if (proto_operation_kind(o->kind) == NULL ||
+        (size_t)o->kind >= sizeof kinds / sizeof kinds[0] ||
+        o->kind == thole_v1_OPERATION_KIND_RESTORE) {
         return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "kind",
                                 "%d is no operation", (int)o->kind);
     }
@@ -228,6 +218,7 @@ struct row *registry__operation_new(struct txn *t, int32_t kind, const struct ro
     thole_v1_Operation *to = row->operation;
     char target[REGISTRY_NAME_BYTES];
     int64_t now_ms = thole_registry_v1_Command_time_ms(t->command);
+    ASSERT(kind > 0 && (size_t)kind < sizeof kinds / sizeof kinds[0]);
     bool lasts = kinds[kind].lasts;
     thole_v1_Operation_set_id(to, t->s.next_operation_id++);
     thole_v1_Operation_set_kind(to, kind);
@@ -325,7 +316,7 @@ static enum thole_code start_of_host(struct txn *t, struct start *o)
     if (other != NULL) {
         char why[64];
         before = draining ? thole_v1_Operation_before(other->operation) : before;
-        snprintf(why, sizeof why, "replaced by: %s", kind_names[o->kind]);
+        snprintf(why, sizeof why, "replaced by: %s", proto_operation_kind(o->kind));
         end(t, other, thole_v1_OPERATION_STATE_CANCELLED, why);
     }
     registry__host_set_state(t, &id, kinds[o->kind].state);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/cli/rows.h"
+#include "proto/names.h"
 
 #define NAME_OF(names, value) \
     ((value) >= 0 && (size_t)(value) < sizeof(names) / sizeof(names)[0] ? (names)[value] : "?")
@@ -289,20 +290,8 @@ static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
 
 const char *show_operation_kind(int32_t value)
 {
-    static const char *const names[] = {
-        [thole_v1_OPERATION_KIND_DRAIN] = "drain",
-        [thole_v1_OPERATION_KIND_UNDRAIN] = "undrain",
-        [thole_v1_OPERATION_KIND_CORDON] = "cordon",
-        [thole_v1_OPERATION_KIND_UNCORDON] = "uncordon",
-        [thole_v1_OPERATION_KIND_DECOMMISSION] = "decommission",
-        [thole_v1_OPERATION_KIND_PAUSE] = "pause",
-        [thole_v1_OPERATION_KIND_MOVE] = "move",
-        [thole_v1_OPERATION_KIND_REBALANCE] = "rebalance",
-        [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
-        [thole_v1_OPERATION_KIND_RESTORE] = "restore",
-    };
-    bool known = value > 0 && (size_t)value < sizeof names / sizeof names[0];
-    return known && names[value] != NULL ? names[value] : "?";
+    const char *name = proto_operation_kind(value);
+    return name != NULL ? name : "?";
 }
 
 const char *show_operation_state(int32_t value)

@@ -1,0 +1,10 @@
+/* What enumerators are called in events, logs and on the command line. */
+#ifndef PROTO_NAMES_H
+#define PROTO_NAMES_H
+
+#include <stdint.h>
+
+/* Of a thole.v1.OperationKind: "drain"; NULL if it is none that this program knows. */
+const char *proto_operation_kind(int32_t kind);
+
+#endif
