@@ -157,12 +157,12 @@ static void observe_replica(struct wait_item *w, const thole_v1_Replica *r)
 static uint64_t replica_of(upb_StringView name)
 {
     uint64_t id = 0;
+    char text[ROWS_NAME_BYTES];
     const char *slash = memrchr(name.data, '/', name.size);
-    const char *end = name.data + name.size;
-    for (const char *at = slash + 1; slash != NULL && at < end && *at >= '0' && *at <= '9'; at++) {
-        id = id * 10 + (uint64_t)(*at - '0');
-    }
-    return id;
+    snprintf(text, sizeof text, "%.*s",
+             slash != NULL ? (int)(name.data + name.size - slash - 1) : 0,
+             slash != NULL ? slash + 1 : "");
+    return options_parse_number(text, &id) ? id : 0;
 }
 
 static void observe_deleted(struct wait_item *w, upb_StringView name)
