@@ -137,20 +137,11 @@ static void proposed(void *ctx, const struct thole_status *st, uint64_t code, st
 
 thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena)
 {
-    ASSERT(arena != NULL);
-    thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
-    thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
-    thole_registry_v1_Command_set_time_ms(c, (int64_t)h->clock->wall_ms(h->clock));
-    return c;
+    return registry_command_new(actor, (int64_t)h->clock->wall_ms(h->clock), arena);
 }
 
 void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,
                       struct ctl_op *op)
 {
-    size_t size = 0;
-    char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
-    ASSERT(bytes != NULL);
-    struct buf *b = buf_copy(bytes, size);
-    struct bufslice command = {.owner = b, .bytes = slice_of(b->data, b->size)};
-    h->o.callbacks.propose(h->o.callbacks.ctx, command, proposed, op);
+    h->o.callbacks.propose(h->o.callbacks.ctx, registry_command_encode(c, arena), proposed, op);
 }

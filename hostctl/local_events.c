@@ -108,16 +108,16 @@ static void add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_
 static void add_moves(struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
 {
     char host[UUID_TEXT_BYTES];
-    char *id = upb_Arena_Malloc(arena, LIMIT_NAME_BYTES);
-    ASSERT(id != NULL && h->move_count > 0);
+    char id[LIMIT_NAME_BYTES];
+    ASSERT(h->move_count > 0);
     if (h->moves_proposed == 0) {
         h->moves_proposed = h->move_count;
         h->moves_batch++;
     }
     uuid_format(&h->o.host_id, host);
-    snprintf(id, LIMIT_NAME_BYTES, "moves/%s/%" PRIu64 "/%" PRIu64, host, h->o.incarnation,
+    snprintf(id, sizeof id, "moves/%s/%" PRIu64 "/%" PRIu64, host, h->o.incarnation,
              h->moves_batch);
-    thole_registry_v1_Command_set_request_id(c, upb_StringView_FromString(id));
+    registry_command_set_request_id(c, slice_str(id), arena);
     for (size_t i = 0; i < h->moves_proposed; i++) {
         add_move(c, &h->moves[i], arena);
     }

@@ -219,10 +219,7 @@ static enum thole_code run(struct state *s, const struct registry_refound *o, st
     registry__scope_init(&t.scope);
     t.arena = t.scope.arena;
     t.revision = s->revision + REGISTRY_LOST_IDS_MAX;
-    thole_registry_v1_Command *command = thole_registry_v1_Command_new(t.arena);
-    thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("restore"));
-    thole_registry_v1_Command_set_time_ms(command, o->time_ms);
-    t.command = command;
+    t.command = registry_command_new("restore", o->time_ms, t.arena);
     registry__state_copy(&t.s, s);
     t.s.scope = &t.scope;
     s->scope = &t.scope;

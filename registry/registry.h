@@ -149,6 +149,20 @@ THOLE_MUST_CHECK enum thole_code registry_changes_since(const struct registry_vi
                                                         const struct registry_changes *c,
                                                         struct thole_status *st);
 
+/* ---- Commands -------------------------------------------------------------------------------- */
+
+/* A command by `actor` (user, placement, host/NAME, ...), decided at this wall-clock time. Add
+ * operations, then encode it. Texts are copied into the arena. */
+thole_registry_v1_Command *registry_command_new(const char *actor, int64_t time_ms,
+                                                upb_Arena *arena);
+/* Replaces the actor and time of a command that somebody else made. */
+void registry_command_stamp(thole_registry_v1_Command *c, const char *actor, int64_t time_ms,
+                            upb_Arena *arena);
+void registry_command_set_request_id(thole_registry_v1_Command *c, struct slice id,
+                                     upb_Arena *arena);
+/* What is proposed to shard zero; a reference of the caller's. */
+struct bufslice registry_command_encode(const thole_registry_v1_Command *c, upb_Arena *arena);
+
 /* ---- Beginning again from a snapshot --------------------------------------------------------- */
 
 /* The one host of the new cluster, and where the snapshot is on it. */

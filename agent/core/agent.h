@@ -156,6 +156,8 @@ struct router_request {
 };
 void agent_route(struct agent *a, struct router_request *r);
 
+/* A command by `actor` at this time: see registry_command_new. */
+thole_registry_v1_Command *agent_command_new(const char *actor, upb_Arena *arena);
 /* A command for shard zero: ROUTER_PROPOSE on shard 0 with the result decoded. On refusal by the
  * registry `st` has its code, reason and message. `result` is borrowed. */
 typedef void (*agent_command_fn)(void *ctx, const struct thole_status *st,

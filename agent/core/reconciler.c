@@ -55,29 +55,18 @@ struct reconciler {
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
-struct bufslice agent__reconciler_encode(thole_registry_v1_Command *c, const char *actor,
-                                         upb_Arena *arena)
-{
-    thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
-    thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
-    size_t size = 0;
-    const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
-    struct buf *b = buf_copy(bytes, size);
-    return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
-}
-
 struct bufslice reconciler_admit_command(const thole_v1_Host *host, const char *actor,
                                          uint64_t failed_replica, upb_StringView failure,
                                          upb_StringView lineage, upb_Arena *arena)
 {
-    thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+    thole_registry_v1_Command *c = agent_command_new(actor, arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
     thole_registry_v1_AdmitHost *admit = thole_registry_v1_Operation_mutable_admit_host(op, arena);
     thole_registry_v1_AdmitHost_set_host(admit, (thole_v1_Host *)(uintptr_t)host);
     thole_registry_v1_AdmitHost_set_failed_replica(admit, failed_replica);
     thole_registry_v1_AdmitHost_set_failure(admit, failure);
     thole_registry_v1_AdmitHost_set_lineage(admit, lineage);
-    return agent__reconciler_encode(c, actor, arena);
+    return registry_command_encode(c, arena);
 }
 
 static void command_done(void *ctx, const struct thole_status *st,
@@ -130,7 +119,7 @@ static void propose_bootstrap(struct reconciler *r, uint64_t now)
     pthread_mutex_unlock(&a->lock);
     if (l->count > 0) {
         upb_Arena *arena = upb_Arena_New();
-        thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+        thole_registry_v1_Command *c = agent_command_new("bootstrap", arena);
         thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
         thole_registry_v1_Bootstrap *b = thole_registry_v1_Operation_mutable_bootstrap(op, arena);
         thole_registry_v1_Bootstrap_set_cluster_id(
@@ -139,7 +128,7 @@ static void propose_bootstrap(struct reconciler *r, uint64_t now)
         for (uint32_t i = 0; i < l->count; i++) {
             rows[i] = member_row(a, &l->members[i], arena);
         }
-        propose(r, &r->bootstrap, agent__reconciler_encode(c, "bootstrap", arena), now);
+        propose(r, &r->bootstrap, registry_command_encode(c, arena), now);
         upb_Arena_Free(arena);
     }
     free(l);

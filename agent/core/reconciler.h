@@ -21,8 +21,6 @@ void agent__reconciler_join(struct reconciler *r, struct bus_request *request);
 bool agent__reconciler_repost_join(struct reconciler *r, struct worker_msg *m);
 
 /* A command of shard zero, as it is proposed. */
-struct bufslice agent__reconciler_encode(thole_registry_v1_Command *c, const char *actor,
-                                         upb_Arena *arena);
 struct bufslice reconciler_admit_command(const thole_v1_Host *host, const char *actor,
                                          uint64_t failed_replica, upb_StringView failure,
                                          upb_StringView lineage, upb_Arena *arena);

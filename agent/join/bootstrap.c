@@ -108,7 +108,7 @@ static enum thole_code propose_repair_zero(struct agent *a, uint64_t epoch, stru
     enum thole_code code;
     do {
         upb_Arena *arena = upb_Arena_New();
-        thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+        thole_registry_v1_Command *c = agent_command_new("repair", arena);
         thole_registry_v1_RepairZero_set_epoch(
             thole_registry_v1_Operation_mutable_repair_zero(
                 thole_registry_v1_Command_add_operations(c, arena), arena),
@@ -116,7 +116,7 @@ static enum thole_code propose_repair_zero(struct agent *a, uint64_t epoch, stru
         struct repair_proposal p = {.request = {.kind = ENGINE_PROPOSE}};
         latch_init(&p.done);
         p.request.shard_id = REGISTRY_SHARD_ID;
-        p.request.payload = agent__reconciler_encode(c, "repair", arena);
+        p.request.payload = registry_command_encode(c, arena);
         p.request.deadline_ns = clock_now(executor_clock(a->executor)) + REPAIR_ZERO_NS;
         p.request.done = repair_proposed;
         engine_submit(a->engine, &p.request);

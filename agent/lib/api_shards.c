@@ -26,18 +26,13 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
 {
     const thole_registry_v1_Result *result = NULL;
     struct thole_status out = {0};
-    size_t size = 0;
     enum thole_code code = api__need_running(t, st);
     if (code == THOLE_OK) {
-        thole_registry_v1_Command_set_actor(c, text("user"));
-        thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
-        const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
-        struct buf *b = buf_copy(bytes, size);
         struct api_request q = {
             .t = t,
             .r = {.kind = ROUTER_PROPOSE,
                   .shard_id = REGISTRY_SHARD_ID,
-                  .payload = {.owner = b, .bytes = slice_of(b->data, b->size)},
+                  .payload = registry_command_encode(c, arena),
                   .deadline_ns = api__deadline(timeout_ms)},
         };
         api__run(&q);
@@ -147,7 +142,7 @@ static enum thole_code read_spec(const struct thole_shard_spec *given, struct th
 
 static thole_registry_v1_Operation *begin(upb_Arena *arena, thole_registry_v1_Command **ret)
 {
-    *ret = thole_registry_v1_Command_new(arena);
+    *ret = agent_command_new("user", arena);
     return thole_registry_v1_Command_add_operations(*ret, arena);
 }
 
@@ -166,7 +161,7 @@ enum thole_code thole_shard_create(struct thole *t, const struct thole_shard_spe
         thole_registry_v1_Operation_mutable_create_shard(op, arena);
     thole_registry_v1_CreateShard_set_name(create, text(s.name));
     thole_registry_v1_CreateShard_set_spec(create, spec_of(&s, arena));
-    thole_registry_v1_Command_set_request_id(c, text(s.request_id));
+    registry_command_set_request_id(c, registry_str(text(s.request_id)), arena);
     thole_registry_v1_Command_set_validate_only(c, s.validate_only);
     return run(t, c, arena, timeout_ms, NULL, st);
 }
@@ -188,7 +183,7 @@ enum thole_code thole_shard_apply(struct thole *t, const struct thole_shard_spec
     thole_registry_v1_UpdateShard_set_spec(update, spec_of(&s, arena));
     thole_registry_v1_UpdateShard_set_etag(update, text(s.etag));
     thole_registry_v1_UpdateShard_set_allow_missing(update, s.etag == NULL);
-    thole_registry_v1_Command_set_request_id(c, text(s.request_id));
+    registry_command_set_request_id(c, registry_str(text(s.request_id)), arena);
     thole_registry_v1_Command_set_validate_only(c, s.validate_only);
     return run(t, c, arena, timeout_ms, NULL, st);
 }

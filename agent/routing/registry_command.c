@@ -61,6 +61,11 @@ enum thole_code agent_refuse_zero(struct thole_status *st)
                       "Hosts, Shards, Pools, Replicas, Operations, Events and Cluster");
 }
 
+static int64_t now_ms(void)
+{
+    return (int64_t)clock_system.wall_ms(&clock_system);
+}
+
 /* Operations that the library declares for its user. All others are for hosts. */
 static bool is_for_clients(const thole_registry_v1_Operation *op)
 {
@@ -98,13 +103,9 @@ enum thole_code router_admit_command(struct slice given, bool from_host, struct 
         code = THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
                           "command: only hosts may propose this operation");
     } else if (!from_host) {
-        size_t size = 0;
-        thole_registry_v1_Command_set_actor(c, upb_StringView_FromString("user"));
-        thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
+        registry_command_stamp(c, "user", now_ms(), arena);
         thole_registry_v1_Command_set_decided_at(c, 0);
-        const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
-        struct buf *b = buf_copy(bytes, size);
-        *ret = (struct bufslice){b, slice_of(b->data, b->size)};
+        *ret = registry_command_encode(c, arena);
     }
     upb_Arena_Free(arena);
     return code;
@@ -112,6 +113,11 @@ enum thole_code router_admit_command(struct slice given, bool from_host, struct 
 
 /* ---- Commands of this host
  * ----------------------------------------------------------------------- */
+
+thole_registry_v1_Command *agent_command_new(const char *actor, upb_Arena *arena)
+{
+    return registry_command_new(actor, now_ms(), arena);
+}
 
 void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
                    agent_command_fn done, void *ctx)

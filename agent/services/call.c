@@ -335,17 +335,15 @@ static void command_done(void *ctx, const struct thole_status *st,
 void services__call_command(struct call *c, thole_registry_v1_Operation *op,
                             upb_StringView request_id, bool validate_only, const upb_MiniTable *row)
 {
-    thole_registry_v1_Command *command = thole_registry_v1_Command_new(c->arena);
-    thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
-    thole_registry_v1_Command_set_time_ms(command, (int64_t)clock_system.wall_ms(&clock_system));
-    thole_registry_v1_Command_set_request_id(command, request_id);
+    thole_registry_v1_Command *command = agent_command_new("user", c->arena);
+    registry_command_set_request_id(command, services__name_slice(request_id), c->arena);
     thole_registry_v1_Command_set_decided_at(command, c->decided_at);
     thole_registry_v1_Command_set_validate_only(command, validate_only);
     thole_registry_v1_Operation **ops =
         thole_registry_v1_Command_resize_operations(command, 1, c->arena);
     ops[0] = op;
     c->row = row;
-    struct bufslice bytes = services__encode(command, &thole_registry_v1_Command_msginit, c->arena);
+    struct bufslice bytes = registry_command_encode(command, c->arena);
     agent_command(c->s->agent, bytes, c->deadline_ns, command_done, c);
 }
 

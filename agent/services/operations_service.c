@@ -220,9 +220,7 @@ static void recorded(void *ctx, const struct thole_status *st,
 void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
                                           const char *failure)
 {
-    thole_registry_v1_Command *command = thole_registry_v1_Command_new(c->arena);
-    thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
-    thole_registry_v1_Command_set_time_ms(command, (int64_t)clock_system.wall_ms(&clock_system));
+    thole_registry_v1_Command *command = agent_command_new("user", c->arena);
     thole_registry_v1_StartOperation *start = thole_registry_v1_Operation_mutable_start_operation(
         thole_registry_v1_Command_add_operations(command, c->arena), c->arena);
     thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_TRANSFER_LEADER);
@@ -230,9 +228,8 @@ void services__operations_record_transfer(struct call *c, upb_StringView shard, 
     thole_registry_v1_StartOperation_set_from(start, c->from);
     thole_registry_v1_StartOperation_set_to(start, to);
     thole_registry_v1_StartOperation_set_failure(start, upb_StringView_FromString(failure));
-    agent_command(c->s->agent,
-                  services__encode(command, &thole_registry_v1_Command_msginit, c->arena),
-                  c->deadline_ns, recorded, NULL);
+    agent_command(c->s->agent, registry_command_encode(command, c->arena), c->deadline_ns, recorded,
+                  NULL);
 }
 
 /* ---- Controllers ----------------------------------------------------------------------------- */

@@ -76,9 +76,7 @@ static void recorded(void *ctx, const struct thole_status *st,
 static void record(struct save *v)
 {
     upb_Arena *arena = upb_Arena_New();
-    thole_registry_v1_Command *command = thole_registry_v1_Command_new(arena);
-    thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
-    thole_registry_v1_Command_set_time_ms(command, (int64_t)clock_system.wall_ms(&clock_system));
+    thole_registry_v1_Command *command = agent_command_new("user", arena);
     thole_registry_v1_RecordSnapshot *o = thole_registry_v1_Operation_mutable_record_snapshot(
         thole_registry_v1_Command_add_operations(command, arena), arena);
     struct registry_view *view = registry_view_acquire(agent_registry(v->s->agent));
@@ -89,7 +87,7 @@ static void record(struct save *v)
     if (own != NULL) {
         thole_registry_v1_RecordSnapshot_set_host(o, thole_v1_Host_name(own));
     }
-    struct bufslice bytes = services__encode(command, &thole_registry_v1_Command_msginit, arena);
+    struct bufslice bytes = registry_command_encode(command, arena);
     registry_view_release(view);
     upb_Arena_Free(arena);
     agent_command(v->s->agent, bytes, clock_now(&clock_system) + RECORD_DEADLINE_NS, recorded,

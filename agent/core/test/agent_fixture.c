@@ -157,7 +157,7 @@ enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name,
     struct latch done;
     latch_init(&done);
     upb_Arena *arena = upb_Arena_New();
-    thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+    thole_registry_v1_Command *c = registry_command_new("user", 1, arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
     thole_registry_v1_CreateShard *create =
         thole_registry_v1_Operation_mutable_create_shard(op, arena);
@@ -165,14 +165,9 @@ enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name,
     thole_registry_v1_CreateShard_set_name(create, upb_StringView_FromString(name));
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString(type));
     thole_v1_ShardSpec_set_voters(spec, voters);
-    thole_registry_v1_Command_set_actor(c, upb_StringView_FromString("user"));
-    thole_registry_v1_Command_set_time_ms(c, 1);
-    size_t size = 0;
-    const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
-    struct buf *b = buf_copy(bytes, size);
-    upb_Arena_Free(arena);
-    agent_command(f->agents[i], (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
+    agent_command(f->agents[i], registry_command_encode(c, arena),
                   clock_now(&clock_system) + 10 * NS_PER_S, command_done, &done);
+    upb_Arena_Free(arena);
     enum thole_code code = latch_wait(&done, st);
     latch_deinit(&done);
     return code;

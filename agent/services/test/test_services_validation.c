@@ -63,8 +63,7 @@ static void machine_run(const thole_registry_v1_Command *c)
 
 static thole_registry_v1_Operation *operation(thole_registry_v1_Command **ret)
 {
-    *ret = thole_registry_v1_Command_new(host->arena);
-    thole_registry_v1_Command_set_actor(*ret, sv("user"));
+    *ret = registry_command_new("user", 1, host->arena);
     return thole_registry_v1_Command_add_operations(*ret, host->arena);
 }
 
