@@ -187,11 +187,12 @@ static uint64_t run(struct state *s, struct txn *t, struct bytes *ret_result)
     }
     bool keep = code == THOLE_OK && !thole_registry_v1_Command_validate_only(t->command);
     if (keep && t->changed) {
+        ASSERT(t->revision > s->revision && t->base->revision == s->revision);
         t->s.revision = t->revision;
         struct state old = *s;
         *s = t->s;
         s->scope = NULL;
-        t->s = old;
+        t->s = old; /* freed with the transaction */
     }
     struct slice bytes = make_result(t, code, s->revision, true);
     bytes_append_slice(ret_result, bytes);
@@ -224,6 +225,7 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
         registry__state_deinit(&t.s);
         registry__state_deinit(&base);
     }
+    ASSERT_SLOW(!registry__check_due(s) || registry__check_state(s));
     registry__scope_deinit(&t.scope);
     return code;
 }

@@ -33,6 +33,7 @@ void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct u
 {
     struct row *row = registry__row_new(&t->scope, ROW_HOST);
     upb_Arena *arena = row->arena;
+    ASSERT(!uuid_is_nil(id) && registry__host(&t->s, id) == NULL);
     row->host_id = *id;
     row->host = registry__message_copy(host, &thole_v1_Host_msginit, arena);
     thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(row->host, arena);

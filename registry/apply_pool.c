@@ -237,6 +237,7 @@ void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const tho
     thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
     uint32_t shards = thole_v1_ShardPoolStatus_shards(status);
     uint32_t ready = thole_v1_ShardPoolStatus_ready(status);
+    ASSERT_SLOW(shards + (before == NULL) >= (uint32_t)(after == NULL) && ready + is_ready >= was_ready);
     thole_v1_ShardPoolStatus_set_shards(status, shards + (before == NULL) - (after == NULL));
     thole_v1_ShardPoolStatus_set_ready(status, ready + is_ready - was_ready);
     registry__txn_put(t, row);
@@ -349,6 +350,7 @@ enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_
         }
         next++;
     }
+    ASSERT(next <= end && (next - begin <= limit || next == begin));
     if (next > begin || next == end) {
         note_progress(t, name, next, count, end, taken);
     }

@@ -31,6 +31,7 @@ struct row *registry__replica_add(struct txn *t, const struct row *shard, const 
     upb_Arena *arena = row->arena;
     thole_v1_Replica *r = row->replica;
     uint64_t id = t->s.next_replica_id++;
+    ASSERT(!uuid_is_nil(&host->host_id) && !thole_v1_Shard_deleting(shard->shard));
     row->host_id = host->host_id;
     thole_v1_Replica_set_id(r, id);
     thole_v1_Replica_set_shard_id(r, thole_v1_Shard_id(shard->shard));

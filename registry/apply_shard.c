@@ -54,6 +54,8 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
     struct row *row = registry__row_new(&t->scope, ROW_SHARD);
     upb_Arena *arena = row->arena;
     uint64_t id = t->s.next_shard_id++;
+    ASSERT(id != REGISTRY_SHARD_ID && registry_name_valid(name) &&
+           registry__shard_by_name(&t->s, name) == NULL);
     thole_v1_Shard_set_name(row->shard, registry__dup(arena, name));
     thole_v1_Shard_set_id(row->shard, id);
     thole_v1_Shard_set_spec(row->shard,

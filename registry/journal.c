@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define MARKS_MAX 64
+#define MARKS_MAX REGISTRY_JOURNAL_ROW_MARKS
 #define GONE 0x80u
 
 _Static_assert(REGISTRY_JOURNAL_MAX % MARKS_MAX == 0, "whole rows");
@@ -32,6 +32,7 @@ uint64_t registry__marks_last(const struct packed *p)
 static void put_mark(struct bytes *out, const struct mark *m)
 {
     uint8_t kind = (uint8_t)(m->kind | (m->gone ? GONE : 0));
+    ASSERT(m->kind < ROW_RESOURCES && ((m->gone || m->kind == ROW_POOL) == (m->name.size > 0)));
     bytes_append(out, &kind, 1);
     bytes_append_varint(out, m->revision);
     if (m->gone || m->kind == ROW_POOL) {
@@ -69,6 +70,7 @@ void registry__journal_add(struct state *s, const struct mark *mark)
     const struct packed *newest = registry__tree_before(*root, &end);
     const struct marks *before = newest == NULL ? NULL : marks_of(newest);
     struct marks head = {.last = mark->revision};
+    ASSERT(before == NULL || (before->count <= MARKS_MAX && before->last <= mark->revision));
     bytes_clear(scratch);
     if (before != NULL && before->count < MARKS_MAX) {
         head.sequence = before->sequence;
@@ -85,7 +87,7 @@ void registry__journal_add(struct state *s, const struct mark *mark)
     memcpy(row->data + sizeof head, scratch->data, scratch->size);
     registry__tree_put(root, INDEX_JOURNAL, row);
     registry__packed_unref(row);
-    if (registry__tree_count(*root) > REGISTRY_JOURNAL_MAX / MARKS_MAX) {
+    if (registry__tree_count(*root) > REGISTRY_JOURNAL_ROWS_MAX) {
         const struct packed *oldest = registry__tree_first(*root);
         struct key key = registry__packed_key(INDEX_JOURNAL, oldest);
         s->compacted_revision = marks_of(oldest)->last > s->compacted_revision

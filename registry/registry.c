@@ -120,6 +120,7 @@ void registry__publish(struct registry *r, struct registry_view *v)
     pthread_mutex_lock(&r->lock);
     /* A machine that starts over (another replica, a restore) is behind for a while. */
     if (v->s.revision > view_of(atomic_load(&r->shown))->s.revision) {
+        ASSERT(v->s.scope == NULL && v->live == &r->views);
         uint64_t shown = to_show(registry_view_ref(v));
         old = atomic_exchange_explicit(&r->shown, shown, memory_order_acq_rel);
     }

@@ -28,6 +28,8 @@
 #define REGISTRY_OPERATIONS_ENDED_MAX 256
 #define REGISTRY_OPERATIONS_OPEN_MAX 256
 #define REGISTRY_JOURNAL_MAX 16384 /* changes that registry_changes_since can go back over */
+#define REGISTRY_JOURNAL_ROW_MARKS 64
+#define REGISTRY_JOURNAL_ROWS_MAX (REGISTRY_JOURNAL_MAX / REGISTRY_JOURNAL_ROW_MARKS)
 #define REGISTRY_SUBSCRIBERS_MAX 8
 #define REGISTRY_FORMAT 1
 
@@ -49,6 +51,19 @@ struct state {
 void registry__state_init(struct state *s);
 void registry__state_copy(struct state *to, const struct state *from); /* `to` is uninitialised */
 void registry__state_deinit(struct state *s);
+
+/* state_check.c. Costly checks run where ASSERT_SLOW does. */
+#ifdef THOLE_SLOW_ASSERTS
+#define REGISTRY_CHECKS true
+#else
+#define REGISTRY_CHECKS false
+#endif
+/* Asserts every invariant of a state between two commands; returns true. */
+bool registry__check_state(const struct state *s);
+/* Is it this revision's turn? Whole checks become rarer as the rows become more. */
+bool registry__check_due(const struct state *s);
+/* Changes if a row, or the order of rows, does. */
+uint64_t registry__state_digest(const struct state *s);
 
 struct packed *registry__find(const struct state *s, enum registry_index index, struct key key);
 struct packed *registry__find_after(const struct state *s, enum registry_index index,
@@ -258,6 +273,7 @@ enum thole_code registry__restore(struct thole_source *in, struct state *ret,
 struct registry_view {
     _Atomic uint32_t refs;
     _Atomic int64_t *live; /* the registry's count of views */
+    uint64_t digest;       /* of `s`, which never changes; 0: not computed */
     struct state s;
 };
 

@@ -162,6 +162,7 @@ static bool is_in(enum registry_index index, const struct packed *row)
 void registry__state_put(struct state *s, struct row *row)
 {
     ASSERT(row->kind < ROW_RESOURCES);
+    ASSERT(s->scope != NULL);
     struct packed *packed = registry__row_pack(row, &s->scope->scratch);
     for (const enum registry_index *i = indexes_of[row->kind]; *i != INDEX_COUNT; i++) {
         if (is_in(*i, packed)) {
@@ -197,6 +198,7 @@ void registry__state_event(struct state *s, struct row *event)
     if (registry__tree_count(*root) > LIMIT_EVENTS) {
         const struct packed *oldest = registry__tree_first(*root);
         struct key key = registry__packed_key(INDEX_EVENTS, oldest);
+        ASSERT(key.id < event->sequence);
         uint64_t revision = registry__packed_revision(oldest);
         s->compacted_revision = revision > s->compacted_revision ? revision : s->compacted_revision;
         registry__tree_remove(root, &key);
@@ -213,6 +215,7 @@ void registry__state_remember(struct state *s, struct row *request)
         registry__tree_remove(&s->index[INDEX_REQUESTS], &by_id);
         registry__tree_remove(order, &by_order);
         registry__packed_unref(oldest);
+        ASSERT(registry__tree_count(*order) == registry__tree_count(s->index[INDEX_REQUESTS]));
     }
     request->sequence = s->request_next++;
     struct packed *packed = registry__row_pack(request, &s->scope->scratch);

@@ -32,6 +32,7 @@ const char *registry__row_name(const struct row *row, char *ret)
 
 void registry__txn_show(struct txn *t, struct row *row)
 {
+    ASSERT(row->kind < ROW_RESOURCES);
     t->last[row->kind] = row;
 }
 
@@ -99,6 +100,7 @@ struct row *registry__txn_edit(struct txn *t, const struct row *row)
 
 void registry__txn_put(struct txn *t, struct row *row)
 {
+    ASSERT(row->kind < ROW_RESOURCES && row->packed == NULL); /* a new row, or an edited copy */
     if (row->kind == ROW_HOST) {
         thole_v1_Host_set_revision(row->host, t->revision);
     } else if (row->kind == ROW_SHARD) {
@@ -124,6 +126,7 @@ void registry__txn_put(struct txn *t, struct row *row)
 
 void registry__txn_drop(struct txn *t, struct row *row)
 {
+    ASSERT(row->kind < ROW_RESOURCES && row->packed != NULL);
     journal(t, row, true);
     registry__state_drop(&t->s, row);
     t->changed = true;
@@ -204,6 +207,7 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     registry__trim_utf8(message);
+    ASSERT(reason[0] != '\0' && t->revision > t->s.revision);
     struct row *row = registry__row_new(&t->scope, ROW_EVENT);
     upb_StringView actor = thole_registry_v1_Command_actor(t->command);
     thole_v1_Event_set_revision(row->event, t->revision);

@@ -12,12 +12,16 @@ struct registry_view *registry__view_new(struct registry *r, const struct state 
     v->live = &r->views;
     atomic_fetch_add_explicit(v->live, 1, memory_order_relaxed);
     registry__state_copy(&v->s, s);
+    if (REGISTRY_CHECKS && registry__check_due(s)) {
+        v->digest = registry__state_digest(s);
+    }
     return v;
 }
 
 struct registry_view *registry_view_ref(struct registry_view *v)
 {
-    atomic_fetch_add_explicit(&v->refs, 1, memory_order_relaxed);
+    uint32_t refs = atomic_fetch_add_explicit(&v->refs, 1, memory_order_relaxed);
+    ASSERT(refs > 0);
     return v;
 }
 
@@ -27,6 +31,7 @@ void registry_view_release(struct registry_view *v)
         return;
     }
     _Atomic int64_t *live = v->live;
+    ASSERT(v->digest == 0 || v->digest == registry__state_digest(&v->s));
     registry__state_deinit(&v->s);
     free(v);
     atomic_fetch_sub_explicit(live, 1, memory_order_release);

@@ -116,7 +116,8 @@ struct packed *registry__row_pack(const struct row *row, struct bytes *scratch)
 
 struct packed *registry__packed_ref(struct packed *p)
 {
-    atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+    uint32_t refs = atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+    ASSERT(refs > 0);
     return p;
 }
 
@@ -241,6 +242,7 @@ uint64_t registry__packed_id(const struct packed *p)
 
 uint64_t registry__packed_shard(const struct packed *p)
 {
+    ASSERT(p->kind == ROW_REPLICA);
     if (p->whole) {
         return thole_v1_Replica_shard_id(whole_of(p)->msg);
     }
@@ -251,6 +253,7 @@ uint64_t registry__packed_shard(const struct packed *p)
 
 struct uuid registry__packed_host(const struct packed *p)
 {
+    ASSERT(p->kind == ROW_HOST || p->kind == ROW_REPLICA);
     if (p->whole) {
         return whole_of(p)->host;
     }

@@ -171,6 +171,7 @@ enum registry_index {
 };
 
 #define REGISTRY_TREE_MAX ((UINT32_C(1) << 24) - 1) /* rows in one tree */
+#define REGISTRY_TREE_HEIGHT_MAX 16                 /* nodes may be nearly empty */
 
 /* What an index is ordered by; the rest is 0. */
 struct key {
@@ -205,5 +206,9 @@ uint32_t registry__tree_rank(const struct node *root,
  * `key`. */
 void registry__tree_put(struct node **root, enum registry_index index, struct packed *row);
 void registry__tree_remove(struct node **root, const struct key *key);
+/* Asserts that the tree is what tree.c says. */
+void registry__tree_check(const struct node *root, enum registry_index index);
+/* Depends on which rows are in the tree, and on their order. */
+uint64_t registry__tree_digest(const struct node *root, uint64_t seed);
 
 #endif

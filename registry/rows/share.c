@@ -57,6 +57,7 @@ static void take_out(const struct part *p)
     struct part *first = map_get(&parts, p->hash);
     struct part **at = &first;
     while (*at != p) {
+        ASSERT(*at != NULL);
         at = &(*at)->next;
     }
     *at = p->next;
@@ -102,6 +103,7 @@ void registry__unshare(const struct part *part)
 {
     struct part *p = (struct part *)(uintptr_t)part; /* NOLINT */
     uint32_t refs = atomic_load_explicit(&p->refs, memory_order_relaxed);
+    ASSERT(refs > 0);
     while (refs > 1) {
         if (atomic_compare_exchange_weak_explicit(&p->refs, &refs, refs - 1, memory_order_release,
                                                   memory_order_relaxed)) {

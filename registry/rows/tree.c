@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#include "base/hash.h"
+
 #define ENTRIES_MAX 32
 #define ENTRIES_FEW 10 /* joined with a neighbour, if it fits */
 
@@ -130,12 +132,14 @@ static struct node *fit(struct node *n)
 /* A gap at `at`, for which there is room. */
 static void open_gap(struct node *n, size_t at)
 {
+    ASSERT(at <= n->count && n->count <= ENTRIES_MAX);
     memmove(entry_at(n, at + 1), entry_at(n, at), (n->count - at) * entry_bytes(n));
     n->count++;
 }
 
 static void close_gap(struct node *n, size_t at)
 {
+    ASSERT(at < n->count);
     memmove(entry_at(n, at), entry_at(n, at + 1), (n->count - at - 1) * entry_bytes(n));
     n->count--;
 }
@@ -185,6 +189,7 @@ static struct grown split(struct node *n, size_t added)
     above->count = (uint16_t)(n->count - keep);
     memcpy(entry_at(above, 0), entry_at(n, keep), above->count * entry_bytes(n));
     n->count = (uint16_t)keep;
+    ASSERT(n->count > 0 && above->count > 0 && above->count <= ENTRIES_MAX);
     return (struct grown){fit(n), above};
 }
 
@@ -263,6 +268,7 @@ static void join(struct node *n, size_t at)
     struct node *into = own(b[0].child, count);
     struct node *from = own(b[1].child, 0);
     memcpy(entry_at(into, into->count), entry_at(from, 0), count * entry_bytes(from));
+    ASSERT(into->height == from->height && into->count + count <= ENTRIES_MAX);
     into->count = (uint16_t)(into->count + count);
     free(from);
     close_gap(n, left + 1);
@@ -414,4 +420,57 @@ uint32_t registry__tree_rank(const struct node *root, const struct key *key)
         root = at > 0 ? child_of(root, at - 1) : NULL;
     }
     return (uint32_t)rank;
+}
+
+/* ---- Checks ---------------------------------------------------------------------------------- */
+
+static void check_node(const struct node *n, enum registry_index index)
+{
+    ASSERT(n->index == index && n->count > 0 && n->count <= ENTRIES_MAX);
+    ASSERT(n->height <= REGISTRY_TREE_HEIGHT_MAX);
+    ASSERT(atomic_load_explicit(&n->refs, memory_order_relaxed) > 0);
+    for (size_t i = 0; i < n->count; i++) {
+        if (i > 0) {
+            struct key key = registry__packed_key(index, first_of(n, i));
+            ASSERT(registry__packed_compare(index, first_of(n, i - 1), &key) < 0);
+        }
+        if (n->height > 0) {
+            const struct branch *b = &((const struct inner *)n)->branches[i];
+            ASSERT(b->child->height + 1 == n->height);
+            ASSERT(b->first == first_of(b->child, 0) && b->rows == registry__tree_count(b->child));
+            check_node(b->child, index);
+        }
+    }
+}
+
+/* The last row of a child comes before the first row of the next one. */
+static void check_order(const struct node *root, enum registry_index index)
+{
+    const struct packed *row = registry__tree_first(root);
+    uint32_t rows = 0;
+    while (row != NULL) {
+        struct key key = registry__packed_key(index, row);
+        rows++;
+        row = registry__tree_after(root, &key);
+        ASSERT(row == NULL || registry__packed_compare(index, row, &key) > 0);
+    }
+    ASSERT(rows == registry__tree_count(root));
+}
+
+void registry__tree_check(const struct node *root, enum registry_index index)
+{
+    if (root != NULL) {
+        check_node(root, index);
+        check_order(root, index);
+    }
+}
+
+uint64_t registry__tree_digest(const struct node *root, uint64_t seed)
+{
+    for (size_t i = 0; root != NULL && i < root->count; i++) {
+        const struct packed *row = first_of(root, i);
+        seed = root->height == 0 ? hash64(&row, sizeof(struct packed *), seed)
+                                 : registry__tree_digest(child_of(root, i), seed);
+    }
+    return seed;
 }

@@ -2,6 +2,7 @@
 
 #include "base/assert.h"
 #include "proto/decode.h"
+#include "registry/registry_internal.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -68,8 +69,7 @@ int fixture_teardown(void **state)
 struct cmd cmd_new(const char *actor)
 {
     struct cmd c = {.arena = upb_Arena_New()};
-    c.c = thole_registry_v1_Command_new(c.arena);
-    thole_registry_v1_Command_set_actor(c.c, upb_StringView_FromString(actor));
+    c.c = registry_command_new(actor, 0, c.arena);
     return c;
 }
 
@@ -453,85 +453,9 @@ void view_digest(const struct registry_view *v, struct bytes *out)
     }
 }
 
-static void assert_same(const void *a, const void *b, const upb_MiniTable *table)
-{
-    upb_Arena *arena = upb_Arena_New();
-    char *x = NULL;
-    char *y = NULL;
-    size_t x_size = 0;
-    size_t y_size = 0;
-    assert_true(a != NULL && b != NULL);
-    assert_int_equal(upb_Encode(a, table, 0, arena, &x, &x_size), kUpb_EncodeStatus_Ok);
-    assert_int_equal(upb_Encode(b, table, 0, arena, &y, &y_size), kUpb_EncodeStatus_Ok);
-    assert_true(slice_equal(slice_of(x, x_size), slice_of(y, y_size)));
-    upb_Arena_Free(arena);
-}
-
-static void check_replica(const struct registry_view *v, const thole_v1_Replica *r)
-{
-    struct registry_replica_buf replica_buf, replica_buf2;
-    struct registry_shard_buf shard_buf;
-    uint64_t id = thole_v1_Replica_id(r);
-    uint64_t shard_id = thole_v1_Replica_shard_id(r);
-    struct uuid host;
-    upb_StringView host_id = thole_v1_Replica_host_id(r);
-    assert_true(uuid_parse(registry_str(host_id), &host));
-    assert_true(id < registry_next_replica_id(v));
-    assert_same(registry_replica(v, id, &replica_buf), r, &thole_v1_Replica_msginit);
-    assert_same(registry_next_replica_of_shard(v, shard_id, id - 1, &replica_buf), r,
-                &thole_v1_Replica_msginit);
-    assert_same(registry_next_replica_of_host(v, &host, id - 1, &replica_buf), r,
-                &thole_v1_Replica_msginit);
-    const thole_v1_Shard *shard = registry_shard(v, shard_id, &shard_buf);
-    assert_non_null(shard);
-    assert_true(slice_equal(registry_str(thole_v1_Replica_shard(r)),
-                            registry_str(thole_v1_Shard_name(shard))));
-    assert_non_null(registry_host(v, &host));
-    assert_true(thole_v1_Replica_phase(r) != thole_v1_REPLICA_PHASE_GONE);
-    bool removed = thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE;
-    assert_true(removed || !thole_v1_Shard_deleting(shard));
-    assert_true(removed || thole_v1_Replica_phase(r) != thole_v1_REPLICA_PHASE_OUT);
-    /* At most one active replica of a shard on a host. */
-    const thole_v1_Replica *other = r;
-    while (!(removed && thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) &&
-           (other = registry_next_replica_of_shard(v, shard_id, thole_v1_Replica_id(other),
-                                                   &replica_buf2)) != NULL) {
-        bool out = thole_v1_Replica_phase(other) == thole_v1_REPLICA_PHASE_OUT;
-        assert_true(out || !slice_equal(registry_str(thole_v1_Replica_host_id(other)),
-                                        registry_str(host_id)));
-    }
-}
-
 void check_invariants(const struct registry_view *v)
 {
-    struct registry_shard_buf shard_buf, shard_buf2;
-    struct registry_replica_buf replica_buf;
-    const thole_v1_Host *host = NULL;
-    struct slice name = {0};
-    while ((host = registry_next_host(v, name)) != NULL) {
-        struct slice next = registry_str(thole_v1_Host_name(host));
-        assert_true(name.size == 0 || memcmp(name.data, next.data,
-                                             name.size < next.size ? name.size : next.size) <= 0);
-        name = next;
-        assert_ptr_equal(registry_host_by_name(v, name), host);
-        assert_true(thole_v1_Host_revision(host) <= registry_view_revision(v));
-    }
-    const thole_v1_Shard *shard = NULL;
-    name = (struct slice){0};
-    while ((shard = registry_next_shard(v, name, &shard_buf)) != NULL) {
-        name = registry_str(thole_v1_Shard_name(shard));
-        assert_same(registry_shard_by_name(v, name, &shard_buf2), shard, &thole_v1_Shard_msginit);
-        assert_same(registry_shard(v, thole_v1_Shard_id(shard), &shard_buf2), shard,
-                    &thole_v1_Shard_msginit);
-        assert_true(!thole_v1_Shard_deleting(shard) ||
-                    count_replicas(v, thole_v1_Shard_id(shard)) > 0);
-    }
-    const thole_v1_Replica *r = NULL;
-    uint64_t id = 0;
-    while ((r = registry_next_replica(v, id, &replica_buf)) != NULL) {
-        id = thole_v1_Replica_id(r);
-        check_replica(v, r);
-    }
+    assert_true(registry__check_state(&v->s));
 }
 
 size_t count_replicas(const struct registry_view *v, uint64_t shard)

@@ -66,7 +66,7 @@ uint64_t do_formed(struct fixture *f, uint64_t shard, uint64_t leader, uint64_t 
 void fixture_save(struct fixture *f, struct bytes *out);
 void view_digest(const struct registry_view *v, struct bytes *out); /* all rows, in order */
 enum thole_code fixture_restore(struct fixture *f, struct slice bytes, struct thole_status *st);
-/* Every invariant that holds in any state; fails the test if one does not. */
+/* Every invariant that holds in any state; ends the test if one does not. */
 void check_invariants(const struct registry_view *v);
 size_t count_replicas(const struct registry_view *v, uint64_t shard);
 
