@@ -39,7 +39,7 @@ static const thole_v1_Host *host_of(const struct hostctl *h, const thole_v1_Repl
 static bool on_live_host(const struct hostctl *h, const thole_v1_Replica *r)
 {
     const thole_v1_Host *host = host_of(h, r);
-    return host != NULL && !hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED) &&
+    return host != NULL && !hostctl__host_has_state(host, thole_v1_HOST_STATE_REMOVED) &&
            thole_v1_HostStatus_liveness(thole_v1_Host_status(host)) == thole_v1_HOST_LIVENESS_LIVE;
 }
 

@@ -19,13 +19,13 @@ static bool may_delete(const struct hostctl *h, const struct engine_replica_stat
     const thole_v1_Replica *row = registry_replica(h->view, local->replica_id, &replica_buf);
     if (row == NULL) {
         return local->replica_id < registry_next_replica_id(h->view) &&
-               (local->removed_by_peer || !registry_replica_lost(h->view, local->replica_id));
+               (local->removed_by_peer || !registry_replica_is_lost(h->view, local->replica_id));
     }
     if (thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_REMOVE) {
         return false;
     }
     const thole_v1_Shard *shard = registry_shard(h->view, local->shard_id, &shard_buf);
-    bool host_removed = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED);
+    bool host_removed = hostctl__host_has_state(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED);
     return thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
            (shard != NULL && thole_v1_Shard_deleting(shard)) ||
            (host_removed && local->removed_by_peer);
@@ -252,7 +252,7 @@ void hostctl__host_done(struct hostctl *h, struct ctl_op *op)
 void hostctl__forget_tombstones(struct hostctl *h)
 {
     h->tombstones_dirty = false;
-    if (hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED)) {
+    if (hostctl__host_has_state(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED)) {
         return;
     }
     uint64_t *ids = NULL;

@@ -302,10 +302,10 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     if (h->zero_leader && h->balance_due_ms < due_ms) {
         due_ms = h->balance_due_ms;
     }
-    if (hostctl__pools_due(h) && h->pool_after_ms < due_ms) {
+    if (hostctl__pools_are_due(h) && h->pool_after_ms < due_ms) {
         due_ms = h->pool_after_ms;
     }
-    if (hostctl__operate_due(h) && h->operate_due_ms < due_ms) {
+    if (hostctl__operations_are_due(h) && h->operate_due_ms < due_ms) {
         due_ms = h->operate_due_ms;
     }
     if (h->leaders_due_ms < due_ms) {
@@ -314,7 +314,7 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     if (h->leader_log.more > 0 && h->leader_log.window_end_ms < due_ms) {
         due_ms = h->leader_log.window_end_ms;
     }
-    if (hostctl__local_events_due(h) && h->events_after_ms < due_ms) {
+    if (hostctl__local_events_are_due(h) && h->events_after_ms < due_ms) {
         due_ms = h->events_after_ms;
     }
     if (h->dirty != NULL) {
@@ -371,16 +371,16 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         hostctl__balance_run(h);
     }
     hostctl__place_flush(h);
-    if (hostctl__pools_due(h) && h->pool_after_ms <= h->now_ms) {
+    if (hostctl__pools_are_due(h) && h->pool_after_ms <= h->now_ms) {
         hostctl__pools_run(h);
     }
-    if (hostctl__operate_due(h) && h->operate_due_ms <= h->now_ms) {
+    if (hostctl__operations_are_due(h) && h->operate_due_ms <= h->now_ms) {
         hostctl__operate_run(h);
     }
     if (h->leaders_due_ms <= h->now_ms) {
         hostctl__leaders_run(h);
     }
-    if (hostctl__local_events_due(h) && h->events_after_ms <= h->now_ms) {
+    if (hostctl__local_events_are_due(h) && h->events_after_ms <= h->now_ms) {
         hostctl__local_events_run(h);
     }
     if (h->tombstones_dirty) {

@@ -313,7 +313,7 @@ void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const str
 void hostctl__refresh_view(struct hostctl *h);
 struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id); /* made if none */
 const thole_v1_Host *hostctl__own_row(const struct hostctl *h);
-bool hostctl__host_is(const thole_v1_Host *row, thole_v1_HostState state);
+bool hostctl__host_has_state(const thole_v1_Host *row, thole_v1_HostState state);
 
 /* ---- The controllers ------------------------------------------------------------------------- */
 
@@ -335,8 +335,8 @@ void hostctl__membership_done(struct hostctl *h, struct ctl_op *op);
 bool hostctl__should_go(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
                         uint64_t replica_id);
 /* Is the configuration in force fenced? If not, see to it. */
-bool hostctl__config_fenced(struct hostctl *h, struct ctl_shard *s,
-                            const struct engine_replica_status *local);
+bool hostctl__config_is_fenced(struct hostctl *h, struct ctl_shard *s,
+                               const struct engine_replica_status *local);
 void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
 
 /* votes.c */
@@ -368,16 +368,16 @@ void hostctl__place_reset(struct hostctl *h);
 void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s);
 
 /* pool_controller.c: on shard zero's leader host. */
-bool hostctl__pools_due(const struct hostctl *h);
+bool hostctl__pools_are_due(const struct hostctl *h);
 void hostctl__pools_run(struct hostctl *h);
 void hostctl__pools_done(struct hostctl *h, struct ctl_op *op);
 
 /* operations_controller.c: on shard zero's leader host; pauses on every host. */
-bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller);
+bool hostctl__is_paused(const struct hostctl *h, thole_v1_Controller controller);
 void hostctl__operations_changed(struct hostctl *h);
 /* Something changed that progress may be derived from. */
 void hostctl__operate_again(struct hostctl *h);
-bool hostctl__operate_due(const struct hostctl *h);
+bool hostctl__operations_are_due(const struct hostctl *h);
 void hostctl__operate_run(struct hostctl *h);
 void hostctl__operate_done(struct hostctl *h, struct ctl_op *op);
 
@@ -399,7 +399,7 @@ void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
                             const thole_v1_Shard *shard, bool more);
 void hostctl__leaders_recount(struct hostctl *h);
 /* Counting goes by changes; do they add up to what the rows say? Counts anew. */
-bool hostctl__leaders_counted_right(struct hostctl *h);
+bool hostctl__leaders_are_counted_right(struct hostctl *h);
 /* How many shards the host leads, by the rows; shard zero is not counted. */
 uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host);
 /* A shard that is led here changed, or its replica did. */
@@ -427,7 +427,7 @@ void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
 struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                 uint64_t to, const char *by, const char *why);
 void hostctl__note_move(struct hostctl *h, const struct ctl_move *move);
-bool hostctl__local_events_due(const struct hostctl *h);
+bool hostctl__local_events_are_due(const struct hostctl *h);
 void hostctl__local_events_run(struct hostctl *h);
 void hostctl__local_events_done(struct hostctl *h, struct ctl_op *op);
 

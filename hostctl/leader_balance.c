@@ -85,7 +85,7 @@ uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host)
     return 0;
 }
 
-bool hostctl__leaders_counted_right(struct hostctl *h)
+bool hostctl__leaders_are_counted_right(struct hostctl *h)
 {
     bool right = true;
     bool moved = h->leaders_moved;
@@ -175,7 +175,7 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     struct registry_shard_buf shard_buf;
     struct engine_replica_status local;
     const thole_v1_Host *own_row = hostctl__own_row(h);
-    bool leaving = hostctl__host_is(own_row, thole_v1_HOST_STATE_DRAINING);
+    bool leaving = hostctl__host_has_state(own_row, thole_v1_HOST_STATE_DRAINING);
     if ((s->id == REGISTRY_SHARD_ID && !leaving) || s->changing || own_row == NULL ||
         !engine_shard_status(h->o.engine, s->id, &local) || !local.leader_ready || local.failed) {
         return;
@@ -197,7 +197,7 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     struct choice best = best_other(h, &local, shard);
     struct ctl_host *own = hostctl__host(h, &h->o.host_id);
     /* Where a user put it, it stays. */
-    bool held = h->rebalance == 0 && registry_leader_held(h->view, shard);
+    bool held = h->rebalance == 0 && registry_leader_is_held(h->view, shard);
     bool better =
         best.host != NULL &&
         (leaving || (best.preferred && !preferred) ||
@@ -261,7 +261,7 @@ static void look_at_changed(struct hostctl *h, size_t limit)
 
 void hostctl__leaders_run(struct hostctl *h)
 {
-    bool leaving = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
+    bool leaving = hostctl__host_has_state(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     h->leaders_due_ms = UINT64_MAX;
     if (h->transfers > 0 || (!leaving && !hostctl__may_rebalance(h))) {
         return; /* the last one's end begins again */
@@ -269,7 +269,7 @@ void hostctl__leaders_run(struct hostctl *h)
     if (!leaving && registry_view_revision(h->view) < h->leaders_revision) {
         return; /* a newer view does: by an old one, the same would be done again and again */
     }
-    ASSERT_SLOW(hostctl__leaders_counted_right(h));
+    ASSERT_SLOW(hostctl__leaders_are_counted_right(h));
     int64_t more = lead(h);
     if (more < 2 && !h->leaders_preferred && !leaving) {
         h->leaders_all = h->leaders_moved = false;

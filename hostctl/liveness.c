@@ -61,7 +61,7 @@ static bool may_be_asked(const struct hostctl *h, const struct ctl_host *host)
 {
     const thole_v1_Host *row = registry_host(h->view, &host->id);
     return host->in_view && host->up && !uuid_equal(&host->id, &h->o.host_id) &&
-           !hostctl__host_is(row, thole_v1_HOST_STATE_REMOVED);
+           !hostctl__host_has_state(row, thole_v1_HOST_STATE_REMOVED);
 }
 
 static void ask_others(struct hostctl *h, struct ctl_host *about)
@@ -284,7 +284,7 @@ void hostctl__liveness_run(struct hostctl *h)
         const thole_v1_Host *row = registry_host(h->view, &host->id);
         struct judgement j;
         if (!host->in_view || row == NULL || host->reporting ||
-            hostctl__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
+            hostctl__host_has_state(row, thole_v1_HOST_STATE_REMOVED)) {
             continue;
         }
         note_start(h, i, row);

@@ -81,7 +81,7 @@ static bool disk_differs(const struct hostctl *h)
     return own != NULL && registry_view_revision(h->view) >= h->events_revision &&
            thole_v1_HostStatus_disk(thole_v1_Host_status(own)) != disk_now(h) &&
            thole_v1_HostStatus_incarnation(thole_v1_Host_status(own)) == h->o.incarnation &&
-           !hostctl__host_is(own, thole_v1_HOST_STATE_REMOVED);
+           !hostctl__host_has_state(own, thole_v1_HOST_STATE_REMOVED);
 }
 
 static void add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
@@ -123,7 +123,7 @@ static void add_moves(struct hostctl *h, thole_registry_v1_Command *c, upb_Arena
     }
 }
 
-bool hostctl__local_events_due(const struct hostctl *h)
+bool hostctl__local_events_are_due(const struct hostctl *h)
 {
     return h->view != NULL && !h->events_outstanding && (h->move_count > 0 || disk_differs(h));
 }

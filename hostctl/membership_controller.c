@@ -104,7 +104,7 @@ void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
     struct registry_shard_buf shard_buf;
     const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->changing || shard == NULL || thole_v1_Shard_deleting(shard) ||
-        hostctl__paused(h, thole_v1_CONTROLLER_MEMBERSHIP)) {
+        hostctl__is_paused(h, thole_v1_CONTROLLER_MEMBERSHIP)) {
         return;
     }
     if (h->now_ms < s->work->change_after_ms) {
@@ -140,8 +140,8 @@ void hostctl__membership_done(struct hostctl *h, struct ctl_op *op)
 
 /* ---- Fences ---------------------------------------------------------------------------------- */
 
-bool hostctl__config_fenced(struct hostctl *h, struct ctl_shard *s,
-                            const struct engine_replica_status *local)
+bool hostctl__config_is_fenced(struct hostctl *h, struct ctl_shard *s,
+                               const struct engine_replica_status *local)
 {
     if (s->work->fenced_index == local->config_index && s->work->fenced_term == local->term) {
         return true;

@@ -13,7 +13,7 @@
 
 /* ---- Pauses ---------------------------------------------------------------------------------- */
 
-bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller)
+bool hostctl__is_paused(const struct hostctl *h, thole_v1_Controller controller)
 {
     return (h->paused & (1u << controller)) != 0;
 }
@@ -29,10 +29,10 @@ static uint32_t paused_in_view(const struct hostctl *h, uint64_t *ret_rebalance)
         const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
         after = thole_v1_Operation_id(row);
         if (thole_v1_Operation_kind(row) == thole_v1_OPERATION_KIND_REBALANCE &&
-            !registry_operation_ended(row)) {
+            !registry_operation_has_ended(row)) {
             *ret_rebalance = after;
         }
-        for (size_t i = 0; i < count && !registry_operation_ended(row); i++) {
+        for (size_t i = 0; i < count && !registry_operation_has_ended(row); i++) {
             paused |= 1u << (controllers[i] & 31);
         }
     }
@@ -145,7 +145,7 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
         return;
     }
     const thole_v1_Host *host = registry_host(h->view, &id);
-    if (host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (host == NULL || hostctl__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         progress_of_removal(h, host, &id, p);
         if (!decommission) {
             hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED,
@@ -153,7 +153,7 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
         }
         return;
     }
-    if (!hostctl__host_is(host, thole_v1_HOST_STATE_DRAINING)) {
+    if (!hostctl__host_has_state(host, thole_v1_HOST_STATE_DRAINING)) {
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED,
                               "the host's state was changed");
         return;
@@ -163,12 +163,12 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
     uint32_t replicas = count_replicas(h, &id, dead, !decommission, p);
     hostctl__progress_left(p, leaders + replicas);
     p->step = leaders > 0 ? "leaders" : replicas > 0 ? "replicas" : "";
-    if (hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {
+    if (hostctl__is_paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {
         snprintf(p->message, sizeof p->message, "the placement controller is paused");
     }
     char why[THOLE_STATUS_MESSAGE_BYTES];
     if (decommission && (dead || leaders + replicas == 0)) {
-        p->remove = !registry_host_needed(h->view, &id, why, sizeof why);
+        p->remove = !registry_host_is_needed(h->view, &id, why, sizeof why);
         p->step = p->remove ? "removing" : "waiting";
         snprintf(p->message, sizeof p->message, "%s", p->remove ? "" : why);
     } else if (leaders + replicas == 0) {
@@ -204,8 +204,8 @@ static bool host_is_lost(const struct hostctl *h, const thole_v1_Replica *row,
                                     ? registry_host(h->view, &id)
                                     : NULL;
     upb_StringView name = thole_v1_Replica_host(row);
-    bool leaves = host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_DRAINING) ||
-                  hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED);
+    bool leaves = host == NULL || hostctl__host_has_state(host, thole_v1_HOST_STATE_DRAINING) ||
+                  hostctl__host_has_state(host, thole_v1_HOST_STATE_REMOVED);
     if (leaves || is_dead(host)) {
         char why[THOLE_STATUS_MESSAGE_BYTES];
         snprintf(why, sizeof why, "hosts/%.*s is %s", (int)name.size, name.data,
@@ -224,7 +224,7 @@ static void explain_move(const struct hostctl *h, const thole_v1_Replica *to,
         snprintf(p->message, sizeof p->message, "%.*s", (int)why.size, why.data);
     }
     for (int32_t c = thole_v1_CONTROLLER_PLACEMENT; c <= thole_v1_CONTROLLER_MEMBERSHIP; c++) {
-        if (hostctl__paused(h, (thole_v1_Controller)c)) {
+        if (hostctl__is_paused(h, (thole_v1_Controller)c)) {
             snprintf(p->message, sizeof p->message, "the %s controller is paused",
                      c == thole_v1_CONTROLLER_PLACEMENT ? "placement" : "membership");
         }
@@ -270,7 +270,7 @@ static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row,
                         struct ctl_progress *p)
 {
     int32_t kind = thole_v1_Operation_kind(row);
-    if (registry_operation_ended(row) || kind == thole_v1_OPERATION_KIND_PAUSE) {
+    if (registry_operation_has_ended(row) || kind == thole_v1_OPERATION_KIND_PAUSE) {
         return false;
     }
     *p = (struct ctl_progress){.state = thole_v1_OPERATION_STATE_RUNNING,
@@ -335,7 +335,7 @@ static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
     upb_Arena_Free(arena);
 }
 
-bool hostctl__operate_due(const struct hostctl *h)
+bool hostctl__operations_are_due(const struct hostctl *h)
 {
     return h->zero_leader && !h->operate_outstanding && h->operate_due_ms != UINT64_MAX &&
            registry_view_revision(h->view) >= h->operate_revision;

@@ -191,7 +191,7 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
     struct registry_shard_buf shard_buf;
     const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->placing || s->place_blocked || shard == NULL ||
-        hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) ||
+        hostctl__is_paused(h, thole_v1_CONTROLLER_PLACEMENT) ||
         registry_view_revision(h->view) < s->work->place_revision) {
         return;
     }

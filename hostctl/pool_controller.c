@@ -33,7 +33,7 @@ static const thole_v1_ShardPool *next_pool(const struct hostctl *h)
     return NULL;
 }
 
-bool hostctl__pools_due(const struct hostctl *h)
+bool hostctl__pools_are_due(const struct hostctl *h)
 {
     return h->zero_leader && h->pools_dirty && !h->pool_outstanding &&
            registry_view_revision(h->view) >= h->pool_revision;

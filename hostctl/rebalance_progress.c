@@ -18,7 +18,8 @@ static const struct ctl_host *find_host(const struct hostctl *h, upb_StringView 
 
 static bool takes_more(const thole_v1_Host *row)
 {
-    return hostctl__host_is(row, thole_v1_HOST_STATE_ACTIVE) && !placement_host_failing(row) &&
+    return hostctl__host_has_state(row, thole_v1_HOST_STATE_ACTIVE) &&
+           !placement_host_is_failing(row) &&
            thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_LIVE;
 }
 

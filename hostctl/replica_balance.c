@@ -12,7 +12,7 @@
 /* The one place to ask whether replicas and leaders may move for no other reason than balance. */
 bool hostctl__may_rebalance(const struct hostctl *h)
 {
-    return h->rebalance != 0 || !hostctl__paused(h, thole_v1_CONTROLLER_BALANCE);
+    return h->rebalance != 0 || !hostctl__is_paused(h, thole_v1_CONTROLLER_BALANCE);
 }
 
 void hostctl__balance_changed(struct hostctl *h)
@@ -57,7 +57,8 @@ static void measure(struct hostctl *h, struct loads *l)
         int64_t load = load_of(h, &id);
         uint32_t count = load > 0 ? (uint32_t)load : 0;
         bool active =
-            hostctl__host_is(row, thole_v1_HOST_STATE_ACTIVE) && !placement_host_failing(row) &&
+            hostctl__host_has_state(row, thole_v1_HOST_STATE_ACTIVE) &&
+            !placement_host_is_failing(row) &&
             thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_LIVE;
         l->least = active && count < l->least ? count : l->least;
         l->most = count > l->most ? count : l->most;

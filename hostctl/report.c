@@ -235,7 +235,7 @@ static void report_out(const struct report *r)
         } else if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
                    thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_OUT &&
                    raft_config_find(&c, after) == NULL &&
-                   hostctl__config_fenced(r->h, r->s, r->local)) {
+                   hostctl__config_is_fenced(r->h, r->s, r->local)) {
             thole_registry_v1_ObserveReplica *o = add_phase(r, after, thole_v1_REPLICA_PHASE_OUT);
             thole_registry_v1_ObserveReplica_set_out_index(o, r->local->config_index);
         }

@@ -25,7 +25,7 @@ static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shar
     const thole_v1_Replica *row =
         registry_next_replica_of_shard(h->view, thole_v1_Shard_id(shard), 0, &replica_buf);
     p->step = "loading";
-    if (host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (host == NULL || hostctl__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         give_up(p, "the host that had the file was removed");
     } else if (thole_v1_HostStatus_liveness(thole_v1_Host_status(host)) ==
                thole_v1_HOST_LIVENESS_DEAD) {

@@ -9,7 +9,7 @@
 static METRIC_DEFINE_GAUGE(metric_failing, "thole_hosts_failing",
                            "Hosts that get nothing new, because replicas keep failing there");
 
-bool hostctl__host_is(const thole_v1_Host *row, thole_v1_HostState state)
+bool hostctl__host_has_state(const thole_v1_Host *row, thole_v1_HostState state)
 {
     return row != NULL && thole_v1_Host_spec(row) != NULL &&
            thole_v1_HostSpec_state(thole_v1_Host_spec(row)) == (int32_t)state;
@@ -76,7 +76,7 @@ static void refresh_hosts(struct hostctl *h)
         struct ctl_host *host = hostctl__host(h, &id);
         const thole_v1_HostStatus *status = thole_v1_Host_status(row);
         host->in_view = true;
-        failing += placement_host_failing(row);
+        failing += placement_host_is_failing(row);
         if (status != NULL && thole_v1_HostStatus_address(status).size > 0) {
             set_address(h, host, thole_v1_HostStatus_incarnation(status),
                         registry_str(thole_v1_HostStatus_address(status)));
@@ -173,7 +173,7 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
     bool own = uuid_equal(&id, &c->h->o.host_id);
     bool spec = was == NULL || thole_v1_Host_generation(was) != thole_v1_Host_generation(row);
     bool usable = !spec && ((is_dead(was) && !is_dead(row)) ||
-                            (placement_host_failing(was) && !placement_host_failing(row)));
+                            (placement_host_is_failing(was) && !placement_host_is_failing(row)));
     if (spec || usable || !same_types(was, row)) {
         c->all |= own || c->h->zero_leader;
         c->own |= own;
@@ -293,7 +293,7 @@ void hostctl__refresh_view(struct hostctl *h)
     if (c.replicas || c.hosts) {
         hostctl__balance_changed(h);
     }
-    bool draining = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
+    bool draining = hostctl__host_has_state(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     if (draining && (c.own || c.replicas)) {
         h->leaders_due_ms = h->now_ms;
     } else if (c.hosts) {

@@ -82,7 +82,8 @@ bool hostctl__should_go(const struct hostctl *h, const struct raft_config *c, ui
     const thole_v1_Replica *row = registry_replica(h->view, replica_id, &replica_buf);
     if (row == NULL) {
         return replica_id < registry_next_replica_id(h->view) &&
-               (!registry_replica_lost(h->view, replica_id) || wanted_voters_vote(h, c, shard_id));
+               (!registry_replica_is_lost(h->view, replica_id) ||
+                wanted_voters_vote(h, c, shard_id));
     }
     return thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
 }

@@ -225,7 +225,7 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
         registry__state_deinit(&t.s);
         registry__state_deinit(&base);
     }
-    ASSERT_SLOW(!registry__check_due(s) || registry__check_state(s));
+    ASSERT_SLOW(!registry__check_is_due(s) || registry__check_state(s));
     registry__scope_deinit(&t.scope);
     return code;
 }

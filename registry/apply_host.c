@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-bool registry__host_is(const struct row *host, thole_v1_HostState state)
+bool registry__host_has_state(const struct row *host, thole_v1_HostState state)
 {
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(host->host);
     return spec != NULL && thole_v1_HostSpec_state(spec) == (int32_t)state;
@@ -49,7 +49,7 @@ void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct u
     registry__txn_put(t, row);
 }
 
-static bool seems_alive(const struct row *host)
+static bool is_live(const struct row *host)
 {
     const thole_v1_HostStatus *status = thole_v1_Host_status(host->host);
     return thole_v1_HostStatus_liveness(status) == thole_v1_HOST_LIVENESS_LIVE;
@@ -90,11 +90,11 @@ static enum thole_code check_new_host(struct txn *t, const thole_v1_Host *host,
 {
     upb_StringView name = thole_v1_Host_name(host);
     struct row *other = registry__host_by_name(&t->s, registry_str(name));
-    if (other != NULL && registry__host_is(other, thole_v1_HOST_STATE_REMOVED)) {
+    if (other != NULL && registry__host_has_state(other, thole_v1_HOST_STATE_REMOVED)) {
         give_up_name(t, other);
         other = NULL;
     }
-    if (registry__host(&t->s, id) != NULL || (other != NULL && seems_alive(other))) {
+    if (registry__host(&t->s, id) != NULL || (other != NULL && is_live(other))) {
         return THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
                           "a host named \"%.*s\" is a member and alive: give this one another name",
                           (int)name.size, name.data);
@@ -247,7 +247,7 @@ static const char *disk_reason(int32_t disk)
 }
 
 /* A host whose disk was never bad is no news. */
-static bool disk_news(int32_t before, int32_t after)
+static bool is_disk_news(int32_t before, int32_t after)
 {
     return before != after && (before > thole_v1_HOST_DISK_OK || after > thole_v1_HOST_DISK_OK);
 }
@@ -272,7 +272,7 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
         registry__txn_event(t, registry__host(&t->s, &id), liveness_reason(after), "%.*s",
                             (int)why.size, why.data != NULL ? why.data : "");
     }
-    if (disk_news(disk, disk_after)) {
+    if (is_disk_news(disk, disk_after)) {
         registry__txn_event(t, registry__host(&t->s, &id), disk_reason(disk_after), "%.*s",
                             (int)why.size, why.data != NULL ? why.data : "");
     }
@@ -346,7 +346,7 @@ static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host 
 static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given,
                                const struct lineage *lineage)
 {
-    if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                           "this host was removed from the cluster; with an empty data directory it "
                           "can join as a new host");
@@ -458,7 +458,7 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
                           thole_v1_HostStatus_incarnation(status));
     }
     registry__txn_show(t, host);
-    if (!registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (!registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         observe(t, host, status, thole_registry_v1_ObserveHost_reason(o));
         if (thole_registry_v1_ObserveHost_forgive_failures(o)) {
             registry__host_forgive(t, &id, thole_registry_v1_ObserveHost_reason(o));
@@ -481,7 +481,7 @@ void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_Hos
 {
     const struct row *host = registry__host(&t->s, id);
     ASSERT(host != NULL);
-    if (registry__host_is(host, state)) {
+    if (registry__host_has_state(host, state)) {
         return;
     }
     struct row *row = registry__txn_edit(t, host);
@@ -533,7 +533,7 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
     if (code != THOLE_OK) {
         return code;
     }
-    if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                           "the host is being removed");
     }
@@ -547,7 +547,7 @@ bool registry__host_another_stays(const struct state *s, const struct row *host)
         registry__open(s->scope, registry__tree_first(s->index[INDEX_HOST_NAMES]));
     while (row != NULL) {
         if (!uuid_equal(&row->host_id, &host->host_id) &&
-            !registry__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
+            !registry__host_has_state(row, thole_v1_HOST_STATE_REMOVED)) {
             return true;
         }
         struct key key = registry__key_name(registry_str(thole_v1_Host_name(row->host)));
@@ -560,7 +560,7 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
 {
     struct row *host = registry__host(&t->s, id);
     if (host == NULL || thole_v1_Host_name(host->host).size == 0 ||
-        !registry__host_is(host, thole_v1_HOST_STATE_REMOVED) ||
+        !registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED) ||
         registry__next_of_host(&t->s, id, 0) != NULL) {
         return;
     }
@@ -587,7 +587,8 @@ static bool cannot_form(const struct txn *t, const struct row *shard)
     const struct row *row;
     while ((row = registry__next_of_shard(&t->s, id, after)) != NULL) {
         after = thole_v1_Replica_id(row->replica);
-        if (!registry__host_is(registry__host(&t->s, &row->host_id), thole_v1_HOST_STATE_REMOVED)) {
+        if (!registry__host_has_state(registry__host(&t->s, &row->host_id),
+                                      thole_v1_HOST_STATE_REMOVED)) {
             return false;
         }
     }
@@ -653,7 +654,7 @@ static enum thole_code check_removable(struct txn *t, const struct row *host, bo
 {
     char why[REGISTRY_TEXT_BYTES] = "";
     enum thole_code code = decommission ? THOLE_OK : check_empty(t, host);
-    if (code == THOLE_OK && registry__host_needed(&t->s, &host->host_id, why, sizeof why)) {
+    if (code == THOLE_OK && registry__host_is_needed(&t->s, &host->host_id, why, sizeof why)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s", why);
     }
     return code;
@@ -671,7 +672,7 @@ enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_
         return code;
     }
     registry__txn_show(t, host);
-    if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_OK;
     }
     if (!registry__host_another_stays(&t->s, host)) {

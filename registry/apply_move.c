@@ -71,7 +71,7 @@ static enum thole_code check_hosts(struct txn *t, const struct row *shard, const
                           thole_v1_Replica_id(old->replica));
     }
     name = thole_v1_Host_name(to->host);
-    if (!registry__host_is(to, thole_v1_HOST_STATE_ACTIVE)) {
+    if (!registry__host_has_state(to, thole_v1_HOST_STATE_ACTIVE)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "host %.*s takes no new replicas", (int)name.size, name.data);
     }

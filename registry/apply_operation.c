@@ -16,7 +16,7 @@
 
 static bool is_open(const struct row *row)
 {
-    return !registry_operation_ended(row->operation);
+    return !registry_operation_has_ended(row->operation);
 }
 
 static struct row *next_operation(const struct state *s, uint64_t after)
@@ -189,7 +189,7 @@ static enum thole_code check_start(struct txn *t, struct start *o)
         return code;
     }
     code = registry__find_host(t, thole_registry_v1_StartOperation_host(o->given), &o->host);
-    if (code == THOLE_OK && registry__host_is(o->host, thole_v1_HOST_STATE_REMOVED)) {
+    if (code == THOLE_OK && registry__host_has_state(o->host, thole_v1_HOST_STATE_REMOVED)) {
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                           "the host is being removed");
     }
@@ -200,7 +200,7 @@ static enum thole_code check_start(struct txn *t, struct start *o)
 static enum thole_code check_host_verb(struct txn *t, const struct start *o)
 {
     if (o->kind == thole_v1_OPERATION_KIND_UNDRAIN &&
-        !registry__host_is(o->host, thole_v1_HOST_STATE_DRAINING)) {
+        !registry__host_has_state(o->host, thole_v1_HOST_STATE_DRAINING)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "the host is not being drained");
     }
@@ -286,7 +286,7 @@ static void preview_drain(struct txn *t, const struct start *o)
 {
     bool decommission = o->kind == thole_v1_OPERATION_KIND_DECOMMISSION;
     if (o->kind == thole_v1_OPERATION_KIND_DRAIN ||
-        (decommission && !placement__host_dead(o->host->host))) {
+        (decommission && !placement__host_is_dead(o->host->host))) {
         placement__preview_drain(t, &o->host->host_id);
     }
 }
@@ -298,7 +298,7 @@ static enum thole_code start_of_host(struct txn *t, struct start *o)
     struct row *other = find_open(t, &id);
     int32_t other_kind = other == NULL ? thole_v1_OPERATION_KIND_UNSPECIFIED
                                        : thole_v1_Operation_kind(other->operation);
-    bool draining = registry__host_is(o->host, thole_v1_HOST_STATE_DRAINING);
+    bool draining = registry__host_has_state(o->host, thole_v1_HOST_STATE_DRAINING);
     if (other_kind == o->kind && draining) {
         registry__txn_show(t, other);
         preview_drain(t, o);
@@ -391,11 +391,11 @@ static enum thole_code cancel_of_host(struct txn *t, const thole_v1_Operation *o
         return THOLE_OK;
     }
     const struct row *of = registry__host(&t->s, &host);
-    if (of == NULL || registry__host_is(of, thole_v1_HOST_STATE_REMOVED)) {
+    if (of == NULL || registry__host_has_state(of, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                           "the host is being removed, which cannot be taken back");
     }
-    if (registry__host_is(of, thole_v1_HOST_STATE_DRAINING)) {
+    if (registry__host_has_state(of, thole_v1_HOST_STATE_DRAINING)) {
         bool cordoned = thole_v1_Operation_before(o) == thole_v1_HOST_STATE_CORDONED;
         registry__host_set_state(
             t, &host, cordoned ? thole_v1_HOST_STATE_CORDONED : thole_v1_HOST_STATE_ACTIVE);
@@ -469,7 +469,7 @@ enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_
     thole_v1_Operation_set_done(to, thole_registry_v1_StepOperation_done(o));
     thole_v1_Operation_set_total(to, thole_registry_v1_StepOperation_total(o));
     thole_v1_Operation_set_message(to, registry__dup(edit->arena, registry_str(message)));
-    if (registry_operation_ended(to)) {
+    if (registry_operation_has_ended(to)) {
         put_ended(t, edit, (thole_v1_OperationState)state);
     } else if (registry__message_equal(row->operation, to, &thole_v1_Operation_msginit, t->arena)) {
     } else {

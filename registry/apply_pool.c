@@ -228,8 +228,8 @@ void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const tho
     }
     upb_StringView name = thole_v1_Shard_pool(after != NULL ? after : before);
     struct row *pool = name.size == 0 ? NULL : registry__pool(&t->s, registry_str(name));
-    bool was_ready = before != NULL && registry_shard_ready(before);
-    bool is_ready = after != NULL && registry_shard_ready(after);
+    bool was_ready = before != NULL && registry_shard_is_ready(before);
+    bool is_ready = after != NULL && registry_shard_is_ready(after);
     if (pool == NULL || ((before == NULL) == (after == NULL) && was_ready == is_ready)) {
         return;
     }
@@ -237,7 +237,8 @@ void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const tho
     thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
     uint32_t shards = thole_v1_ShardPoolStatus_shards(status);
     uint32_t ready = thole_v1_ShardPoolStatus_ready(status);
-    ASSERT_SLOW(shards + (before == NULL) >= (uint32_t)(after == NULL) && ready + is_ready >= was_ready);
+    ASSERT_SLOW(shards + (before == NULL) >= (uint32_t)(after == NULL) &&
+                ready + is_ready >= was_ready);
     thole_v1_ShardPoolStatus_set_shards(status, shards + (before == NULL) - (after == NULL));
     thole_v1_ShardPoolStatus_set_ready(status, ready + is_ready - was_ready);
     registry__txn_put(t, row);

@@ -60,7 +60,8 @@ enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_
     registry__txn_event(t, row, "ReplicaRetired",
                         "the shard was repaired without it, epoch %" PRIu64,
                         thole_registry_v1_RetireReplica_epoch(o));
-    if (registry__host_is(registry__host(&t->s, &row->host_id), thole_v1_HOST_STATE_REMOVED)) {
+    if (registry__host_has_state(registry__host(&t->s, &row->host_id),
+                                 thole_v1_HOST_STATE_REMOVED)) {
         registry__replica_drop(t, row, "its host was removed");
     }
     registry__txn_touch_shard(t, shard_id);

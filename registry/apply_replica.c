@@ -98,12 +98,12 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
     if (uuid_parse(registry_str(thole_registry_v1_Placed_host_id(placed)), &id)) {
         host = registry__host(&t->s, &id);
     }
-    if (host == NULL || registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (host == NULL || registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         return registry__refuse(t, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "replicas.host_id",
                                 "no host has this id");
     }
     bool zero = thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID;
-    if (!zero && !registry__host_is(host, thole_v1_HOST_STATE_ACTIVE)) {
+    if (!zero && !registry__host_has_state(host, thole_v1_HOST_STATE_ACTIVE)) {
         upb_StringView name = thole_v1_Host_name(host->host);
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "host %.*s takes no new replicas", (int)name.size, name.data);
@@ -225,8 +225,8 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                           "the shard's first replicas have not been placed yet");
     }
-    if (code == THOLE_OK && (registry__host_is(host, thole_v1_HOST_STATE_REMOVED) ||
-                             registry__host_is(host, thole_v1_HOST_STATE_DRAINING))) {
+    if (code == THOLE_OK && (registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED) ||
+                             registry__host_has_state(host, thole_v1_HOST_STATE_DRAINING))) {
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "the host is being emptied");
     }
@@ -305,7 +305,8 @@ enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_
     }
     uint64_t shard_id = thole_v1_Shard_id(shard->shard);
     const struct row *host = registry__host(&t->s, &row->host_id);
-    if (shard_id == REGISTRY_SHARD_ID && !registry__host_is(host, thole_v1_HOST_STATE_REMOVED) &&
+    if (shard_id == REGISTRY_SHARD_ID &&
+        !registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED) &&
         thole_v1_Replica_phase(row->replica) != thole_v1_REPLICA_PHASE_FAILED) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "every host keeps a replica of shard zero until it is removed");
@@ -433,7 +434,8 @@ static enum thole_code observe_out(struct txn *t, struct row *row, uint64_t inde
     registry__txn_put(t, edit);
     row = registry__replica(&t->s, id);
     registry__txn_event(t, row, "ReplicaOut", "as of index %" PRIu64, index);
-    if (registry__host_is(registry__host(&t->s, &row->host_id), thole_v1_HOST_STATE_REMOVED)) {
+    if (registry__host_has_state(registry__host(&t->s, &row->host_id),
+                                 thole_v1_HOST_STATE_REMOVED)) {
         registry__replica_drop(t, row, "its host was removed");
     }
     return THOLE_OK;

@@ -34,7 +34,7 @@ static enum thole_code find_seed_host(struct txn *t, const thole_registry_v1_Res
     if (uuid_parse(registry_str(thole_v1_ShardSeed_host_id(seed)), &id)) {
         host = registry__host(&t->s, &id);
     }
-    if (host == NULL || !registry__host_is(host, thole_v1_HOST_STATE_ACTIVE)) {
+    if (host == NULL || !registry__host_has_state(host, thole_v1_HOST_STATE_ACTIVE)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "the host that has the file takes no new replicas: restore through "
                           "another one");

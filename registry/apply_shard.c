@@ -54,7 +54,7 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
     struct row *row = registry__row_new(&t->scope, ROW_SHARD);
     upb_Arena *arena = row->arena;
     uint64_t id = t->s.next_shard_id++;
-    ASSERT(id != REGISTRY_SHARD_ID && registry_name_valid(name) &&
+    ASSERT(id != REGISTRY_SHARD_ID && registry_name_is_valid(name) &&
            registry__shard_by_name(&t->s, name) == NULL);
     thole_v1_Shard_set_name(row->shard, registry__dup(arena, name));
     thole_v1_Shard_set_id(row->shard, id);
@@ -258,7 +258,7 @@ static void retire_replicas(struct txn *t, uint64_t shard_id)
     while ((row = registry__next_of_shard(&t->s, shard_id, after)) != NULL) {
         after = thole_v1_Replica_id(row->replica);
         const struct row *host = registry__host(&t->s, &row->host_id);
-        if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        if (registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
             registry__replica_drop(t, row, "its shard was deleted and its host was removed");
         } else if (thole_v1_Replica_desired(row->replica) != thole_v1_REPLICA_DESIRED_REMOVE) {
             struct row *edit = registry__txn_edit(t, row);
@@ -434,7 +434,7 @@ static void merge_conditions(const struct txn *t, thole_v1_ShardStatus *to,
     }
 }
 
-static bool known_condition(upb_StringView type)
+static bool is_known_condition(upb_StringView type)
 {
     static const char *const types[] = {"Placed", "Ready", "Degraded", "Balanced"};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
@@ -457,7 +457,7 @@ static enum thole_code check_status(struct txn *t, const thole_v1_ShardStatus *s
     }
     for (size_t i = 0; code == THOLE_OK && i < count; i++) {
         upb_StringView type = thole_v1_Condition_type(given[i]);
-        code = known_condition(type)
+        code = is_known_condition(type)
                    ? registry__check_text(t, "status.conditions",
                                           thole_v1_Condition_message(given[i]), REGISTRY_TEXT_BYTES)
                    : registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

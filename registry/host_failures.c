@@ -94,10 +94,10 @@ void registry__host_failed(struct txn *t, const struct row *replica, upb_StringV
     struct uuid id = replica->host_id;
     bool blame_shard = shard_is_to_blame(t, thole_v1_Replica_id(r), thole_v1_Replica_shard_id(r));
     const struct row *host = registry__host(&t->s, &id);
-    if (host == NULL || registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (host == NULL || registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED)) {
         return;
     }
-    bool was = placement_host_failing(host->host);
+    bool was = placement_host_is_failing(host->host);
     if (blame_shard && !was) {
         return;
     }
@@ -129,7 +129,7 @@ void registry__host_forgive(struct txn *t, const struct uuid *id, upb_StringView
     if (host == NULL || failures_of(host) == NULL) {
         return;
     }
-    bool was = placement_host_failing(host->host);
+    bool was = placement_host_is_failing(host->host);
     struct row *edit = registry__txn_edit(t, host);
     registry__clear(thole_v1_Host_mutable_status(edit->host, edit->arena),
                     &thole_v1_HostStatus_msginit, 21 /* failures */);

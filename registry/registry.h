@@ -98,7 +98,7 @@ const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uin
 const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v,
                                              struct slice after_name);
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id);
-bool registry_operation_ended(const thole_v1_Operation *row);
+bool registry_operation_has_ended(const thole_v1_Operation *row);
 /* The replicas of one shard, of one host; by id. */
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
                                                        uint64_t shard_id, uint64_t after_id,
@@ -108,20 +108,20 @@ const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view
                                                       struct registry_replica_buf *buf);
 /* Has a host come, gone, died, come back or changed its spec since a user handed on the leadership
  * of this shard? If not, balance leaves it where it is. */
-bool registry_leader_held(const struct registry_view *v, const thole_v1_Shard *shard);
+bool registry_leader_is_held(const struct registry_view *v, const thole_v1_Shard *shard);
 /* Does anything that was acknowledged depend on the host, so that it must not be removed for ever?
  * Then `ret_why` says what. */
-bool registry_host_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,
-                          size_t size);
+bool registry_host_is_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,
+                             size_t size);
 /* An id below the watermark that has no row belonged to something that is gone. */
 uint64_t registry_next_replica_id(const struct registry_view *v);
 /* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody
  * knows what became of them but their groups. */
-bool registry_replica_lost(const struct registry_view *v, uint64_t id);
+bool registry_replica_is_lost(const struct registry_view *v, uint64_t id);
 
 /* Is the answer to this request remembered? A command that repeats it gets that one, and does
  * nothing. */
-bool registry_request_answered(const struct registry_view *v, struct slice request_id);
+bool registry_request_is_answered(const struct registry_view *v, struct slice request_id);
 
 /* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
@@ -191,11 +191,11 @@ THOLE_MUST_CHECK enum thole_code registry_refound(struct slice in, const struct 
 /* Non-voting replicas that a spec asks for by number, those that cover hosts not counted. */
 uint32_t registry_non_voting(const thole_v1_ShardSpec *spec);
 /* Ready, of the spec that is in force now. */
-bool registry_shard_ready(const thole_v1_Shard *shard);
+bool registry_shard_is_ready(const thole_v1_Shard *shard);
 struct slice registry_str(upb_StringView s);
 upb_StringView registry_view_of(struct slice s);
 /* "shards/orders" etc. into a static-size buffer; returns ret. */
 #define REGISTRY_NAME_BYTES 320
-bool registry_name_valid(struct slice name); /* the rule of thole.v1.Host.name */
+bool registry_name_is_valid(struct slice name); /* the rule of thole.v1.Host.name */
 
 #endif

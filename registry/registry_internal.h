@@ -61,7 +61,7 @@ void registry__state_deinit(struct state *s);
 /* Asserts every invariant of a state between two commands; returns true. */
 bool registry__check_state(const struct state *s);
 /* Is it this revision's turn? Whole checks become rarer as the rows become more. */
-bool registry__check_due(const struct state *s);
+bool registry__check_is_due(const struct state *s);
 /* Changes if a row, or the order of rows, does. */
 uint64_t registry__state_digest(const struct state *s);
 
@@ -142,8 +142,8 @@ typedef enum thole_code (*registry_operation_fn)(struct txn *t,
 enum thole_code registry__op_bootstrap(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_Operation *op);
-bool registry__host_needed(const struct state *s, const struct uuid *host, char *ret_why,
-                           size_t size); /* needed.c */
+bool registry__host_is_needed(const struct state *s, const struct uuid *host, char *ret_why,
+                              size_t size); /* host_removal.c */
 enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_create_shard(struct txn *t, const thole_registry_v1_Operation *op);
@@ -242,7 +242,7 @@ void registry__host_failed(struct txn *t, const struct row *replica, upb_StringV
 void registry__host_forgive(struct txn *t, const struct uuid *id, upb_StringView why);
 void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_HostState state);
 bool registry__host_another_stays(const struct state *s, const struct row *host);
-bool registry__host_is(const struct row *host, thole_v1_HostState state);
+bool registry__host_has_state(const struct row *host, thole_v1_HostState state);
 bool registry__host_runs(const thole_v1_Host *host, upb_StringView type);
 
 /* ---- Refusals (refusal.c) -------------------------------------------------------------------- */

@@ -169,7 +169,7 @@ static const char *restore_host(struct state *s, struct row *row)
         return "bad host";
     }
     struct slice name = registry_str(thole_v1_Host_name(row->host));
-    if (name.size > 0 && (!registry_name_valid(name) ||
+    if (name.size > 0 && (!registry_name_is_valid(name) ||
                           registry__find(s, INDEX_HOST_NAMES, registry__key_name(name)) != NULL)) {
         return "bad host name";
     }
@@ -181,7 +181,7 @@ static const char *restore_shard(struct state *s, struct row *row)
 {
     struct slice name = registry_str(thole_v1_Shard_name(row->shard));
     uint64_t id = thole_v1_Shard_id(row->shard);
-    if (!registry_name_valid(name) ||
+    if (!registry_name_is_valid(name) ||
         registry__find(s, INDEX_SHARD_NAMES, registry__key_name(name)) != NULL ||
         registry__find(s, INDEX_SHARDS, registry__key_id(id)) != NULL || id >= s->next_shard_id ||
         !thole_v1_Shard_has_spec(row->shard) || !thole_v1_Shard_has_status(row->shard)) {
@@ -209,7 +209,7 @@ static const char *restore_replica(struct state *s, struct row *row)
 static const char *restore_pool(struct state *s, struct row *row)
 {
     struct slice name = registry_str(thole_v1_ShardPool_name(row->pool));
-    if (!registry_name_valid(name) || name.size > REGISTRY_POOL_NAME_BYTES ||
+    if (!registry_name_is_valid(name) || name.size > REGISTRY_POOL_NAME_BYTES ||
         registry__pool(s, name) != NULL || !thole_v1_ShardPool_has_spec(row->pool) ||
         !thole_v1_ShardPoolSpec_has_shard(thole_v1_ShardPool_spec(row->pool)) ||
         !thole_v1_ShardPool_has_status(row->pool)) {

@@ -64,8 +64,8 @@ static void check_initial(const struct state *s, const thole_v1_Shard *shard)
     for (size_t i = 0; i < n; i++) {
         union row_buf buf;
         uint64_t id = thole_v1_InitialReplica_replica_id(initial[i]);
-        const thole_v1_Replica *r = registry__packed_message(
-            registry__find(s, INDEX_REPLICAS, registry__key_id(id)), &buf);
+        const thole_v1_Replica *r =
+            registry__packed_message(registry__find(s, INDEX_REPLICAS, registry__key_id(id)), &buf);
         ASSERT(id < s->next_replica_id);
         ASSERT(r == NULL || (thole_v1_Replica_initial(r) &&
                              thole_v1_Replica_shard_id(r) == thole_v1_Shard_id(shard)));
@@ -113,7 +113,7 @@ static void check_shards(const struct state *s)
         if (thole_v1_Shard_pool(shard).size > 0) {
             check_in_pool(s, shard);
             in_pools++;
-            ready_in_pools += registry_shard_ready(shard);
+            ready_in_pools += registry_shard_is_ready(shard);
         }
     }
     for (const struct packed *p = NULL; (p = next(s, INDEX_POOLS, p)) != NULL;) {
@@ -152,7 +152,7 @@ static bool is_open_move(const struct state *s, uint64_t operation)
     const thole_v1_Operation *o = registry__packed_message(
         registry__find(s, INDEX_OPERATIONS, registry__key_id(operation)), NULL);
     return o != NULL && thole_v1_Operation_kind(o) == thole_v1_OPERATION_KIND_MOVE &&
-           !registry_operation_ended(o);
+           !registry_operation_has_ended(o);
 }
 
 static void check_replicas(const struct state *s)
@@ -187,11 +187,12 @@ static void check_operations(const struct state *s)
     for (const struct packed *p = NULL; (p = next(s, INDEX_OPERATIONS, p)) != NULL;) {
         const thole_v1_Operation *o = registry__packed_message(p, NULL);
         uint64_t id = thole_v1_Operation_id(o);
-        ASSERT(id > 0 && id < s->next_operation_id && thole_v1_Operation_revision(o) <= s->revision);
-        ended += registry_operation_ended(o);
+        ASSERT(id > 0 && id < s->next_operation_id &&
+               thole_v1_Operation_revision(o) <= s->revision);
+        ended += registry_operation_has_ended(o);
         /* At most one move of a shard is under way. */
-        for (const struct packed *q = p; is_open_move(s, id) &&
-                                         (q = next(s, INDEX_OPERATIONS, q)) != NULL;) {
+        for (const struct packed *q = p;
+             is_open_move(s, id) && (q = next(s, INDEX_OPERATIONS, q)) != NULL;) {
             ASSERT(!is_open_move(s, registry__packed_id(q)) ||
                    thole_v1_Operation_shard_id(registry__packed_message(q, NULL)) !=
                        thole_v1_Operation_shard_id(o));
@@ -234,7 +235,7 @@ bool registry__check_state(const struct state *s)
     return true;
 }
 
-bool registry__check_due(const struct state *s)
+bool registry__check_is_due(const struct state *s)
 {
     uint64_t rows = 0;
     for (size_t i = 0; i < INDEX_COUNT; i++) {

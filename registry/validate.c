@@ -42,7 +42,7 @@ static bool is_name_char(uint8_t c, bool first)
     return word || (!first && (c == '.' || c == '-'));
 }
 
-bool registry_name_valid(struct slice name)
+bool registry_name_is_valid(struct slice name)
 {
     if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
         return false;
@@ -60,7 +60,7 @@ bool registry_check_name(const char *field, struct slice name, struct registry_v
     if (name.size == 0) {
         return BAD(ret, field, "is needed");
     }
-    return registry_name_valid(name) ||
+    return registry_name_is_valid(name) ||
            BAD(ret, field,
                "\"%.*s\" is no name: 1 to %d lower case letters, digits, dots and dashes, "
                "the first a letter or digit",

@@ -12,7 +12,7 @@ struct registry_view *registry__view_new(struct registry *r, const struct state 
     v->live = &r->views;
     atomic_fetch_add_explicit(v->live, 1, memory_order_relaxed);
     registry__state_copy(&v->s, s);
-    if (REGISTRY_CHECKS && registry__check_due(s)) {
+    if (REGISTRY_CHECKS && registry__check_is_due(s)) {
         v->digest = registry__state_digest(s);
     }
     return v;
@@ -55,7 +55,7 @@ uint64_t registry_next_replica_id(const struct registry_view *v)
     return v->s.next_replica_id;
 }
 
-bool registry_replica_lost(const struct registry_view *v, uint64_t id)
+bool registry_replica_is_lost(const struct registry_view *v, uint64_t id)
 {
     return id >= v->s.lost_from && id < v->s.lost_to && !registry_has_replica(v, id);
 }
@@ -154,7 +154,7 @@ const thole_v1_Operation *registry_next_operation(const struct registry_view *v,
     return look_after(v, INDEX_OPERATIONS, registry__key_id(after_id), NULL);
 }
 
-bool registry_operation_ended(const thole_v1_Operation *row)
+bool registry_operation_has_ended(const thole_v1_Operation *row)
 {
     return thole_v1_Operation_state(row) >= thole_v1_OPERATION_STATE_DONE;
 }
@@ -201,13 +201,13 @@ const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_
     return next_event(&v->s, after_revision, it, buf);
 }
 
-bool registry_request_answered(const struct registry_view *v, struct slice request_id)
+bool registry_request_is_answered(const struct registry_view *v, struct slice request_id)
 {
     struct key key = registry__key_name(request_id);
     return request_id.size > 0 && registry__tree_get(v->s.index[INDEX_REQUESTS], &key) != NULL;
 }
 
-bool registry_shard_ready(const thole_v1_Shard *shard)
+bool registry_shard_is_ready(const thole_v1_Shard *shard)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
     size_t count = 0;
@@ -223,7 +223,7 @@ bool registry_shard_ready(const thole_v1_Shard *shard)
     return false;
 }
 
-bool registry_leader_held(const struct registry_view *v, const thole_v1_Shard *shard)
+bool registry_leader_is_held(const struct registry_view *v, const thole_v1_Shard *shard)
 {
     return thole_v1_ShardStatus_leader_held(thole_v1_Shard_status(shard)) > v->s.hosts_revision;
 }
@@ -261,7 +261,7 @@ static struct packed *marked_row(const struct state *s, const struct mark *mark)
 }
 
 /* A name that was used again belongs to the new row now: only that one is reported. */
-static bool name_in_use(const struct state *s, const struct mark *mark)
+static bool is_name_in_use(const struct state *s, const struct mark *mark)
 {
     enum registry_index index = mark->kind == ROW_HOST    ? INDEX_HOST_NAMES
                                 : mark->kind == ROW_SHARD ? INDEX_SHARD_NAMES
@@ -279,7 +279,7 @@ struct changes {
 static void report_gone(const struct changes *all, const struct mark *mark)
 {
     char name[REGISTRY_NAME_BYTES];
-    if (all->c->gone != NULL && !name_in_use(all->s, mark)) {
+    if (all->c->gone != NULL && !is_name_in_use(all->s, mark)) {
         snprintf(name, sizeof name, "%.*s", (int)mark->name.size, (const char *)mark->name.data);
         all->c->gone(all->c->ctx, name);
     }

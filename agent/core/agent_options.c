@@ -14,7 +14,7 @@
 
 static bool name_ok(const char *name)
 {
-    return registry_name_valid(slice_str(name));
+    return registry_name_is_valid(slice_str(name));
 }
 
 static enum thole_code bad_time(struct thole_status *st, const char *what, uint32_t value,

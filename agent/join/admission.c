@@ -57,7 +57,7 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     const thole_bus_v1_JoinRequest *q = PROTO_DECODE(thole_bus_v1_JoinRequest, body, arena);
     const thole_v1_Host *host = q != NULL ? thole_bus_v1_JoinRequest_host(q) : NULL;
     bool ok = host != NULL && uuid_parse(registry_str(thole_v1_Host_id(host)), &j->host) &&
-              registry_name_valid(registry_str(thole_v1_Host_name(host)));
+              registry_name_is_valid(registry_str(thole_v1_Host_name(host)));
     if (ok) {
         upb_StringView name = thole_v1_Host_name(host);
         memcpy(j->name, name.data, name.size < sizeof j->name ? name.size : sizeof j->name - 1);

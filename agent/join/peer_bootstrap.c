@@ -170,7 +170,7 @@ static bool read_reply(const struct peer_bootstrap *m, struct slice body, struct
         PROTO_DECODE(thole_bus_v1_PeerBootstrapReply, body, arena);
     const thole_v1_Host *host = r != NULL ? thole_bus_v1_PeerBootstrapReply_host(r) : NULL;
     bool ok = host != NULL && uuid_parse(registry_str(thole_v1_Host_id(host)), &ret->host) &&
-              registry_name_valid(registry_str(thole_v1_Host_name(host)));
+              registry_name_is_valid(registry_str(thole_v1_Host_name(host)));
     if (ok) {
         size_t n = 0;
         upb_StringView name = thole_v1_Host_name(host);

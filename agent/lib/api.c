@@ -90,7 +90,7 @@ enum thole_code thole_register(struct thole *t, const struct thole_machine_type 
     }
     if (type == NULL || type->size < offsetof(struct thole_machine_type, view_acquire) ||
         type->name == NULL || type->open == NULL || type->close == NULL || type->apply == NULL ||
-        type->query == NULL || !registry_name_valid(slice_str(type->name))) {
+        type->query == NULL || !registry_name_is_valid(slice_str(type->name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the machine type lacks its size, a valid name or a function");
     }
@@ -274,7 +274,8 @@ enum thole_code api__need_running(const struct thole *t, struct thole_status *st
 enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole_shard **ret,
                                  struct thole_status *st)
 {
-    if (name == NULL || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
+    if (name == NULL || strlen(name) >= THOLE_NAME_BYTES ||
+        !registry_name_is_valid(slice_str(name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "\"%.64s\" is not a valid shard name", name != NULL ? name : "");
     }

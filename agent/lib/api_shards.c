@@ -80,7 +80,7 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
 /* Checked here, because the registry's refusal would not name the field. */
 static enum thole_code check_name(const char *field, const char *name, struct thole_status *st)
 {
-    if (name != NULL && registry_name_valid(slice_str(name))) {
+    if (name != NULL && registry_name_is_valid(slice_str(name))) {
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

@@ -349,5 +349,5 @@ void services__call_command(struct call *c, thole_registry_v1_Operation *op,
 
 bool services__call_answered(const struct call *c, upb_StringView request_id)
 {
-    return registry_request_answered(c->view, services__name_slice(request_id));
+    return registry_request_is_answered(c->view, services__name_slice(request_id));
 }

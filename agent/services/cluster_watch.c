@@ -375,7 +375,7 @@ static bool operation_more(struct cluster_watch *w)
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "operation %" PRIu64 " not found",
                          w->operation);
         finish(w, &st);
-    } else if (registry_operation_ended(row)) {
+    } else if (registry_operation_has_ended(row)) {
         finish(w, &st);
     }
     registry_view_release(view);

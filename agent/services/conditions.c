@@ -54,7 +54,7 @@ static uint32_t paused_controllers(const struct registry_view *v)
         size_t count = 0;
         const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
         after = thole_v1_Operation_id(row);
-        for (size_t i = 0; i < count && !registry_operation_ended(row); i++) {
+        for (size_t i = 0; i < count && !registry_operation_has_ended(row); i++) {
             paused |= 1u << (controllers[i] & 31);
         }
     }

@@ -301,7 +301,7 @@ static bool operations_settled(const struct registry_view *v, char *ret, size_t 
     const thole_v1_Operation *o;
     for (uint64_t id = 0; (o = registry_next_operation(v, id)) != NULL;) {
         id = thole_v1_Operation_id(o);
-        if (!registry_operation_ended(o) && thole_v1_Operation_message(o).size == 0) {
+        if (!registry_operation_has_ended(o) && thole_v1_Operation_message(o).size == 0) {
             snprintf(ret, size,
                      "operation %" PRIu64 " of kind %d has not ended, and does not say why", id,
                      (int)thole_v1_Operation_kind(o));

@@ -1,18 +1,18 @@
 /* A counter that fails when its host is told so: in open, apply or restore. */
 #include <stdlib.h>
 
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 #include "shards/machine/builtin.h"
 
 struct flaky {
-    struct house_host *host;
+    struct cluster_host *host;
     void *counter;
 };
 
 static enum thole_code flaky_open(const struct thole_machine_env *env, void **ret,
                                   struct thole_status *st)
 {
-    struct house_host *host = env->type_ctx;
+    struct cluster_host *host = env->type_ctx;
     void *counter = NULL;
     if (host->flaky_open) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "a test fails open");
@@ -80,7 +80,7 @@ static enum thole_code flaky_restore(void *machine, struct thole_source *in,
     return machine_counter.restore(f->counter, in, meta, meta_count, st);
 }
 
-struct thole_machine_type flaky_type(struct house_host *host)
+struct thole_machine_type flaky_type(struct cluster_host *host)
 {
     struct thole_machine_type type = machine_counter;
     type.name = "flaky";

@@ -1,5 +1,5 @@
 /* Replicas whose machine fails: they stop alone and are rebuilt, with pauses that grow. */
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,24 +9,24 @@
 #include <string.h>
 #include <cmocka.h>
 
-static struct house *hosts_with_flaky(uint64_t seed, uint64_t hosts, uint32_t voters)
+static struct cluster *hosts_with_flaky(uint64_t seed, uint64_t hosts, uint32_t voters)
 {
-    struct house *h = house_new(seed);
-    house_bootstrap(h, 3);
+    struct cluster *h = cluster_new(seed);
+    cluster_bootstrap(h, 3);
     for (uint64_t n = 3; n < hosts; n++) {
-        house_join(h, n);
+        cluster_join(h, n);
     }
-    assert_int_equal(house_create_type(h, "f", "flaky", voters, 0), THOLE_OK);
-    assert_int_equal(house_create(h, "other", 3, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "f") && house_settled(h, "other"));
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    assert_int_equal(cluster_create_type(h, "f", "flaky", voters, 0), THOLE_OK);
+    assert_int_equal(cluster_create(h, "other", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "f") && cluster_settled(h, "other"));
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     return h;
 }
 
-static uint64_t local_replica(struct house *h, uint64_t n, bool *ret_leads, bool *ret_failed)
+static uint64_t local_replica(struct cluster *h, uint64_t n, bool *ret_leads, bool *ret_failed)
 {
     struct engine_replica_status s;
-    if (!engine_shard_status(h->hosts[n].engine, house_shard_id(h, "f"), &s)) {
+    if (!engine_shard_status(h->hosts[n].engine, cluster_shard_id(h, "f"), &s)) {
         return 0;
     }
     *ret_leads = s.leader_ready;
@@ -35,11 +35,11 @@ static uint64_t local_replica(struct house *h, uint64_t n, bool *ret_leads, bool
 }
 
 /* A host whose replica of "f" leads, or does not. */
-static uint64_t host_of_f(struct house *h, bool leads)
+static uint64_t host_of_f(struct cluster *h, bool leads)
 {
     bool l = false;
     bool failed = false;
-    for (uint64_t n = 0; n < HOUSE_HOSTS; n++) {
+    for (uint64_t n = 0; n < CLUSTER_HOSTS; n++) {
         if (h->hosts[n].hostctl != NULL && local_replica(h, n, &l, &failed) != 0 && l == leads) {
             return n;
         }
@@ -49,10 +49,10 @@ static uint64_t host_of_f(struct house *h, bool leads)
 }
 
 /* Events of a kind about any replica of "f"; a part of the last one's message must be there. */
-static size_t events_of_f(struct house *h, const char *reason, const char *part)
+static size_t events_of_f(struct cluster *h, const char *reason, const char *part)
 {
     struct registry_event_buf event_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     uint64_t it = 0;
     size_t count = 0;
     const thole_v1_Event *e;
@@ -69,7 +69,7 @@ static size_t events_of_f(struct house *h, const char *reason, const char *part)
     return count;
 }
 
-static bool rebuilt_on(struct house *h, uint64_t n, uint64_t before)
+static bool rebuilt_on(struct cluster *h, uint64_t n, uint64_t before)
 {
     bool leads = false;
     bool failed = false;
@@ -81,38 +81,38 @@ static void heal_failed_apply_is_rebuilt_on_the_only_host(void **state)
 {
     (void)state;
     for (int leads = 0; leads < 2; leads++) {
-        struct house *h = hosts_with_flaky(1, 3, 3);
+        struct cluster *h = hosts_with_flaky(1, 3, 3);
         bool unused;
         bool failed;
         uint64_t n = host_of_f(h, leads);
         uint64_t before = local_replica(h, n, &unused, &failed);
         h->hosts[n].flaky_apply = true;
-        (void)house_add(h, "f", 1);
+        (void)cluster_add(h, "f", 1);
         RUN_UNTIL(h, 5000, events_of_f(h, "ReplicaFailed", "a test fails apply") == 1);
         h->hosts[n].flaky_apply = false;
-        assert_true(house_settled(h, "other"));
-        RUN_UNTIL(h, 20000, rebuilt_on(h, n, before) && house_settled(h, "f"));
+        assert_true(cluster_settled(h, "other"));
+        RUN_UNTIL(h, 20000, rebuilt_on(h, n, before) && cluster_settled(h, "f"));
         assert_int_equal(events_of_f(h, "ReplicaRemoving", "it failed, and is rebuilt"), 1);
-        assert_true(house_add(h, "f", 3));
-        house_free(h);
+        assert_true(cluster_add(h, "f", 3));
+        cluster_free(h);
     }
 }
 
 static void heal_goes_to_a_host_where_it_has_not_failed(void **state)
 {
     (void)state;
-    struct house *h = hosts_with_flaky(2, 5, 3);
+    struct cluster *h = hosts_with_flaky(2, 5, 3);
     bool unused;
     bool failed = false;
     uint64_t n = host_of_f(h, false);
     h->hosts[n].flaky_apply = true;
     h->hosts[n].flaky_open = true;
-    assert_true(house_add(h, "f", 1));
+    assert_true(cluster_add(h, "f", 1));
     RUN_UNTIL(h, 20000, events_of_f(h, "ReplicaFailed", "a test fails apply") == 1);
-    RUN_UNTIL(h, 20000, local_replica(h, n, &unused, &failed) == 0 && house_settled(h, "f"));
-    house_run(h, 60000);
+    RUN_UNTIL(h, 20000, local_replica(h, n, &unused, &failed) == 0 && cluster_settled(h, "f"));
+    cluster_run(h, 60000);
     assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 1);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* Attempts on the same host come after 1, 2, 4, ... seconds, and stop at six for ten minutes. */
@@ -120,22 +120,22 @@ static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
 {
     struct registry_shard_buf shard_buf;
     (void)state;
-    struct house *h = hosts_with_flaky(3, 3, 3);
+    struct cluster *h = hosts_with_flaky(3, 3, 3);
     char text[512];
     uint64_t n = host_of_f(h, false);
     h->hosts[n].flaky_apply = true;
     h->hosts[n].flaky_open = true;
-    assert_true(house_add(h, "f", 1));
-    house_run(h, 900);
+    assert_true(cluster_add(h, "f", 1));
+    cluster_run(h, 900);
     assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 1);
     assert_int_equal(events_of_f(h, "ReplicaRemoving", ""), 0); /* within the first pause */
-    house_run(h, 60000);
+    cluster_run(h, 60000);
     assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 6);
-    assert_true(house_events(h, "shards/f", "ShardDegraded", text, sizeof text) >= 1);
+    assert_true(cluster_events(h, "shards/f", "ShardDegraded", text, sizeof text) >= 1);
     size_t before = h->proposals;
-    house_run(h, 8 * 60000);
+    cluster_run(h, 8 * 60000);
     assert_int_equal(h->proposals, before);
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("f"), &shard_buf);
     size_t count = 0;
     bool failing = false;
@@ -146,34 +146,34 @@ static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
     }
     assert_true(failing);
     registry_view_release(v);
-    assert_true(house_add(h, "f", 3)); /* the others go on */
+    assert_true(cluster_add(h, "f", 3)); /* the others go on */
     /* When it works again, so does the next attempt. */
     h->hosts[n].flaky_apply = false;
     h->hosts[n].flaky_open = false;
-    RUN_UNTIL(h, 4 * 60000, house_settled(h, "f"));
-    house_free(h);
+    RUN_UNTIL(h, 4 * 60000, cluster_settled(h, "f"));
+    cluster_free(h);
 }
 
 static void heal_never_takes_the_majority(void **state)
 {
     (void)state;
-    struct house *h = hosts_with_flaky(4, 5, 3);
+    struct cluster *h = hosts_with_flaky(4, 5, 3);
     uint64_t n = host_of_f(h, false);
     for (uint64_t i = 0; i < 5; i++) {
         h->hosts[i].flaky_apply = i != n;
     }
-    (void)house_add(h, "f", 1);
-    house_run(h, 30000);
+    (void)cluster_add(h, "f", 1);
+    cluster_run(h, 30000);
     assert_true(events_of_f(h, "ReplicaFailed", "") >= 1);
     assert_int_equal(events_of_f(h, "ReplicaRemoving", ""), 0);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* One that cannot take the snapshot either. The members that are left go on. */
 static void heal_failed_restore_is_tried_elsewhere(void **state)
 {
     (void)state;
-    struct house *h = hosts_with_flaky(5, 5, 3);
+    struct cluster *h = hosts_with_flaky(5, 5, 3);
     uint64_t n = host_of_f(h, false);
     for (uint64_t i = 0; i < 5; i++) {
         bool leads = false;
@@ -181,23 +181,23 @@ static void heal_failed_restore_is_tried_elsewhere(void **state)
         h->hosts[i].flaky_restore = local_replica(h, i, &leads, &failed) == 0;
     }
     for (int i = 0; i < 300; i++) { /* so that only a snapshot brings a new member up to date */
-        assert_true(house_add(h, "f", 10));
+        assert_true(cluster_add(h, "f", 10));
     }
     h->hosts[n].flaky_apply = true;
-    assert_true(house_add(h, "f", 1));
+    assert_true(cluster_add(h, "f", 1));
     RUN_UNTIL(h, 5000, events_of_f(h, "ReplicaFailed", "a test fails apply") == 1);
     h->hosts[n].flaky_apply = false;
     RUN_UNTIL(h, 60000, events_of_f(h, "ReplicaFailed", "a test fails restore") >= 1);
-    RUN_UNTIL(h, 60000, house_settled(h, "f"));
-    assert_true(house_add(h, "f", 3));
-    house_free(h);
+    RUN_UNTIL(h, 60000, cluster_settled(h, "f"));
+    assert_true(cluster_add(h, "f", 3));
+    cluster_free(h);
 }
 
 /* Replicas that failed, of any shard on any host, after this time. */
-static size_t failed_since(struct house *h, int64_t after_ms)
+static size_t failed_since(struct cluster *h, int64_t after_ms)
 {
     struct registry_event_buf event_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     uint64_t it = 0;
     size_t count = 0;
     const thole_v1_Event *e;
@@ -209,10 +209,10 @@ static size_t failed_since(struct house *h, int64_t after_ms)
     return count;
 }
 
-static int64_t wall_ms(struct house *h)
+static int64_t wall_ms(struct cluster *h)
 {
     struct registry_event_buf event_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     uint64_t it = 0;
     int64_t newest = 0;
     const thole_v1_Event *e;
@@ -223,22 +223,22 @@ static int64_t wall_ms(struct house *h)
     return newest;
 }
 
-static bool all_settled(struct house *h, int shards)
+static bool all_settled(struct cluster *h, int shards)
 {
     bool settled = true;
     for (int i = 0; i < shards; i++) {
         char name[16];
         snprintf(name, sizeof name, "f%d", i);
-        settled &= house_settled(h, name);
+        settled &= cluster_settled(h, name);
     }
     return settled;
 }
 
-static void create_flaky(struct house *h, int n)
+static void create_flaky(struct cluster *h, int n)
 {
     char name[16];
     snprintf(name, sizeof name, "f%d", n);
-    assert_int_equal(house_create_type(h, name, "flaky", 3, 0), THOLE_OK);
+    assert_int_equal(cluster_create_type(h, name, "flaky", 3, 0), THOLE_OK);
 }
 
 /* Balance would move replica after replica there, and then again, for ever: the host has so few. So
@@ -247,48 +247,48 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
 {
     enum { SHARDS = 8, MORE = 4, ALL = 16 };
     (void)state;
-    struct house *h = house_new(6);
+    struct cluster *h = cluster_new(6);
     int shards = 0;
     char text[512];
-    house_bootstrap(h, 3);
-    house_join(h, 3);
+    cluster_bootstrap(h, 3);
+    cluster_join(h, 3);
     while (shards < SHARDS) {
         create_flaky(h, shards++);
     }
-    RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && house_replicas_on(h, 3) >= 6);
+    RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && cluster_replicas_on(h, 3) >= 6);
     /* Its disk goes bad: what it has fails, and what is placed there. */
     h->hosts[3].flaky_open = h->hosts[3].flaky_apply = true;
     for (int i = 0; i < SHARDS; i++) {
         snprintf(text, sizeof text, "f%d", i);
-        (void)house_add(h, text, 1);
+        (void)cluster_add(h, text, 1);
     }
-    house_run(h, 60000);
-    RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && house_replicas_on(h, 3) == 1);
+    cluster_run(h, 60000);
+    RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && cluster_replicas_on(h, 3) == 1);
     while (shards < SHARDS + MORE) {
         create_flaky(h, shards++);
-        house_run(h, 10000);
+        cluster_run(h, 10000);
     }
-    assert_int_equal(house_events(h, "hosts/h3", "HostFailing", text, sizeof text), 1);
+    assert_int_equal(cluster_events(h, "hosts/h3", "HostFailing", text, sizeof text), 1);
     assert_non_null(strstr(text, "a test fails open"));
-    RUN_UNTIL(h, 60000, all_settled(h, shards) && house_replicas_on(h, 3) == 1);
+    RUN_UNTIL(h, 60000, all_settled(h, shards) && cluster_replicas_on(h, 3) == 1);
     int64_t since = wall_ms(h);
     size_t before = h->proposals;
-    house_run(h, 15 * 60000);
+    cluster_run(h, 15 * 60000);
     assert_int_equal(h->proposals, before);
     while (shards < ALL) {
         create_flaky(h, shards++);
     }
     RUN_UNTIL(h, 60000, all_settled(h, shards));
-    assert_int_equal(house_replicas_on(h, 3), 1);
+    assert_int_equal(cluster_replicas_on(h, 3), 1);
     /* It was mended. After half an hour it is tried again, with what did not fail there. */
     h->hosts[3].flaky_open = h->hosts[3].flaky_apply = false;
-    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 0);
-    house_run(h, 20 * 60000);
-    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 1);
-    RUN_UNTIL(h, 60000, house_replicas_on(h, 3) >= 1 + ALL - SHARDS - MORE);
+    assert_int_equal(cluster_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 0);
+    cluster_run(h, 20 * 60000);
+    assert_int_equal(cluster_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 1);
+    RUN_UNTIL(h, 60000, cluster_replicas_on(h, 3) >= 1 + ALL - SHARDS - MORE);
     RUN_UNTIL(h, 60000, all_settled(h, shards));
     assert_int_equal(failed_since(h, since), 0);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* A command that no replica can apply is the shard's affair: hosts that have it take others. */
@@ -296,18 +296,18 @@ static void heal_commands_that_fail_everywhere_count_against_no_host(void **stat
 {
     enum { SHARDS = 8 };
     (void)state;
-    struct house *h = house_new(7);
+    struct cluster *h = cluster_new(7);
     char text[512];
-    house_bootstrap(h, 3);
+    cluster_bootstrap(h, 3);
     for (int i = 0; i < SHARDS; i++) {
         snprintf(text, sizeof text, "f%d", i);
-        assert_int_equal(house_create_type(h, text, "flaky", 3, 0), THOLE_OK);
-        RUN_UNTIL(h, 60000, house_settled(h, text));
+        assert_int_equal(cluster_create_type(h, text, "flaky", 3, 0), THOLE_OK);
+        RUN_UNTIL(h, 60000, cluster_settled(h, text));
         for (uint64_t n = 0; n < 3; n++) {
             h->hosts[n].flaky_apply = true;
         }
-        (void)house_add(h, text, 1);
-        house_run(h, 5000);
+        (void)cluster_add(h, text, 1);
+        cluster_run(h, 5000);
         for (uint64_t n = 0; n < 3; n++) {
             h->hosts[n].flaky_apply = false;
         }
@@ -315,9 +315,9 @@ static void heal_commands_that_fail_everywhere_count_against_no_host(void **stat
     assert_true(failed_since(h, 0) >= 2 * SHARDS);
     for (int n = 0; n < 3; n++) {
         snprintf(text, sizeof text, "hosts/h%d", n);
-        assert_int_equal(house_events(h, text, "HostFailing", text, sizeof text), 0);
+        assert_int_equal(cluster_events(h, text, "HostFailing", text, sizeof text), 0);
     }
-    house_free(h);
+    cluster_free(h);
 }
 
 int main(void)

@@ -1,5 +1,5 @@
 /* Moves of leadership: where they go, what stays, and that each is an event. */
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,10 +11,10 @@
 
 #define SHARDS 4
 
-static uint64_t leader_host(struct house *h, const char *shard)
+static uint64_t leader_host(struct cluster *h, const char *shard)
 {
     struct registry_shard_buf buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &buf);
     upb_StringView name = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row));
     uint64_t n = name.size == 2 ? (uint64_t)(name.data[1] - '0') : UINT64_MAX;
@@ -22,7 +22,7 @@ static uint64_t leader_host(struct house *h, const char *shard)
     return n;
 }
 
-static size_t led_by(struct house *h, uint64_t n)
+static size_t led_by(struct cluster *h, uint64_t n)
 {
     size_t led = 0;
     for (int i = 0; i < SHARDS; i++) {
@@ -33,17 +33,17 @@ static size_t led_by(struct house *h, uint64_t n)
     return led;
 }
 
-static struct house *house_of_three(uint64_t seed)
+static struct cluster *cluster_of_three(uint64_t seed)
 {
-    struct house *h = house_new(seed);
-    house_bootstrap(h, 3);
+    struct cluster *h = cluster_new(seed);
+    cluster_bootstrap(h, 3);
     for (int i = 0; i < SHARDS; i++) {
         char name[16];
         snprintf(name, sizeof name, "s%d", i);
-        assert_int_equal(house_create(h, name, 3, 0), THOLE_OK);
-        RUN_UNTIL(h, 20000, house_settled(h, name));
+        assert_int_equal(cluster_create(h, name, 3, 0), THOLE_OK);
+        RUN_UNTIL(h, 20000, cluster_settled(h, name));
     }
-    house_run(h, 10000);
+    cluster_run(h, 10000);
     return h;
 }
 
@@ -53,11 +53,11 @@ static void done(void *ctx, const struct thole_status *st)
 }
 
 /* As the service does it: the transfer, then its record. */
-static void user_moves(struct house *h, const char *shard, uint64_t to)
+static void user_moves(struct cluster *h, const char *shard, uint64_t to)
 {
     struct registry_replica_buf buf;
-    uint64_t id = house_shard_id(h, shard), target = 0, after = 0;
-    struct registry_view *v = house_view(h);
+    uint64_t id = cluster_shard_id(h, shard), target = 0, after = 0;
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Replica *r;
     while ((r = registry_next_replica_of_shard(v, id, after, &buf)) != NULL) {
         after = thole_v1_Replica_id(r);
@@ -76,18 +76,18 @@ static void user_moves(struct house *h, const char *shard, uint64_t to)
     thole_registry_v1_StartOperation_set_kind(o, thole_v1_OPERATION_KIND_TRANSFER_LEADER);
     thole_registry_v1_StartOperation_set_shard(o, upb_StringView_FromString(shard));
     thole_registry_v1_StartOperation_set_to(o, upb_StringView_FromString(host));
-    assert_int_equal(house_command(h, &c), THOLE_OK);
+    assert_int_equal(cluster_command(h, &c), THOLE_OK);
 }
 
-static size_t moved_by(struct house *h, const char *by)
+static size_t moved_by(struct cluster *h, const char *by)
 {
     size_t n = 0;
     for (int i = 0; i < SHARDS; i++) {
         char name[32];
         char last[256] = "";
         snprintf(name, sizeof name, "shards/s%d", i);
-        n +=
-            house_events(h, name, "LeaderMoved", last, sizeof last) > 0 && strstr(last, by) != NULL;
+        n += cluster_events(h, name, "LeaderMoved", last, sizeof last) > 0 &&
+             strstr(last, by) != NULL;
     }
     return n;
 }
@@ -95,7 +95,7 @@ static size_t moved_by(struct house *h, const char *by)
 static void test_balance_leaves_what_a_user_moved_until_hosts_change(void **state)
 {
     (void)state;
-    struct house *h = house_of_three(71);
+    struct cluster *h = cluster_of_three(71);
     for (int i = 0; i < SHARDS; i++) {
         char name[16];
         snprintf(name, sizeof name, "s%d", i);
@@ -108,87 +108,87 @@ static void test_balance_leaves_what_a_user_moved_until_hosts_change(void **stat
         }
     }
     RUN_UNTIL(h, 5000, led_by(h, 0) == SHARDS);
-    house_run(h, 20000);
+    cluster_run(h, 20000);
     assert_int_equal(led_by(h, 0), SHARDS);
     /* Another host comes: balance may work again. */
-    house_join(h, 3);
+    cluster_join(h, 3);
     RUN_UNTIL(h, 30000, led_by(h, 0) < SHARDS);
     RUN_UNTIL(h, 5000, moved_by(h, "by balance: its host led") > 0);
-    house_free(h);
+    cluster_free(h);
 }
 
 static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
 {
     (void)state;
-    struct house *h = house_of_three(72);
-    uint64_t n = house_zero_leader(h);
+    struct cluster *h = cluster_of_three(72);
+    uint64_t n = cluster_zero_leader(h);
     size_t led = led_by(h, n);
     char last[256] = "";
     char name[16];
     snprintf(name, sizeof name, "hosts/h%d", (int)n);
     engine_files_memory_set_free_bytes(h->hosts[n].files, 1000);
-    RUN_UNTIL(h, 3000, house_zero_leader(h) != n && led_by(h, n) == 0);
-    RUN_UNTIL(h, 3000, house_events(h, name, "HostLowSpace", last, sizeof last) == 1);
+    RUN_UNTIL(h, 3000, cluster_zero_leader(h) != n && led_by(h, n) == 0);
+    RUN_UNTIL(h, 3000, cluster_events(h, name, "HostLowSpace", last, sizeof last) == 1);
     RUN_UNTIL(h, 3000, moved_by(h, "by disk: its host has little free space") == led);
-    assert_int_equal(house_events(h, "shards/zero", "LeaderMoved", last, sizeof last), 1);
-    house_run(h, 10000);
+    assert_int_equal(cluster_events(h, "shards/zero", "LeaderMoved", last, sizeof last), 1);
+    cluster_run(h, 10000);
     assert_int_equal(led_by(h, n), 0);
     /* Shard zero works, and nothing new is placed where nothing can be written. */
-    assert_int_equal(house_create(h, "new", 1, 0), THOLE_OK);
-    RUN_UNTIL(h, 10000, house_settled(h, "new"));
+    assert_int_equal(cluster_create(h, "new", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 10000, cluster_settled(h, "new"));
     assert_true(leader_host(h, "new") != n);
     engine_files_memory_set_free_bytes(h->hosts[n].files, UINT64_MAX);
-    RUN_UNTIL(h, 3000, house_events(h, name, "HostDiskOk", last, sizeof last) == 1);
-    house_free(h);
+    RUN_UNTIL(h, 3000, cluster_events(h, name, "HostDiskOk", last, sizeof last) == 1);
+    cluster_free(h);
 }
 
 /* Nobody else could lead: shard zero goes on, so that something can be done about it. */
 static void test_low_space_alone_leaves_shard_zero_at_work(void **state)
 {
     (void)state;
-    struct house *h = house_new(73);
-    house_bootstrap(h, 1);
-    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
-    house_run(h, 2000);
+    struct cluster *h = cluster_new(73);
+    cluster_bootstrap(h, 1);
+    assert_int_equal(cluster_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
+    cluster_run(h, 2000);
     engine_files_memory_set_free_bytes(h->hosts[0].files, 100 << 20);
-    assert_true(house_add(h, "a", 1)); /* its write is what notices */
-    house_run(h, 3000);
-    assert_false(house_add(h, "a", 1));
-    assert_int_equal(house_create(h, "b", 1, 0), THOLE_OK);
+    assert_true(cluster_add(h, "a", 1)); /* its write is what notices */
+    cluster_run(h, 3000);
+    assert_false(cluster_add(h, "a", 1));
+    assert_int_equal(cluster_create(h, "b", 1, 0), THOLE_OK);
     engine_files_memory_set_free_bytes(h->hosts[0].files, 1000);
-    house_run(h, 3000);
-    assert_int_not_equal(house_create(h, "c", 1, 0), THOLE_OK);
-    house_free(h);
+    cluster_run(h, 3000);
+    assert_int_not_equal(cluster_create(h, "c", 1, 0), THOLE_OK);
+    cluster_free(h);
 }
 
 /* The only voter that is left leads no more: the row says so. */
 static void test_leader_without_a_quorum_takes_its_report_back(void **state)
 {
     (void)state;
-    struct house *h = house_new(74);
-    house_bootstrap(h, 3);
-    house_join(h, 3);
-    house_join(h, 4);
-    RUN_UNTIL(h, 30000, house_settled(h, "zero") && house_voters(h, "zero") == 5);
-    assert_int_equal(house_create(h, "s0", 3, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "s0"));
+    struct cluster *h = cluster_new(74);
+    cluster_bootstrap(h, 3);
+    cluster_join(h, 3);
+    cluster_join(h, 4);
+    RUN_UNTIL(h, 30000, cluster_settled(h, "zero") && cluster_voters(h, "zero") == 5);
+    assert_int_equal(cluster_create(h, "s0", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "s0"));
     uint64_t leads = leader_host(h, "s0");
     for (uint64_t n = 0, stopped = 0; n < 5 && stopped < 2; n++) {
-        if (n != leads && house_replicas_on(h, n) > 1) {
-            house_stop(h, n);
+        if (n != leads && cluster_replicas_on(h, n) > 1) {
+            cluster_stop(h, n);
             stopped++;
         }
     }
     RUN_UNTIL(h, 5000, leader_host(h, "s0") == UINT64_MAX);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* Moves of the shard, those that share an event too. */
-static size_t recorded(struct house *h)
+static size_t recorded(struct cluster *h)
 {
     struct registry_event_buf buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     uint64_t it = 0;
     size_t moves = 0;
     const thole_v1_Event *e;
@@ -204,46 +204,46 @@ static size_t recorded(struct house *h)
     return moves;
 }
 
-static void note_move(struct house *h, uint64_t n, uint64_t to)
+static void note_move(struct cluster *h, uint64_t n, uint64_t to)
 {
-    hostctl_leader_moved(h->hosts[n].hostctl, house_shard_id(h, "s0"), 1, to, true);
+    hostctl_leader_moved(h->hosts[n].hostctl, cluster_shard_id(h, "s0"), 1, to, true);
 }
 
 /* While shard zero is away, moves wait to be recorded. */
 static void test_moves_are_recorded_when_shard_zero_is_back(void **state)
 {
     (void)state;
-    struct house *h = house_of_three(75);
+    struct cluster *h = cluster_of_three(75);
     size_t before = recorded(h);
     h->refuse = 1;
     note_move(h, 0, 2);
-    house_run(h, 3000);
+    cluster_run(h, 3000);
     note_move(h, 0, 3); /* while the first one is tried again and again */
-    house_run(h, 3000);
+    cluster_run(h, 3000);
     assert_int_equal(recorded(h), before);
     h->refuse = 0;
     RUN_UNTIL(h, 3000, recorded(h) == before + 2);
-    house_run(h, 3000);
+    cluster_run(h, 3000);
     assert_int_equal(recorded(h), before + 2);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* The command took effect and its answer was lost: the retry changes nothing. */
 static void test_a_move_is_recorded_once_although_its_answer_is_lost(void **state)
 {
     (void)state;
-    struct house *h = house_of_three(76);
+    struct cluster *h = cluster_of_three(76);
     size_t before = recorded(h);
     h->lose = 1;
     note_move(h, 0, 2);
-    house_run(h, 3000);
+    cluster_run(h, 3000);
     assert_int_equal(recorded(h), before + 1);
     h->lose = 0;
     note_move(h, 0, 3);
     RUN_UNTIL(h, 3000, recorded(h) == before + 2);
-    house_run(h, 3000);
+    cluster_run(h, 3000);
     assert_int_equal(recorded(h), before + 2);
-    house_free(h);
+    cluster_free(h);
 }
 
 int main(void)

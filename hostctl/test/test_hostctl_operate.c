@@ -1,5 +1,5 @@
 /* Operations carried out by the controllers of simulated hosts. */
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,29 +9,29 @@
 #include <string.h>
 #include <cmocka.h>
 
-static enum thole_code start(struct house *h, int32_t kind, const char *host)
+static enum thole_code start(struct cluster *h, int32_t kind, const char *host)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_StartOperation *o =
         thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
     thole_registry_v1_StartOperation_set_kind(o, kind);
     thole_registry_v1_StartOperation_set_host(o, upb_StringView_FromString(host));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-static enum thole_code cancel(struct house *h, uint64_t id, bool pauses)
+static enum thole_code cancel(struct cluster *h, uint64_t id, bool pauses)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_CancelOperation *o =
         thole_registry_v1_Operation_mutable_cancel_operation(cmd_op(&c), c.arena);
     thole_registry_v1_CancelOperation_set_id(o, id);
     thole_registry_v1_CancelOperation_set_pauses(o, pauses);
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-static bool message_has(struct house *h, uint64_t id, const char *text)
+static bool message_has(struct cluster *h, uint64_t id, const char *text)
 {
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Operation *row = registry_operation(v, id);
     upb_StringView message = thole_v1_Operation_message(row);
     bool has = message.size > 0 && memmem(message.data, message.size, text, strlen(text)) != NULL;
@@ -39,47 +39,47 @@ static bool message_has(struct house *h, uint64_t id, const char *text)
     return has;
 }
 
-static struct house *house_of_four(uint64_t seed)
+static struct cluster *cluster_of_four(uint64_t seed)
 {
-    struct house *h = house_new(seed);
-    house_bootstrap(h, 3);
-    house_join(h, 3);
-    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
-    assert_int_equal(house_create(h, "b", 3, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "b"));
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cluster *h = cluster_new(seed);
+    cluster_bootstrap(h, 3);
+    cluster_join(h, 3);
+    assert_int_equal(cluster_create(h, "a", 3, 0), THOLE_OK);
+    assert_int_equal(cluster_create(h, "b", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a") && cluster_settled(h, "b"));
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     return h;
 }
 
 static void test_drain_ends_when_the_host_is_empty(void **state)
 {
     (void)state;
-    struct house *h = house_of_four(31);
+    struct cluster *h = cluster_of_four(31);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h0"), THOLE_OK);
-    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
-    assert_int_equal(house_replicas_on(h, 0), 1); /* of shard zero */
-    assert_true(house_settled(h, "a") && house_settled(h, "b"));
-    house_free(h);
+    RUN_UNTIL(h, 30000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    assert_int_equal(cluster_replicas_on(h, 0), 1); /* of shard zero */
+    assert_true(cluster_settled(h, "a") && cluster_settled(h, "b"));
+    cluster_free(h);
 }
 
 static void test_decommission_removes_the_host_under_each_leader_of_zero(void **state)
 {
     (void)state;
     for (uint64_t seed = 40; seed < 48; seed++) {
-        struct house *h = house_of_four(seed);
+        struct cluster *h = cluster_of_four(seed);
         h->refuse = 0.2;
         assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h3"), THOLE_OK);
-        house_run(h, 100 * (seed - 39));
-        uint64_t leader = house_zero_leader(h);
+        cluster_run(h, 100 * (seed - 39));
+        uint64_t leader = cluster_zero_leader(h);
         if (leader != UINT64_MAX && leader != 3) {
-            house_stop(h, leader);
-            house_run(h, 700);
-            house_start(h, leader);
+            cluster_stop(h, leader);
+            cluster_run(h, 700);
+            cluster_start(h, leader);
         }
-        RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
-        assert_int_equal(house_replicas_on(h, 3), 0);
-        RUN_UNTIL(h, 30000, house_settled(h, "a") && house_settled(h, "b"));
-        house_free(h);
+        RUN_UNTIL(h, 60000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+        assert_int_equal(cluster_replicas_on(h, 3), 0);
+        RUN_UNTIL(h, 30000, cluster_settled(h, "a") && cluster_settled(h, "b"));
+        cluster_free(h);
     }
 }
 
@@ -88,18 +88,18 @@ static void test_decommission_removes_the_host_under_each_leader_of_zero(void **
 static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void **state)
 {
     (void)state;
-    struct house *h = house_new(50);
-    house_bootstrap(h, 3);
-    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
-    house_stop(h, 2);
-    RUN_UNTIL(h, 20000, house_liveness(h, 2) == thole_v1_HOST_LIVENESS_DEAD);
+    struct cluster *h = cluster_new(50);
+    cluster_bootstrap(h, 3);
+    assert_int_equal(cluster_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a") && cluster_settled(h, "zero"));
+    cluster_stop(h, 2);
+    RUN_UNTIL(h, 20000, cluster_liveness(h, 2) == thole_v1_HOST_LIVENESS_DEAD);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h2"), THOLE_OK);
-    RUN_UNTIL(h, 10000, house_events(h, "hosts/h2", "HostDeleted", NULL, 0) == 1);
-    house_join(h, 3);
-    RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
-    RUN_UNTIL(h, 30000, house_settled(h, "a"));
-    house_free(h);
+    RUN_UNTIL(h, 10000, cluster_events(h, "hosts/h2", "HostDeleted", NULL, 0) == 1);
+    cluster_join(h, 3);
+    RUN_UNTIL(h, 60000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 30000, cluster_settled(h, "a"));
+    cluster_free(h);
 }
 
 /* The only copy is on a host that dies in the middle: it is not turned away when it is back, and
@@ -107,49 +107,49 @@ static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void
 static void test_decommission_waits_for_the_only_copy_on_a_dead_host(void **state)
 {
     (void)state;
-    struct house *h = house_new(55);
-    house_bootstrap(h, 4);
-    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+    struct cluster *h = cluster_new(55);
+    cluster_bootstrap(h, 4);
+    assert_int_equal(cluster_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a") && cluster_settled(h, "zero"));
     uint64_t n = 0;
-    while (n < 4 && house_replicas_on(h, n) < 2) {
+    while (n < 4 && cluster_replicas_on(h, n) < 2) {
         n++;
     }
     assert_true(n < 4);
     char name[8];
     snprintf(name, sizeof name, "h%d", (int)n);
-    house_stop(h, n);
-    RUN_UNTIL(h, 20000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
+    cluster_stop(h, n);
+    RUN_UNTIL(h, 20000, cluster_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, name), THOLE_OK);
     RUN_UNTIL(h, 10000, message_has(h, 1, "shards/a needs this host: 0 of its"));
-    house_run(h, 5000);
-    assert_int_equal(house_operation_state(h, 1), thole_v1_OPERATION_STATE_RUNNING);
-    house_start(h, n);
-    RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
-    RUN_UNTIL(h, 30000, house_settled(h, "a"));
-    house_free(h);
+    cluster_run(h, 5000);
+    assert_int_equal(cluster_operation_state(h, 1), thole_v1_OPERATION_STATE_RUNNING);
+    cluster_start(h, n);
+    RUN_UNTIL(h, 60000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 30000, cluster_settled(h, "a"));
+    cluster_free(h);
 }
 
 /* The others are cordoned, so none of them may take its vote. */
 static void test_decommission_of_the_only_voter_of_zero_waits_and_says_so(void **state)
 {
     (void)state;
-    struct house *h = house_new(56);
-    house_bootstrap(h, 1);
-    house_join(h, 1);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
-    assert_int_equal(house_host_state(h, 1, thole_v1_HOST_STATE_CORDONED), THOLE_OK);
+    struct cluster *h = cluster_new(56);
+    cluster_bootstrap(h, 1);
+    cluster_join(h, 1);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
+    assert_int_equal(cluster_host_state(h, 1, thole_v1_HOST_STATE_CORDONED), THOLE_OK);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h0"), THOLE_OK);
     RUN_UNTIL(h, 10000, message_has(h, 1, "shards/zero needs this host: 0 of its 1 voters"));
-    house_stop(h, 0);
-    house_run(h, 2000);
-    house_start(h, 0);
-    house_run(h, 10000);
-    assert_int_equal(house_operation_state(h, 1), thole_v1_OPERATION_STATE_RUNNING);
-    assert_int_equal(house_host_state(h, 1, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
-    RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
-    house_free(h);
+    cluster_stop(h, 0);
+    cluster_run(h, 2000);
+    cluster_start(h, 0);
+    cluster_run(h, 10000);
+    assert_int_equal(cluster_operation_state(h, 1), thole_v1_OPERATION_STATE_RUNNING);
+    assert_int_equal(cluster_host_state(h, 1, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
+    RUN_UNTIL(h, 60000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
+    cluster_free(h);
 }
 
 /* A shard is placed on a host that is dead before anybody has noticed. Nobody knows that it did not
@@ -158,57 +158,57 @@ static void test_decommission_of_the_only_voter_of_zero_waits_and_says_so(void *
 static void test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed(void **state)
 {
     (void)state;
-    struct house *h = house_new(52);
+    struct cluster *h = cluster_new(52);
     char name[16];
-    house_bootstrap(h, 3);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
-    uint64_t victim = (house_zero_leader(h) + 1) % 3;
-    house_stop(h, victim);
+    cluster_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
+    uint64_t victim = (cluster_zero_leader(h) + 1) % 3;
+    cluster_stop(h, victim);
     for (int i = 0; i < 6; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_int_equal(house_create(h, name, 1, 0), THOLE_OK);
+        assert_int_equal(cluster_create(h, name, 1, 0), THOLE_OK);
     }
-    RUN_UNTIL(h, 20000, house_liveness(h, victim) == thole_v1_HOST_LIVENESS_DEAD);
-    house_run(h, 10000);
-    assert_true(house_replicas_on(h, victim) > 1); /* beside shard zero's */
+    RUN_UNTIL(h, 20000, cluster_liveness(h, victim) == thole_v1_HOST_LIVENESS_DEAD);
+    cluster_run(h, 10000);
+    assert_true(cluster_replicas_on(h, victim) > 1); /* beside shard zero's */
     snprintf(name, sizeof name, "h%d", (int)victim);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, name), THOLE_OK);
     for (int i = 0; i < 6; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        RUN_UNTIL(h, 30000, house_settled(h, name));
+        RUN_UNTIL(h, 30000, cluster_settled(h, name));
     }
-    house_free(h);
+    cluster_free(h);
 }
 
 static void test_stuck_drain_says_why_and_a_changed_host_ends_it(void **state)
 {
     (void)state;
-    struct house *h = house_new(51);
-    house_bootstrap(h, 3);
-    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    struct cluster *h = cluster_new(51);
+    cluster_bootstrap(h, 3);
+    assert_int_equal(cluster_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h2"), THOLE_OK);
     RUN_UNTIL(h, 10000, message_has(h, 1, "shards/a cannot move"));
-    assert_int_equal(house_host_state(h, 2, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
-    RUN_UNTIL(h, 10000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
-    house_free(h);
+    assert_int_equal(cluster_host_state(h, 2, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
+    RUN_UNTIL(h, 10000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
+    cluster_free(h);
 }
 
 static void test_paused_placement_places_nothing_until_resumed(void **state)
 {
     (void)state;
-    struct house *h = house_of_four(52);
+    struct cluster *h = cluster_of_four(52);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
-    assert_int_equal(house_create(h, "c", 3, 0), THOLE_OK);
-    house_run(h, 5000);
-    assert_false(house_settled(h, "c"));
+    assert_int_equal(cluster_create(h, "c", 3, 0), THOLE_OK);
+    cluster_run(h, 5000);
+    assert_false(cluster_settled(h, "c"));
     assert_int_equal(cancel(h, 0, true), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "c"));
-    house_free(h);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "c"));
+    cluster_free(h);
 }
 
-static enum thole_code restore(struct house *h, const char *name, uint64_t host)
+static enum thole_code restore(struct cluster *h, const char *name, uint64_t host)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_RestoreShard *o =
@@ -218,12 +218,12 @@ static enum thole_code restore(struct house *h, const char *name, uint64_t host)
     thole_v1_ShardSeed *seed = thole_registry_v1_RestoreShard_mutable_seed(o, c.arena);
     thole_v1_ShardSeed_set_host_id(seed, upb_StringView_FromString(test_uuid_text(host)));
     thole_v1_ShardSeed_set_file(seed, upb_StringView_FromString("missing"));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-static bool is_gone(struct house *h, const char *name)
+static bool is_gone(struct cluster *h, const char *name)
 {
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     bool gone = !registry_has_shard_name(v, slice_str(name));
     registry_view_release(v);
     return gone;
@@ -233,27 +233,27 @@ static bool is_gone(struct house *h, const char *name)
 static void test_restore_without_its_file_fails_and_leaves_no_shard(void **state)
 {
     (void)state;
-    struct house *h = house_of_four(53);
+    struct cluster *h = cluster_of_four(53);
     assert_int_equal(restore(h, "copy", 1), THOLE_OK);
-    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    RUN_UNTIL(h, 30000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
     assert_true(message_has(h, 1, "its first replica failed"));
     RUN_UNTIL(h, 30000, is_gone(h, "copy"));
-    house_free(h);
+    cluster_free(h);
 }
 
 /* Whoever has the file is dead before it could begin. */
 static void test_restore_on_a_host_that_died_fails_and_leaves_no_shard(void **state)
 {
     (void)state;
-    struct house *h = house_of_four(54);
-    uint64_t host = house_zero_leader(h) == 3 ? 2 : 3;
-    house_stop(h, host);
+    struct cluster *h = cluster_of_four(54);
+    uint64_t host = cluster_zero_leader(h) == 3 ? 2 : 3;
+    cluster_stop(h, host);
     assert_int_equal(restore(h, "copy", host), THOLE_OK);
-    RUN_UNTIL(h, 90000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    RUN_UNTIL(h, 90000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
     assert_true(message_has(h, 1, "is dead"));
-    house_start(h, host);
+    cluster_start(h, host);
     RUN_UNTIL(h, 60000, is_gone(h, "copy"));
-    house_free(h);
+    cluster_free(h);
 }
 
 int main(void)

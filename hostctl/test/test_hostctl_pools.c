@@ -1,5 +1,5 @@
 /* Pools, witnesses, and balance of replicas and leaders, over real engines. */
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-static enum thole_code apply_pool(struct house *h, const char *name, uint32_t count,
+static enum thole_code apply_pool(struct cluster *h, const char *name, uint32_t count,
                                   uint32_t voters)
 {
     struct cmd c = cmd_new("user");
@@ -23,23 +23,23 @@ static enum thole_code apply_pool(struct house *h, const char *name, uint32_t co
     thole_v1_ShardPoolSpec_set_count(spec, count);
     fill_spec(shard, c.arena, voters, 0);
     thole_v1_ShardSpec_set_type(shard, upb_StringView_FromString("counter"));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-static enum thole_code delete_pool(struct house *h, const char *name)
+static enum thole_code delete_pool(struct cluster *h, const char *name)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_DeletePool *d =
         thole_registry_v1_Operation_mutable_delete_pool(cmd_op(&c), c.arena);
     thole_registry_v1_DeletePool_set_name(d, upb_StringView_FromString(name));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
 /* Its shards follow its newest spec, are so many, and are all ready. */
-static bool pool_ready(struct house *h, const char *name, uint32_t count)
+static bool pool_ready(struct cluster *h, const char *name, uint32_t count)
 {
     struct registry_shard_buf shard_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_ShardPool *p = registry_pool_by_name(v, slice_str(name));
     const thole_v1_ShardPoolStatus *status = p == NULL ? NULL : thole_v1_ShardPool_status(p);
     bool ready =
@@ -58,31 +58,31 @@ static bool pool_ready(struct house *h, const char *name, uint32_t count)
     return ready && found == count;
 }
 
-static bool pool_exists(struct house *h, const char *name)
+static bool pool_exists(struct cluster *h, const char *name)
 {
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     bool exists = registry_pool_by_name(v, slice_str(name)) != NULL;
     registry_view_release(v);
     return exists;
 }
 
-static bool shard_exists(struct house *h, const char *name)
+static bool shard_exists(struct cluster *h, const char *name)
 {
-    return house_shard_id(h, name) != UINT64_MAX;
+    return cluster_shard_id(h, name) != UINT64_MAX;
 }
 
 static void hostctl_pool_grows_changes_shrinks_and_goes(void **state)
 {
     (void)state;
-    struct house *h = house_new(30);
-    house_bootstrap(h, 3);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cluster *h = cluster_new(30);
+    cluster_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     assert_int_equal(apply_pool(h, "p", 20, 1), THOLE_OK);
     RUN_UNTIL(h, 30000, pool_ready(h, "p", 20));
     assert_true(shard_exists(h, "p-0") && shard_exists(h, "p-19") && !shard_exists(h, "p-20"));
     assert_int_equal(apply_pool(h, "p", 25, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 25));
-    assert_int_equal(house_voters(h, "p-0"), 3);
+    assert_int_equal(cluster_voters(h, "p-0"), 3);
     assert_int_equal(apply_pool(h, "p", 5, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 5));
     assert_true(shard_exists(h, "p-4") && !shard_exists(h, "p-5"));
@@ -92,33 +92,33 @@ static void hostctl_pool_grows_changes_shrinks_and_goes(void **state)
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 8));
     assert_int_equal(delete_pool(h, "p"), THOLE_OK);
     RUN_UNTIL(h, 60000, !pool_exists(h, "p") && !shard_exists(h, "p-0"));
-    house_run(h, 3000);
+    cluster_run(h, 3000);
     size_t before = h->proposals;
-    house_run(h, 10000);
+    cluster_run(h, 10000);
     assert_int_equal(h->proposals, before);
-    house_free(h);
+    cluster_free(h);
 }
 
 static void hostctl_pool_larger_than_a_step_is_made_in_steps(void **state)
 {
     (void)state;
-    struct house *h = house_new(31);
-    house_bootstrap(h, 1);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cluster *h = cluster_new(31);
+    cluster_bootstrap(h, 1);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     size_t before = h->proposals;
     assert_int_equal(apply_pool(h, "p", 600, 1), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 600));
     /* 3 steps, some dozens of commands for placement and reports: not one per shard. */
     assert_in_range(h->proposals - before, 3, 100);
-    house_free(h);
+    cluster_free(h);
 }
 
 static void hostctl_witness_votes_and_has_no_data(void **state)
 {
     (void)state;
-    struct house *h = house_new(32);
-    house_bootstrap(h, 3);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cluster *h = cluster_new(32);
+    cluster_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateShard *s =
         thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
@@ -127,13 +127,13 @@ static void hostctl_witness_votes_and_has_no_data(void **state)
     fill_spec(spec, c.arena, 2, 0);
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("counter"));
     thole_v1_ShardSpec_set_witnesses(spec, 1);
-    assert_int_equal(house_command(h, &c), THOLE_OK);
-    uint64_t id = house_shard_id(h, "a");
+    assert_int_equal(cluster_command(h, &c), THOLE_OK);
+    uint64_t id = cluster_shard_id(h, "a");
     struct raft_config config = {0};
     uint32_t voters = 0;
     uint32_t witnesses = 0;
-    for (int i = 0; i < 500 && !(voters == 2 && witnesses == 1 && house_settled(h, "a")); i++) {
-        house_run(h, 20);
+    for (int i = 0; i < 500 && !(voters == 2 && witnesses == 1 && cluster_settled(h, "a")); i++) {
+        cluster_run(h, 20);
         voters = witnesses = 0;
         for (uint64_t n = 0; n < 3; n++) {
             struct engine_replica_status local;
@@ -149,8 +149,8 @@ static void hostctl_witness_votes_and_has_no_data(void **state)
     raft_config_deinit(&config);
     assert_int_equal(voters, 2);
     assert_int_equal(witnesses, 1);
-    assert_true(house_settled(h, "a"));
-    house_free(h);
+    assert_true(cluster_settled(h, "a"));
+    cluster_free(h);
 }
 
 /* The most and the least that one of the hosts has. */
@@ -158,28 +158,28 @@ struct range {
     uint64_t least, most;
 };
 
-static struct range replicas_range(struct house *h, uint64_t hosts)
+static struct range replicas_range(struct cluster *h, uint64_t hosts)
 {
     struct range r = {UINT64_MAX, 0};
     for (uint64_t n = 0; n < hosts; n++) {
-        uint64_t count = house_replicas_on(h, n);
+        uint64_t count = cluster_replicas_on(h, n);
         r.least = count < r.least ? count : r.least;
         r.most = count > r.most ? count : r.most;
     }
     return r;
 }
 
-static bool leads(struct house *h, uint64_t n, uint64_t shard_id)
+static bool leads(struct cluster *h, uint64_t n, uint64_t shard_id)
 {
     struct engine_replica_status s;
     return engine_shard_status(h->hosts[n].engine, shard_id, &s) && s.leader_ready;
 }
 
-static struct range leaders_range(struct house *h, uint64_t hosts)
+static struct range leaders_range(struct cluster *h, uint64_t hosts)
 {
     struct registry_shard_buf shard_buf;
     struct range r = {UINT64_MAX, 0};
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     for (uint64_t n = 0; n < hosts; n++) {
         char name[8];
         uint64_t count = 0;
@@ -202,36 +202,36 @@ static struct range leaders_range(struct house *h, uint64_t hosts)
 static void hostctl_new_host_gets_its_share_of_replicas_and_leaders(void **state)
 {
     (void)state;
-    struct house *h = house_new(33);
-    house_bootstrap(h, 3);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cluster *h = cluster_new(33);
+    cluster_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     assert_int_equal(apply_pool(h, "p", 24, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 24));
     RUN_UNTIL(h, 60000, leaders_range(h, 3).most - leaders_range(h, 3).least <= 1);
     uint64_t replica;
-    house_join(h, 3);
+    cluster_join(h, 3);
     RUN_UNTIL(h, 200000,
               replicas_range(h, 4).most - replicas_range(h, 4).least <= 1 &&
                   pool_ready(h, "p", 24));
     RUN_UNTIL(h, 60000, leaders_range(h, 4).most - leaders_range(h, 4).least <= 1);
     /* And then it stays so. */
-    house_run(h, 3000);
-    struct registry_view *v = house_view(h);
+    cluster_run(h, 3000);
+    struct registry_view *v = cluster_view(h);
     replica = registry_next_replica_id(v);
     registry_view_release(v);
     size_t before = h->proposals;
-    house_run(h, 20000);
+    cluster_run(h, 20000);
     assert_int_equal(h->proposals, before);
-    v = house_view(h);
+    v = cluster_view(h);
     assert_int_equal(registry_next_replica_id(v), replica);
     registry_view_release(v);
     /* 72 of users' and 4 of shard zero: 18 had to move, and hardly more did. */
     assert_in_range(replica, 3 + 72 + 1 + 18, 3 + 72 + 1 + 18 + 4);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* Three voters, led by h1 if it can. */
-static uint64_t create_preferring(struct house *h)
+static uint64_t create_preferring(struct cluster *h)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateShard *s =
@@ -244,60 +244,60 @@ static uint64_t create_preferring(struct house *h)
     thole_v1_Constraint_set_key(k, upb_StringView_FromString("zone"));
     thole_v1_Constraint_set_operator(k, thole_v1_CONSTRAINT_OPERATOR_IN);
     thole_v1_Constraint_add_values(k, upb_StringView_FromString("z1"), c.arena);
-    assert_int_equal(house_command(h, &c), THOLE_OK);
-    uint64_t id = house_shard_id(h, "a");
-    RUN_UNTIL(h, 20000, leads(h, 1, id) && house_settled(h, "a"));
+    assert_int_equal(cluster_command(h, &c), THOLE_OK);
+    uint64_t id = cluster_shard_id(h, "a");
+    RUN_UNTIL(h, 20000, leads(h, 1, id) && cluster_settled(h, "a"));
     return id;
 }
 
 static void hostctl_leader_goes_where_it_is_preferred(void **state)
 {
     (void)state;
-    struct house *h = house_new(34);
-    house_bootstrap(h, 3); /* zones z0, z1, z2 */
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cluster *h = cluster_new(34);
+    cluster_bootstrap(h, 3); /* zones z0, z1, z2 */
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     uint64_t id = create_preferring(h);
     /* Without it another one leads; it takes over again when it is back. */
     uint64_t replica;
-    house_stop(h, 1);
+    cluster_stop(h, 1);
     RUN_UNTIL(h, 20000, leads(h, 0, id) || leads(h, 2, id));
-    house_start(h, 1);
+    cluster_start(h, 1);
     memset(h->hosts[1].address_known, true, sizeof h->hosts[1].address_known);
-    RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
+    RUN_UNTIL(h, 5000, cluster_admit(h, 1, &replica) == THOLE_OK);
     RUN_UNTIL(h, 30000, leads(h, 1, id));
-    house_free(h);
+    cluster_free(h);
 }
 
 /* It would be tried, and given up, again and again: the one that is preferred has nothing yet. */
 static void hostctl_leader_stays_while_it_sends_a_snapshot(void **state)
 {
     (void)state;
-    struct house *h = house_new(35);
+    struct cluster *h = cluster_new(35);
     h->snapshot_bytes_per_s = 2 * 1024; /* 16 KiB, a chunk, are there 8 s after the start */
-    house_bootstrap(h, 3);
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    cluster_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     uint64_t id = create_preferring(h), replica;
-    house_stop(h, 1);
+    cluster_stop(h, 1);
     RUN_UNTIL(h, 20000, leads(h, 0, id) || leads(h, 2, id));
     int leader = leads(h, 0, id) ? 0 : 2;
     struct engine_replica_status s = {0};
     for (int i = 0; i < 100 && s.first_index < 100; i++) {
-        assert_true(house_add(h, "a", 20));
+        assert_true(cluster_add(h, "a", 20));
         assert_true(engine_shard_status(h->hosts[leader].engine, id, &s));
     }
-    house_start(h, 1);
+    cluster_start(h, 1);
     memset(h->hosts[1].address_known, true, sizeof h->hosts[1].address_known);
-    RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
+    RUN_UNTIL(h, 5000, cluster_admit(h, 1, &replica) == THOLE_OK);
     RUN_UNTIL(h, 20000, engine_shard_status(h->hosts[leader].engine, id, &s) && s.sends_snapshot);
     int steps = 0;
     for (; s.sends_snapshot && steps < 1000; steps++) {
-        assert_true(house_add(h, "a", 1)); /* none is refused */
+        assert_true(cluster_add(h, "a", 1)); /* none is refused */
         assert_true(engine_shard_status(h->hosts[leader].engine, id, &s));
         assert_int_equal(s.role, RAFT_LEADER);
     }
     assert_in_range(steps, 50, 999);
     RUN_UNTIL(h, 30000, leads(h, 1, id));
-    house_free(h);
+    cluster_free(h);
 }
 
 int main(void)

@@ -10,7 +10,7 @@
  *   - the number of commands is bounded by the number of troubles.
  *
  * STORM_SEEDS=N runs so many seeds, STORM_SEED=N that one. */
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -38,7 +38,7 @@ struct watched { /* a shard, when it was looked at last */
 };
 
 struct storm {
-    struct house *h;
+    struct cluster *h;
     struct watched watched[SHARDS];
     uint64_t next_replica; /* the watermark of ids, as seen at the newest revision */
     uint64_t revision;
@@ -68,7 +68,7 @@ static void check_engines(const struct storm *s)
 
 static void check_rows(struct storm *s)
 {
-    struct registry_view *v = house_view(s->h);
+    struct registry_view *v = cluster_view(s->h);
     check_invariants(v);
     uint64_t next = registry_next_replica_id(v);
     bool newest = registry_view_revision(v) >= s->revision;
@@ -89,7 +89,7 @@ static bool has_majority(struct storm *s, uint64_t shard_id, const struct raft_c
         const struct raft_member *m = &c->members[i];
         voters += m->role == RAFT_VOTER;
         for (uint64_t n = 0; n < HOSTS && m->role == RAFT_VOTER; n++) {
-            const struct house_host *host = &s->h->hosts[n];
+            const struct cluster_host *host = &s->h->hosts[n];
             struct engine_replica_status status;
             if (memcmp(host->id.bytes, m->host, sizeof m->host) == 0) {
                 run += host->hostctl != NULL && !s->h->cut[n] && !s->h->mute[n] &&
@@ -106,7 +106,7 @@ static bool has_majority(struct storm *s, uint64_t shard_id, const struct raft_c
 static void check_majorities(struct storm *s)
 {
     for (size_t k = 0; k < SHARDS; k++) {
-        uint64_t id = house_shard_id(s->h, names[k]);
+        uint64_t id = cluster_shard_id(s->h, names[k]);
         struct watched *w = &s->watched[k];
         for (uint64_t n = 0; id != UINT64_MAX && n < HOSTS; n++) {
             struct engine_replica_status status;
@@ -135,7 +135,7 @@ static void run(struct storm *s, uint64_t ms)
         if (t >= ENGINE_ELECTION_TIMEOUT_MS) {
             check_majorities(s);
         }
-        house_run(s->h, 50);
+        cluster_run(s->h, 50);
         check_engines(s);
     }
     check_rows(s);
@@ -146,22 +146,22 @@ static void run(struct storm *s, uint64_t ms)
 static void up_again(struct storm *s, uint64_t n)
 {
     uint64_t replica;
-    house_start(s->h, n);
+    cluster_start(s->h, n);
     memset(s->h->hosts[n].address_known, true, sizeof s->h->hosts[n].address_known);
-    (void)house_admit(s->h, n, &replica);
+    (void)cluster_admit(s->h, n, &replica);
 }
 
 static uint64_t pause_ms(struct storm *s)
 {
     struct rand *r = &s->h->rand;
     /* Often about the grace, where it matters most. */
-    return rand_chance(r, 0.3) ? HOUSE_DEAD_MS - 300 + rand_below(r, 600)
-                               : rand_below(r, 2 * HOUSE_DEAD_MS);
+    return rand_chance(r, 0.3) ? CLUSTER_DEAD_MS - 300 + rand_below(r, 600)
+                               : rand_below(r, 2 * CLUSTER_DEAD_MS);
 }
 
 static void crash(struct storm *s, uint64_t n)
 {
-    house_stop(s->h, n);
+    cluster_stop(s->h, n);
     run(s, pause_ms(s));
     up_again(s, n);
 }
@@ -170,17 +170,17 @@ static void partition(struct storm *s, uint64_t n)
 {
     uint64_t other = rand_below(&s->h->rand, s->joined);
     if (other != n) {
-        house_part(s->h, n, other, true);
+        cluster_part(s->h, n, other, true);
         run(s, pause_ms(s));
-        house_part(s->h, n, other, false);
+        cluster_part(s->h, n, other, false);
     }
 }
 
 static void isolate(struct storm *s, uint64_t n)
 {
-    house_cut(s->h, n, true);
+    cluster_cut(s->h, n, true);
     run(s, pause_ms(s));
-    house_cut(s->h, n, false);
+    cluster_cut(s->h, n, false);
 }
 
 static void silence(struct storm *s, uint64_t n)
@@ -194,8 +194,8 @@ static void fail_machine(struct storm *s, uint64_t n)
 {
     s->h->hosts[n].flaky_apply = true;
     s->h->hosts[n].flaky_open = rand_chance(&s->h->rand, 0.5);
-    if (house_shard_id(s->h, "f") != UINT64_MAX) {
-        (void)house_add(s->h, "f", 1);
+    if (cluster_shard_id(s->h, "f") != UINT64_MAX) {
+        (void)cluster_add(s->h, "f", 1);
     }
     run(s, pause_ms(s));
     s->h->hosts[n].flaky_apply = false;
@@ -207,12 +207,12 @@ static void change_minds(struct storm *s)
     struct rand *r = &s->h->rand;
     const char *name = names[rand_below(r, SHARDS)];
     uint32_t voters = rand_chance(r, 0.7) ? 3 : (uint32_t)rand_between(r, 1, 4);
-    if (house_shard_id(s->h, name) == UINT64_MAX) {
-        (void)house_create_type(s->h, name, name[0] == 'f' ? "flaky" : "counter", voters, 0);
+    if (cluster_shard_id(s->h, name) == UINT64_MAX) {
+        (void)cluster_create_type(s->h, name, name[0] == 'f' ? "flaky" : "counter", voters, 0);
     } else if (rand_chance(r, 0.15)) {
-        (void)house_delete(s->h, name);
+        (void)cluster_delete(s->h, name);
     } else if (name[0] != 'f') { /* update names the counter's type */
-        (void)house_update(s->h, name, voters, voters < 4 ? (uint32_t)rand_below(r, 2) : 0);
+        (void)cluster_update(s->h, name, voters, voters < 4 ? (uint32_t)rand_below(r, 2) : 0);
     }
 }
 
@@ -246,12 +246,12 @@ static void trouble(struct storm *s)
         s->h->refuse = 0.05;
         break;
     case 7:
-        (void)house_host_state(s->h, n, (int32_t)rand_between(r, 1, 3));
+        (void)cluster_host_state(s->h, n, (int32_t)rand_between(r, 1, 3));
         break;
     case 8:
         if (s->joined < HOSTS) {
-            house_join(s->h, s->joined++);
-        } else if (s->deleted == UINT64_MAX && house_delete_host(s->h, n) == THOLE_OK) {
+            cluster_join(s->h, s->joined++);
+        } else if (s->deleted == UINT64_MAX && cluster_delete_host(s->h, n) == THOLE_OK) {
             s->deleted = n;
         }
         break;
@@ -263,16 +263,16 @@ static void trouble(struct storm *s)
 
 /* ---- One storm ------------------------------------------------------------------------------- */
 
-static bool settled_or_gone(struct house *h, const char *shard)
+static bool settled_or_gone(struct cluster *h, const char *shard)
 {
-    return house_shard_id(h, shard) == UINT64_MAX || house_settled(h, shard);
+    return cluster_shard_id(h, shard) == UINT64_MAX || cluster_settled(h, shard);
 }
 
 /* What the operator does when machines failed on a majority: nothing rebuilds them, as nobody knows
  * better; their hosts are started again. */
 static void restart_failed(struct storm *s)
 {
-    uint64_t id = house_shard_id(s->h, "f");
+    uint64_t id = cluster_shard_id(s->h, "f");
     bool failed[HOSTS] = {false};
     size_t all = 0;
     size_t bad = 0;
@@ -287,7 +287,7 @@ static void restart_failed(struct storm *s)
     }
     for (uint64_t n = 0; bad * 2 >= all && n < HOSTS; n++) {
         if (failed[n]) {
-            house_stop(s->h, n);
+            cluster_stop(s->h, n);
             up_again(s, n);
         }
     }
@@ -295,44 +295,44 @@ static void restart_failed(struct storm *s)
 
 static void calm(struct storm *s)
 {
-    struct house *h = s->h;
+    struct cluster *h = s->h;
     h->refuse = 0;
     restart_failed(s);
     for (uint64_t n = 0; n < s->joined; n++) {
         if (n != s->deleted) {
-            assert_int_equal(house_host_state(h, n, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
+            assert_int_equal(cluster_host_state(h, n, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
         }
     }
-    RUN_UNTIL(h, 120000, s->deleted == UINT64_MAX || house_replicas_on(h, s->deleted) == 0);
+    RUN_UNTIL(h, 120000, s->deleted == UINT64_MAX || cluster_replicas_on(h, s->deleted) == 0);
     if (s->deleted != UINT64_MAX) {
-        house_stop(h, s->deleted); /* as its process would */
+        cluster_stop(h, s->deleted); /* as its process would */
     }
     /* A shard that failed often is tried again after ten minutes. */
     RUN_UNTIL(h, 15 * 60000,
               settled_or_gone(h, "a") && settled_or_gone(h, "b") && settled_or_gone(h, "f") &&
-                  house_settled(h, "zero") && house_all_see_same(h));
+                  cluster_settled(h, "zero") && cluster_all_see_same(h));
 }
 
 static void storm(uint64_t seed)
 {
-    struct storm s = {.h = house_new(seed), .deleted = UINT64_MAX, .joined = 5};
-    house_bootstrap(s.h, 3);
-    house_join(s.h, 3);
-    house_join(s.h, 4);
+    struct storm s = {.h = cluster_new(seed), .deleted = UINT64_MAX, .joined = 5};
+    cluster_bootstrap(s.h, 3);
+    cluster_join(s.h, 3);
+    cluster_join(s.h, 4);
     s.h->refuse = 0.05;
-    assert_int_equal(house_create(s.h, "a", 3, 0), THOLE_OK);
-    assert_int_equal(house_create_type(s.h, "f", "flaky", 3, 0), THOLE_OK);
+    assert_int_equal(cluster_create(s.h, "a", 3, 0), THOLE_OK);
+    assert_int_equal(cluster_create_type(s.h, "f", "flaky", 3, 0), THOLE_OK);
     for (int i = 0; i < TROUBLES; i++) {
         trouble(&s);
         run(&s, rand_below(&s.h->rand, 2500));
     }
     calm(&s);
-    run(&s, 2 * HOUSE_DEAD_MS);
+    run(&s, 2 * CLUSTER_DEAD_MS);
     assert_true(s.h->proposals < (size_t)COMMANDS_PER_TROUBLE * TROUBLES);
     size_t before = s.h->proposals;
     run(&s, 3000);
     assert_int_equal(s.h->proposals, before);
-    house_free(s.h);
+    cluster_free(s.h);
 }
 
 static void storm_ends_with_what_is_wanted(void **state)

@@ -2,7 +2,7 @@
  * their log become three and five and go back, while hosts fail in the middle of each step.
  *
  * VOTES_SEEDS=N runs so many seeds, VOTES_SEED=N that one. */
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -17,10 +17,10 @@
 #define STEPS 10
 
 /* The newest configuration of the shard that a leader has in force; false: nobody leads. */
-static bool config_of(struct house *h, uint64_t shard_id, struct raft_config *ret)
+static bool config_of(struct cluster *h, uint64_t shard_id, struct raft_config *ret)
 {
     uint64_t best = 0;
-    for (uint64_t n = 0; n < HOUSE_HOSTS; n++) {
+    for (uint64_t n = 0; n < CLUSTER_HOSTS; n++) {
         struct engine_replica_status status;
         struct raft_config c = {0};
         if (h->hosts[n].hostctl != NULL && !h->cut[n] &&
@@ -35,9 +35,9 @@ static bool config_of(struct house *h, uint64_t shard_id, struct raft_config *re
 }
 
 /* Run, and look all the time: the number of voters is odd. */
-static void run_odd(struct house *h, const char *shard, uint64_t ms)
+static void run_odd(struct cluster *h, const char *shard, uint64_t ms)
 {
-    uint64_t id = house_shard_id(h, shard);
+    uint64_t id = cluster_shard_id(h, shard);
     for (uint64_t t = 0; t < ms; t += 2) {
         struct raft_config c = {0};
         if (config_of(h, id, &c)) {
@@ -51,29 +51,29 @@ static void run_odd(struct house *h, const char *shard, uint64_t ms)
             assert_true(!c.joint || out % 2 == 1);
         }
         raft_config_deinit(&c);
-        house_run(h, 2);
+        cluster_run(h, 2);
     }
 }
 
 #define RUN_ODD_UNTIL(h, shard, ms, condition)                       \
     do {                                                             \
-        uint64_t until_ = house_now_ms(h) + (ms);                    \
-        while (!(condition) && house_now_ms(h) < until_) {           \
+        uint64_t until_ = cluster_now_ms(h) + (ms);                  \
+        while (!(condition) && cluster_now_ms(h) < until_) {         \
             run_odd(h, shard, 20);                                   \
         }                                                            \
         if (!(condition)) {                                          \
-            house_dump(h);                                           \
+            cluster_dump(h);                                         \
             fail_msg("not within %d ms: %s", (int)(ms), #condition); \
         }                                                            \
     } while (0)
 
-static struct house *five_hosts(uint64_t seed)
+static struct cluster *five_hosts(uint64_t seed)
 {
-    struct house *h = house_new(seed);
-    house_bootstrap(h, 3);
-    house_join(h, 3);
-    house_join(h, 4);
-    RUN_UNTIL(h, 20000, house_voters(h, "zero") == 5);
+    struct cluster *h = cluster_new(seed);
+    cluster_bootstrap(h, 3);
+    cluster_join(h, 3);
+    cluster_join(h, 4);
+    RUN_UNTIL(h, 20000, cluster_voters(h, "zero") == 5);
     return h;
 }
 
@@ -81,53 +81,54 @@ static void shard_goes_from_odd_to_odd(void **state)
 {
     static const uint32_t voters[] = {3, 5, 3, 1, 5, 1};
     (void)state;
-    struct house *h = five_hosts(1);
-    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    struct cluster *h = five_hosts(1);
+    assert_int_equal(cluster_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
     for (size_t i = 0; i < sizeof voters / sizeof voters[0]; i++) {
-        assert_int_equal(house_update(h, "a", voters[i], 0), THOLE_OK);
-        RUN_ODD_UNTIL(h, "a", 20000, house_settled(h, "a") && house_voters(h, "a") == voters[i]);
-        assert_true(house_add(h, "a", 1));
+        assert_int_equal(cluster_update(h, "a", voters[i], 0), THOLE_OK);
+        RUN_ODD_UNTIL(h, "a", 20000,
+                      cluster_settled(h, "a") && cluster_voters(h, "a") == voters[i]);
+        assert_true(cluster_add(h, "a", 1));
     }
-    house_free(h);
+    cluster_free(h);
 }
 
 static void shard_zero_goes_from_odd_to_odd(void **state)
 {
     (void)state;
-    struct house *h = house_new(2);
-    house_bootstrap(h, 1);
+    struct cluster *h = cluster_new(2);
+    cluster_bootstrap(h, 1);
     for (uint64_t n = 1; n < 5; n++) {
-        house_join(h, n);
-        RUN_ODD_UNTIL(h, "zero", 20000, house_settled(h, "zero"));
-        RUN_ODD_UNTIL(h, "zero", 20000, house_voters(h, "zero") == (n == 4 ? 5 : n >= 2 ? 3 : 1));
+        cluster_join(h, n);
+        RUN_ODD_UNTIL(h, "zero", 20000, cluster_settled(h, "zero"));
+        RUN_ODD_UNTIL(h, "zero", 20000, cluster_voters(h, "zero") == (n == 4 ? 5 : n >= 2 ? 3 : 1));
     }
     /* A draining host keeps its vote: nobody else could have it. */
-    assert_int_equal(house_host_state(h, 1, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
-    assert_int_equal(house_host_state(h, 2, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
+    assert_int_equal(cluster_host_state(h, 1, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
+    assert_int_equal(cluster_host_state(h, 2, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
     run_odd(h, "zero", 2000);
-    assert_int_equal(house_voters(h, "zero"), 5);
+    assert_int_equal(cluster_voters(h, "zero"), 5);
     /* One that dies is taken out, together with one more. */
-    house_stop(h, 3);
-    RUN_ODD_UNTIL(h, "zero", 20000, house_voters(h, "zero") == 3);
-    house_free(h);
+    cluster_stop(h, 3);
+    RUN_ODD_UNTIL(h, "zero", 20000, cluster_voters(h, "zero") == 3);
+    cluster_free(h);
 }
 
-static void host_but(struct house *h, uint64_t keep, int32_t state, uint64_t first, uint64_t last)
+static void host_but(struct cluster *h, uint64_t keep, int32_t state, uint64_t first, uint64_t last)
 {
     for (uint64_t n = first; n <= last; n++) {
         if (n != keep) {
-            assert_int_equal(house_host_state(h, n, state), THOLE_OK);
+            assert_int_equal(cluster_host_state(h, n, state), THOLE_OK);
         }
     }
 }
 
-static uint64_t host_of_leader(struct house *h, const char *shard)
+static uint64_t host_of_leader(struct cluster *h, const char *shard)
 {
-    uint64_t id = house_shard_id(h, shard);
+    uint64_t id = cluster_shard_id(h, shard);
     uint64_t n = 0;
     struct engine_replica_status status;
-    while (n < HOUSE_HOSTS &&
+    while (n < CLUSTER_HOSTS &&
            !(h->hosts[n].hostctl != NULL && engine_shard_status(h->hosts[n].engine, id, &status) &&
              status.leader_ready)) {
         n++;
@@ -139,15 +140,15 @@ static uint64_t host_of_leader(struct house *h, const char *shard)
 static void silent_hosts_get_no_vote_and_are_let_go(void **state)
 {
     (void)state;
-    struct house *h = five_hosts(3);
-    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
-    assert_true(house_add(h, "a", 1));
+    struct cluster *h = five_hosts(3);
+    assert_int_equal(cluster_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
+    assert_true(cluster_add(h, "a", 1));
     uint64_t leader = host_of_leader(h, "a");
     uint64_t silent[2];
     size_t count = 0;
     for (uint64_t n = 0; n < 5 && count < 2; n++) {
-        if (n != leader && n != house_zero_leader(h)) {
+        if (n != leader && n != cluster_zero_leader(h)) {
             silent[count++] = n;
         }
     }
@@ -156,26 +157,26 @@ static void silent_hosts_get_no_vote_and_are_let_go(void **state)
             host_but(h, UINT64_MAX, thole_v1_HOST_STATE_CORDONED, n, n);
         }
     }
-    house_cut(h, silent[0], true);
-    house_cut(h, silent[1], true);
-    assert_int_equal(house_update(h, "a", 3, 0), THOLE_OK);
-    run_odd(h, "a", HOUSE_DEAD_MS / 2);
-    assert_int_equal(house_voters(h, "a"), 1);
-    assert_true(house_add(h, "a", 1));
+    cluster_cut(h, silent[0], true);
+    cluster_cut(h, silent[1], true);
+    assert_int_equal(cluster_update(h, "a", 3, 0), THOLE_OK);
+    run_odd(h, "a", CLUSTER_DEAD_MS / 2);
+    assert_int_equal(cluster_voters(h, "a"), 1);
+    assert_true(cluster_add(h, "a", 1));
     /* Taken back while they are silent, and once more when they are dead. */
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(house_update(h, "a", 1, 0), THOLE_OK);
-        run_odd(h, "a", HOUSE_DEAD_MS);
-        assert_int_equal(house_voters(h, "a"), 1);
-        assert_true(house_add(h, "a", 1));
-        assert_int_equal(house_update(h, "a", 3, 0), THOLE_OK);
-        run_odd(h, "a", HOUSE_DEAD_MS);
-        assert_true(house_add(h, "a", 1));
+        assert_int_equal(cluster_update(h, "a", 1, 0), THOLE_OK);
+        run_odd(h, "a", CLUSTER_DEAD_MS);
+        assert_int_equal(cluster_voters(h, "a"), 1);
+        assert_true(cluster_add(h, "a", 1));
+        assert_int_equal(cluster_update(h, "a", 3, 0), THOLE_OK);
+        run_odd(h, "a", CLUSTER_DEAD_MS);
+        assert_true(cluster_add(h, "a", 1));
     }
-    house_cut(h, silent[0], false);
-    house_cut(h, silent[1], false);
-    RUN_ODD_UNTIL(h, "a", 60000, house_settled(h, "a") && house_voters(h, "a") == 3);
-    house_free(h);
+    cluster_cut(h, silent[0], false);
+    cluster_cut(h, silent[1], false);
+    RUN_ODD_UNTIL(h, "a", 60000, cluster_settled(h, "a") && cluster_voters(h, "a") == 3);
+    cluster_free(h);
 }
 
 static void done(void *ctx, const struct thole_status *st)
@@ -184,11 +185,11 @@ static void done(void *ctx, const struct thole_status *st)
 }
 
 /* RAFT_VOTER, RAFT_LEARNER, ...; -1: no member there. */
-static int role_on(struct house *h, const char *shard, uint64_t host, uint64_t *ret_replica)
+static int role_on(struct cluster *h, const char *shard, uint64_t host, uint64_t *ret_replica)
 {
     struct raft_config c = {0};
     int role = -1;
-    bool any = config_of(h, house_shard_id(h, shard), &c);
+    bool any = config_of(h, cluster_shard_id(h, shard), &c);
     for (uint32_t i = 0; any && i < c.member_count; i++) {
         if (memcmp(c.members[i].host, h->hosts[host].id.bytes, 16) == 0) {
             role = (int)c.members[i].role;
@@ -204,27 +205,27 @@ static int role_on(struct house *h, const char *shard, uint64_t host, uint64_t *
 static void new_leader_takes_no_vote_before_it_knows_who_answers(void **state)
 {
     (void)state;
-    struct house *h = five_hosts(4);
+    struct cluster *h = five_hosts(4);
     uint64_t id, replica = 0;
     uint64_t others[4];
     size_t count = 0;
-    assert_int_equal(house_create(h, "a", 5, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
-    id = house_shard_id(h, "a");
+    assert_int_equal(cluster_create(h, "a", 5, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
+    id = cluster_shard_id(h, "a");
     uint64_t leader = host_of_leader(h, "a");
     for (uint64_t n = 0; n < 5; n++) {
-        if (n != leader && n != house_zero_leader(h)) {
+        if (n != leader && n != cluster_zero_leader(h)) {
             others[count++] = n;
         }
     }
     uint64_t drains = others[0], dead = others[1], next = others[2];
-    house_cut(h, dead, true);
-    RUN_UNTIL(h, 20000, house_liveness(h, dead) == thole_v1_HOST_LIVENESS_DEAD);
-    house_part(h, leader, 5, true);
-    house_join(h, 5);
+    cluster_cut(h, dead, true);
+    RUN_UNTIL(h, 20000, cluster_liveness(h, dead) == thole_v1_HOST_LIVENESS_DEAD);
+    cluster_part(h, leader, 5, true);
+    cluster_join(h, 5);
     RUN_UNTIL(h, 20000, role_on(h, "a", 5, &replica) == RAFT_LEARNER);
-    assert_int_equal(house_host_state(h, drains, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
-    house_run(h, 300);
+    assert_int_equal(cluster_host_state(h, drains, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
+    cluster_run(h, 300);
     assert_int_equal(role_on(h, "a", drains, &replica), RAFT_VOTER);
     assert_int_equal(role_on(h, "a", dead, &replica), RAFT_VOTER);
     assert_int_equal(role_on(h, "a", next, &replica), RAFT_VOTER);
@@ -232,20 +233,20 @@ static void new_leader_takes_no_vote_before_it_knows_who_answers(void **state)
     h->mute[drains] = true;
     engine_transfer(h->hosts[leader].engine, id, replica, NULL, done, &code);
     RUN_UNTIL(h, 2000, host_of_leader(h, "a") == next);
-    house_run(h, 150);
+    cluster_run(h, 150);
     h->mute[drains] = false;
     RUN_UNTIL(h, 20000, role_on(h, "a", 5, &replica) == RAFT_VOTER);
     assert_int_equal(role_on(h, "a", drains, &replica), RAFT_VOTER);
     assert_int_not_equal(role_on(h, "a", dead, &replica), RAFT_VOTER);
-    house_free(h);
+    cluster_free(h);
 }
 
 /* ---- Hosts fail in the middle of each step --------------------------------------------------- */
 
-static uint64_t config_index(struct house *h, uint64_t shard_id)
+static uint64_t config_index(struct cluster *h, uint64_t shard_id)
 {
     uint64_t index = 0;
-    for (uint64_t n = 0; n < HOUSE_HOSTS; n++) {
+    for (uint64_t n = 0; n < CLUSTER_HOSTS; n++) {
         struct engine_replica_status status;
         if (h->hosts[n].hostctl != NULL &&
             engine_shard_status(h->hosts[n].engine, shard_id, &status) &&
@@ -256,28 +257,28 @@ static uint64_t config_index(struct house *h, uint64_t shard_id)
     return index;
 }
 
-static void fail_host(struct house *h, uint64_t n, bool crash, bool fails)
+static void fail_host(struct cluster *h, uint64_t n, bool crash, bool fails)
 {
     uint64_t replica;
     if (!crash) {
-        house_cut(h, n, fails);
+        cluster_cut(h, n, fails);
     } else if (fails) {
-        house_stop(h, n);
+        cluster_stop(h, n);
     } else {
-        house_start(h, n);
+        cluster_start(h, n);
         memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
-        (void)house_admit(h, n, &replica);
+        (void)cluster_admit(h, n, &replica);
     }
 }
 
 /* Without this host, do a majority of the voters know that they are? Before that, who has the only
  * vote cannot be spared. */
-static bool others_suffice(struct house *h, uint64_t shard_id, uint64_t without)
+static bool others_suffice(struct cluster *h, uint64_t shard_id, uint64_t without)
 {
     uint64_t index = config_index(h, shard_id);
     uint32_t voters = 0;
     uint32_t know = 0;
-    for (uint64_t n = 0; n < HOUSE_HOSTS; n++) {
+    for (uint64_t n = 0; n < CLUSTER_HOSTS; n++) {
         struct engine_replica_status status;
         struct raft_config c = {0};
         if (h->hosts[n].hostctl != NULL &&
@@ -293,15 +294,15 @@ static bool others_suffice(struct house *h, uint64_t shard_id, uint64_t without)
 
 /* One of the hosts fails at a moment of the change to so many voters. If the others suffice, the
  * shard takes writes without it. */
-static void fail_while_it_grows(struct house *h, uint32_t voters)
+static void fail_while_it_grows(struct cluster *h, uint32_t voters)
 {
     struct rand *r = &h->rand;
-    uint64_t id = house_shard_id(h, "a");
+    uint64_t id = cluster_shard_id(h, "a");
     uint64_t steps = rand_below(r, 6); /* configurations that come into force before */
     uint64_t index = config_index(h, id);
-    uint64_t end = house_now_ms(h) + 3000;
-    assert_int_equal(house_update(h, "a", voters, 0), THOLE_OK);
-    while (steps > 0 && house_now_ms(h) < end) {
+    uint64_t end = cluster_now_ms(h) + 3000;
+    assert_int_equal(cluster_update(h, "a", voters, 0), THOLE_OK);
+    while (steps > 0 && cluster_now_ms(h) < end) {
         run_odd(h, "a", 2);
         steps -= config_index(h, id) != index;
         index = config_index(h, id);
@@ -313,23 +314,23 @@ static void fail_while_it_grows(struct house *h, uint32_t voters)
     fail_host(h, n, crash, true);
     run_odd(h, "a", 2500); /* less than the grace */
     if (dispensable) {
-        RUN_ODD_UNTIL(h, "a", 5000, house_add(h, "a", 1));
+        RUN_ODD_UNTIL(h, "a", 5000, cluster_add(h, "a", 1));
     }
     fail_host(h, n, crash, false);
-    RUN_ODD_UNTIL(h, "a", 60000, house_settled(h, "a") && house_voters(h, "a") == voters);
+    RUN_ODD_UNTIL(h, "a", 60000, cluster_settled(h, "a") && cluster_voters(h, "a") == voters);
 }
 
 static void grow_in_trouble(uint64_t seed)
 {
-    struct house *h = five_hosts(seed);
-    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
-    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    struct cluster *h = five_hosts(seed);
+    assert_int_equal(cluster_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
     for (int i = 0; i < STEPS; i++) {
-        fail_while_it_grows(h, house_voters(h, "a") == 1 && rand_chance(&h->rand, 0.7) ? 3 : 5);
-        assert_int_equal(house_update(h, "a", rand_chance(&h->rand, 0.6) ? 1 : 3, 0), THOLE_OK);
-        RUN_ODD_UNTIL(h, "a", 60000, house_settled(h, "a") && house_voters(h, "a") < 5);
+        fail_while_it_grows(h, cluster_voters(h, "a") == 1 && rand_chance(&h->rand, 0.7) ? 3 : 5);
+        assert_int_equal(cluster_update(h, "a", rand_chance(&h->rand, 0.6) ? 1 : 3, 0), THOLE_OK);
+        RUN_ODD_UNTIL(h, "a", 60000, cluster_settled(h, "a") && cluster_voters(h, "a") < 5);
     }
-    house_free(h);
+    cluster_free(h);
 }
 
 static void hosts_fail_while_a_shard_grows(void **state)

@@ -10,7 +10,7 @@
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-bool placement__host_state_is(const thole_v1_Host *host, thole_v1_HostState state)
+bool placement__host_has_state(const thole_v1_Host *host, thole_v1_HostState state)
 {
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
     return spec != NULL && thole_v1_HostSpec_state(spec) == (int32_t)state;
@@ -23,7 +23,7 @@ static int32_t liveness(const thole_v1_Host *host)
                           : thole_v1_HostStatus_liveness(status);
 }
 
-bool placement__host_dead(const thole_v1_Host *host)
+bool placement__host_is_dead(const thole_v1_Host *host)
 {
     return liveness(host) == thole_v1_HOST_LIVENESS_DEAD;
 }
@@ -71,7 +71,7 @@ static bool cannot_write(const thole_v1_Host *host)
     return thole_v1_HostStatus_disk(thole_v1_Host_status(host)) > thole_v1_HOST_DISK_OK;
 }
 
-bool placement_host_failing(const thole_v1_Host *host)
+bool placement_host_is_failing(const thole_v1_Host *host)
 {
     const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(thole_v1_Host_status(host));
     return f != NULL && thole_v1_HostFailures_failing(f);
@@ -85,7 +85,7 @@ bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *s
     const thole_v1_Constraint *const *preferred =
         thole_v1_ShardSpec_leader_preference(spec, &count);
     *ret_preferred = placement_host_matches(host, preferred, count, &failed);
-    return placement__host_state_is(host, thole_v1_HOST_STATE_ACTIVE) && !cannot_write(host) &&
+    return placement__host_has_state(host, thole_v1_HOST_STATE_ACTIVE) && !cannot_write(host) &&
            liveness(host) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
@@ -148,10 +148,10 @@ static void classify(const struct placement *p, struct placement_member *m,
     m->moving = thole_v1_Replica_moving_by(row) != 0;
     m->pinned = thole_v1_Replica_moved_by(row) > (p->o != NULL ? p->o->unpinned : 0);
     if (m->host != NULL) {
-        m->host_up = !placement__host_dead(m->host) &&
-                     !placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED);
+        m->host_up = !placement__host_is_dead(m->host) &&
+                     !placement__host_has_state(m->host, thole_v1_HOST_STATE_REMOVED);
         m->keep = m->host_up && !m->moving &&
-                  !placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING);
+                  !placement__host_has_state(m->host, thole_v1_HOST_STATE_DRAINING);
     }
 }
 
@@ -267,15 +267,15 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
     const thole_v1_Host *row = h->row;
     struct slice name = registry_str(thole_v1_Host_name(row));
     uint32_t capacity = thole_v1_HostSpec_capacity(thole_v1_Host_spec(row));
-    bool up =
-        !placement__host_dead(row) && !placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED);
+    bool up = !placement__host_is_dead(row) &&
+              !placement__host_has_state(row, thole_v1_HOST_STATE_REMOVED);
     h->member = -1;
     h->target = CLASS_NONE;
     h->hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
     h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT || cannot_write(row);
-    h->failing = placement_host_failing(row);
+    h->failing = placement_host_is_failing(row);
     count_failures(p, h);
-    h->stays = up && !placement__host_state_is(row, thole_v1_HOST_STATE_DRAINING);
+    h->stays = up && !placement__host_has_state(row, thole_v1_HOST_STATE_DRAINING);
     for (size_t i = 0; i < p->member_count; i++) {
         if (uuid_equal(&p->members[i].host_id, &h->id)) {
             p->members[i].host_index = index;
@@ -288,7 +288,7 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
     h->full = capacity > 0 && users_load(p, h) >= capacity;
     h->over = capacity > 0 && users_load(p, h) > capacity;
     h->open = up && !h->used && !h->full && (!h->failing || h->failures > 0) &&
-              placement__host_state_is(row, thole_v1_HOST_STATE_ACTIVE) &&
+              placement__host_has_state(row, thole_v1_HOST_STATE_ACTIVE) &&
               registry__host_runs(row, thole_v1_ShardSpec_type(p->spec));
     for (size_t c = 0; c < p->class_count; c++) {
         size_t failed;

@@ -88,7 +88,7 @@ bool placement_host_matches(const thole_v1_Host *host,
 bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
                           bool *ret_preferred);
 /* Do replicas keep failing there, so that it gets nothing new? */
-bool placement_host_failing(const thole_v1_Host *host);
+bool placement_host_is_failing(const thole_v1_Host *host);
 /* How many replicas a host has, those of shard zero among them. */
 uint32_t placement_host_replicas(const struct registry_view *v, const struct uuid *host);
 

@@ -85,11 +85,11 @@ static void append_near(struct explanation *e, const struct placement_host *h, c
 static void rule_host(struct explanation *e, const struct placement_host *h)
 {
     const struct placement *p = e->p;
-    bool dead = placement__host_dead(h->row);
-    bool removed = placement__host_state_is(h->row, thole_v1_HOST_STATE_REMOVED);
+    bool dead = placement__host_is_dead(h->row);
+    bool removed = placement__host_has_state(h->row, thole_v1_HOST_STATE_REMOVED);
     const bool by[RULED_COUNT] = {
         [RULED_USED] = h->used && !dead, /* what is lost there would be in nobody's way */
-        [RULED_STATE] = !placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE),
+        [RULED_STATE] = !placement__host_has_state(h->row, thole_v1_HOST_STATE_ACTIVE),
         [RULED_DEAD] = dead,
         [RULED_FAILING] = h->failing && h->failures == 0,
         [RULED_TYPE] = !registry__host_runs(h->row, thole_v1_ShardSpec_type(p->spec)),

@@ -64,7 +64,7 @@ int placement__flow_edge(struct flow *f, int from, int to, const struct flow_cos
     return (int)f->edge_count - 2;
 }
 
-bool placement__flow_used(const struct flow *f, int edge)
+bool placement__flow_is_used(const struct flow *f, int edge)
 {
     return !f->edges[edge].open;
 }

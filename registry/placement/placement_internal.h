@@ -92,8 +92,8 @@ struct placement {
 void placement__load_members(struct placement *p);
 /* Classes and hosts; after the members. */
 void placement__load_hosts(struct placement *p);
-bool placement__host_state_is(const thole_v1_Host *host, thole_v1_HostState state);
-bool placement__host_dead(const thole_v1_Host *host);
+bool placement__host_has_state(const thole_v1_Host *host, thole_v1_HostState state);
+bool placement__host_is_dead(const thole_v1_Host *host);
 uint32_t placement__host_load(const struct placement *p, const struct uuid *id);
 /* The constraints of a group: its own, or the shard's. */
 const thole_v1_Constraint *const *placement__group_constraints(const thole_v1_ShardSpec *spec,
@@ -146,6 +146,6 @@ int placement__flow_node(struct flow *f);
 int placement__flow_edge(struct flow *f, int from, int to, const struct flow_cost *cost);
 /* Send as many units as there are ways, by the cheapest. */
 void placement__flow_run(struct flow *f, int source, int sink);
-bool placement__flow_used(const struct flow *f, int edge);
+bool placement__flow_is_used(const struct flow *f, int edge);
 
 #endif

@@ -43,11 +43,11 @@ static bool may_have(const struct placement *p, const struct placement_host *h, 
     for (size_t c = 0; c < p->class_count; c++) {
         matches |= p->classes[c].role == role && (h->matches >> c & 1) != 0;
     }
-    bool active = placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE);
-    const char *why = h->used                        ? "has a replica of this shard"
-                      : placement__host_dead(h->row) ? "is dead"
-                      : h->suspect                   ? "is suspect"
-                      : !active                      ? "is cordoned or draining"
+    bool active = placement__host_has_state(h->row, thole_v1_HOST_STATE_ACTIVE);
+    const char *why = h->used                           ? "has a replica of this shard"
+                      : placement__host_is_dead(h->row) ? "is dead"
+                      : h->suspect                      ? "is suspect"
+                      : !active                         ? "is cordoned or draining"
                       : h->failing ? "gets nothing new: replicas keep failing there"
                       : !registry__host_runs(h->row, thole_v1_ShardSpec_type(p->spec))
                           ? "is without the machine type of this shard"
@@ -80,7 +80,7 @@ static void pretend(struct placement *p, int from, int to)
     left->member = -1;
     left->used = false;
     left->open = left->stays && !left->over && !left->failing &&
-                 placement__host_state_is(left->row, thole_v1_HOST_STATE_ACTIVE) &&
+                 placement__host_has_state(left->row, thole_v1_HOST_STATE_ACTIVE) &&
                  registry__host_runs(left->row, thole_v1_ShardSpec_type(p->spec));
 }
 

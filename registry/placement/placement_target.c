@@ -181,7 +181,7 @@ static void solve(struct placement *p, uint32_t classes, bool hold)
         uint32_t met = 0;
         for (size_t i = 0; i < n->leaf_count[c]; i++) {
             struct placement_host *h = &p->hosts[n->leaves[c][i].host];
-            if (placement__flow_used(n->flow, n->leaves[c][i].edge)) {
+            if (placement__flow_is_used(n->flow, n->leaves[c][i].edge)) {
                 *(h->member >= 0 ? &p->members[h->member].target : &h->target) = (int)c;
                 met++;
             }
@@ -222,7 +222,7 @@ static void cover(struct placement *p)
             m->target = CLASS_COVER;
         } else if (h->open) {
             h->target = CLASS_COVER;
-        } else if (placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE) && !h->failing) {
+        } else if (placement__host_has_state(h->row, thole_v1_HOST_STATE_ACTIVE) && !h->failing) {
             p->cover_unmet++;
         }
     }

@@ -144,13 +144,13 @@ static bool target_votes(const struct placement_member *m)
 
 static const char *leaving_reason(const struct placement_member *m, bool surplus)
 {
-    if (m->host == NULL || placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED)) {
+    if (m->host == NULL || placement__host_has_state(m->host, thole_v1_HOST_STATE_REMOVED)) {
         return "its host was removed";
     }
-    if (placement__host_dead(m->host)) {
+    if (placement__host_is_dead(m->host)) {
         return "its host is dead";
     }
-    if (placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING)) {
+    if (placement__host_has_state(m->host, thole_v1_HOST_STATE_DRAINING)) {
         return "its host is draining";
     }
     if (m->moving) {

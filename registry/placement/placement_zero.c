@@ -42,7 +42,7 @@ static void place_missing(struct placement *p)
     while (rows < LIMIT_MEMBERS && (row = registry_next_host(p->v, name)) != NULL) {
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
-        if (placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED) ||
+        if (placement__host_has_state(row, thole_v1_HOST_STATE_REMOVED) ||
             !uuid_parse(registry_str(thole_v1_Host_id(row)), &id) || has_replica(p, &id)) {
             continue;
         }
@@ -54,17 +54,17 @@ static void place_missing(struct placement *p)
 
 static bool is_removed(const struct placement_member *m)
 {
-    return m->host == NULL || placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED);
+    return m->host == NULL || placement__host_has_state(m->host, thole_v1_HOST_STATE_REMOVED);
 }
 
 static bool is_state(const struct placement_member *m, thole_v1_HostState state)
 {
-    return m->host != NULL && placement__host_state_is(m->host, state);
+    return m->host != NULL && placement__host_has_state(m->host, state);
 }
 
 static bool is_dead(const struct placement_member *m)
 {
-    return m->host == NULL || placement__host_dead(m->host);
+    return m->host == NULL || placement__host_is_dead(m->host);
 }
 
 static bool is_suspect(const struct placement_member *m)
@@ -154,9 +154,9 @@ static void count(const struct placement *p, struct zero *z)
     uint32_t live = 0;
     while ((row = registry_next_host(p->v, name)) != NULL) {
         name = registry_str(thole_v1_Host_name(row));
-        bool removed = placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED);
+        bool removed = placement__host_has_state(row, thole_v1_HOST_STATE_REMOVED);
         z->hosts += !removed;
-        live += !removed && !placement__host_dead(row);
+        live += !removed && !placement__host_is_dead(row);
     }
     z->target = live >= 5 ? 5 : live >= 3 ? 3 : 1;
     for (size_t i = 0; i < p->member_count; i++) {
@@ -226,7 +226,7 @@ static void remove_non_voting(struct placement *p)
 static const char *reason_of(const struct placement_member *m)
 {
     return is_removed(m)                               ? "its host was removed"
-           : placement__host_dead(m->host)             ? "its host is dead"
+           : placement__host_is_dead(m->host)          ? "its host is dead"
            : is_state(m, thole_v1_HOST_STATE_DRAINING) ? "its host is draining"
                                                        : "an odd number of voters is enough";
 }

@@ -522,7 +522,7 @@ static bool is_failing(struct fixture *f, uint64_t host)
 {
     struct registry_view *v = registry_view_acquire(f->r);
     struct uuid id = test_uuid(host);
-    bool failing = placement_host_failing(registry_host(v, &id));
+    bool failing = placement_host_is_failing(registry_host(v, &id));
     registry_view_release(v);
     return failing;
 }

@@ -534,7 +534,7 @@ static uint64_t do_repair_zero(struct fixture *f, uint64_t epoch)
 static bool is_lost(struct fixture *f, uint64_t replica)
 {
     struct registry_view *v = registry_view_acquire(f->r);
-    bool lost = registry_replica_lost(v, replica);
+    bool lost = registry_replica_is_lost(v, replica);
     registry_view_release(v);
     return lost;
 }

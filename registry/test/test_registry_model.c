@@ -293,7 +293,7 @@ static enum thole_code model_observe(struct model *m, uint64_t id, int32_t phase
     return THOLE_OK;
 }
 
-/* Whether a host may be removed is not modelled: test_registry_needed.c. */
+/* Whether a host may be removed is not modelled: test_registry_host_removal.c. */
 static bool is_needed(const struct fixture *f)
 {
     static const char text[] = "needs this host";

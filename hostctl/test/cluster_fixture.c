@@ -1,4 +1,4 @@
-#include "hostctl/test/house.h"
+#include "hostctl/test/cluster_fixture.h"
 
 #include "proto/decode.h"
 #include "shards/machine/builtin.h"
@@ -15,7 +15,7 @@
 
 #define TURNS_MAX 1000000
 
-static struct house_host *shard_leader(struct house *h, uint64_t shard_id);
+static struct cluster_host *shard_leader(struct cluster *h, uint64_t shard_id);
 
 /* ---- The network ----------------------------------------------------------------------------- */
 
@@ -28,12 +28,12 @@ struct packet {
     struct bufslice frame;
 };
 
-uint64_t house_now_ms(const struct house *h)
+uint64_t cluster_now_ms(const struct cluster *h)
 {
     return clock_now(executor_clock(h->ex)) / NS_PER_MS;
 }
 
-static bool connected(const struct house *h, uint64_t a, uint64_t b)
+static bool connected(const struct cluster *h, uint64_t a, uint64_t b)
 {
     return h->hosts[a].hostctl != NULL && h->hosts[b].hostctl != NULL && a != b && !h->cut[a] &&
            !h->cut[b] && !h->apart[a][b];
@@ -42,14 +42,14 @@ static bool connected(const struct house *h, uint64_t a, uint64_t b)
 static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_lane lane,
                                 struct bufslice frame)
 {
-    struct house_host *from = ctx;
-    struct house *h = from->house;
+    struct cluster_host *from = ctx;
+    struct cluster *h = from->cluster;
     uint64_t n = 0;
-    while (n < HOUSE_HOSTS && !uuid_equal(&h->hosts[n].id, to)) {
+    while (n < CLUSTER_HOSTS && !uuid_equal(&h->hosts[n].id, to)) {
         n++;
     }
     /* As over the bus: without the address of a host it cannot be reached. */
-    if (n == HOUSE_HOSTS || !connected(h, from->n, n) || !from->address_known[n]) {
+    if (n == CLUSTER_HOSTS || !connected(h, from->n, n) || !from->address_known[n]) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
     }
@@ -69,7 +69,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     return THOLE_OK;
 }
 
-static void deliver(struct house *h, struct packet *p)
+static void deliver(struct cluster *h, struct packet *p)
 {
     if (connected(h, p->from, p->to) && !h->mute[p->from]) {
         hostctl_heard(h->hosts[p->to].hostctl, &h->hosts[p->from].id);
@@ -81,7 +81,7 @@ static void deliver(struct house *h, struct packet *p)
     free(p);
 }
 
-void house_run(struct house *h, uint64_t ms)
+void cluster_run(struct cluster *h, uint64_t ms)
 {
     uint64_t end = clock_now(executor_clock(h->ex)) + ms * NS_PER_MS;
     for (;;) {
@@ -124,10 +124,10 @@ static void request_done(struct engine_request *r)
     free(q);
 }
 
-static struct house_host *zero_leader(struct house *h)
+static struct cluster_host *zero_leader(struct cluster *h)
 {
     struct engine_replica_status status;
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         if (h->hosts[i].hostctl != NULL && !h->cut[i] &&
             engine_shard_status(h->hosts[i].engine, REGISTRY_SHARD_ID, &status) &&
             status.leader_ready) {
@@ -137,11 +137,11 @@ static struct house_host *zero_leader(struct house *h)
     return NULL;
 }
 
-static void submit(struct house *h, struct bufslice command, bool lose,
+static void submit(struct cluster *h, struct bufslice command, bool lose,
                    void (*done)(void *, const struct thole_status *, uint64_t, struct slice),
                    void *ctx)
 {
-    struct house_host *leader = zero_leader(h);
+    struct cluster_host *leader = zero_leader(h);
     if (leader == NULL) {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, "nobody leads");
@@ -166,38 +166,38 @@ static void callback_propose(void *ctx, struct bufslice command,
                                           struct slice),
                              void *done_ctx)
 {
-    struct house_host *host = ctx;
-    host->house->proposals++;
-    if (host->house->cut[host->n] || rand_chance(&host->house->rand, host->house->refuse)) {
+    struct cluster_host *host = ctx;
+    host->cluster->proposals++;
+    if (host->cluster->cut[host->n] || rand_chance(&host->cluster->rand, host->cluster->refuse)) {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, "a test says so");
         bufslice_unref(command);
         done(done_ctx, &st, 0, (struct slice){0});
         return;
     }
-    submit(host->house, command, rand_chance(&host->house->rand, host->house->lose), done,
+    submit(host->cluster, command, rand_chance(&host->cluster->rand, host->cluster->lose), done,
            done_ctx);
 }
 
 static void callback_host_address(void *ctx, const struct uuid *id, uint64_t incarnation,
                                   const char *address)
 {
-    struct house_host *host = ctx;
+    struct cluster_host *host = ctx;
     (void)incarnation;
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
-        if (uuid_equal(&host->house->hosts[i].id, id)) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
+        if (uuid_equal(&host->cluster->hosts[i].id, id)) {
             host->address_known[i] = address != NULL;
         }
     }
 }
 
-static uint64_t number_of(const struct house *h, const struct uuid *id)
+static uint64_t number_of(const struct cluster *h, const struct uuid *id)
 {
     uint64_t n = 0;
-    while (n < HOUSE_HOSTS && !uuid_equal(&h->hosts[n].id, id)) {
+    while (n < CLUSTER_HOSTS && !uuid_equal(&h->hosts[n].id, id)) {
         n++;
     }
-    assert_true(n < HOUSE_HOSTS);
+    assert_true(n < CLUSTER_HOSTS);
     return n;
 }
 
@@ -205,8 +205,8 @@ static void callback_reaches(void *ctx, const struct uuid *asked, const struct u
                              void (*done)(void *done_ctx, bool answered, bool reaches),
                              void *done_ctx)
 {
-    struct house_host *host = ctx;
-    const struct house *h = host->house;
+    struct cluster_host *host = ctx;
+    const struct cluster *h = host->cluster;
     uint64_t a = number_of(h, asked);
     bool answered = connected(h, host->n, a);
     done(done_ctx, answered, answered && connected(h, a, number_of(h, about)));
@@ -236,37 +236,37 @@ static void waited(void *ctx, const struct thole_status *st, uint64_t code, stru
     }
 }
 
-static struct waiting command_wait(struct house *h, struct cmd *c)
+static struct waiting command_wait(struct cluster *h, struct cmd *c)
 {
     size_t size = 0;
     struct waiting w = {.st = {.code = THOLE_UNAVAILABLE}};
-    thole_registry_v1_Command_set_time_ms(c->c, (int64_t)house_now_ms(h));
+    thole_registry_v1_Command_set_time_ms(c->c, (int64_t)cluster_now_ms(h));
     char *bytes = thole_registry_v1_Command_serialize(c->c, c->arena, &size);
     for (int i = 0; i < 200 && w.st.code != THOLE_OK; i++) {
         struct buf *b = buf_copy(bytes, size);
         w = (struct waiting){0};
         submit(h, (struct bufslice){b, slice_of(b->data, b->size)}, false, waited, &w);
         for (int k = 0; k < 400 && !w.done; k++) {
-            house_run(h, 10);
+            cluster_run(h, 10);
         }
         assert_true(w.done);
         if (w.st.code != THOLE_OK) {
-            house_run(h, 50);
+            cluster_run(h, 50);
         }
     }
     upb_Arena_Free(c->arena);
     return w;
 }
 
-enum thole_code house_command(struct house *h, struct cmd *c)
+enum thole_code cluster_command(struct cluster *h, struct cmd *c)
 {
     struct waiting w = command_wait(h, c);
     return w.st.code != THOLE_OK ? w.st.code : (enum thole_code)w.code;
 }
 
-int32_t house_operation_state(struct house *h, uint64_t id)
+int32_t cluster_operation_state(struct cluster *h, uint64_t id)
 {
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Operation *row = registry_operation(v, id);
     int32_t state = row == NULL ? 0 : thole_v1_Operation_state(row);
     registry_view_release(v);
@@ -277,7 +277,7 @@ int32_t house_operation_state(struct house *h, uint64_t id)
 
 static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
 {
-    struct house_host *host = ctx;
+    struct cluster_host *host = ctx;
     if (host->hostctl != NULL) {
         hostctl_replica_changed(host->hostctl, s);
     }
@@ -289,9 +289,9 @@ static void on_host_failed(void *ctx, const struct thole_status *st)
     fail_msg("host failed: %s", st->message);
 }
 
-static void tell_peers(struct house *h, uint64_t n)
+static void tell_peers(struct cluster *h, uint64_t n)
 {
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         bool up = connected(h, i, n);
         if (i == n) {
             continue;
@@ -309,7 +309,7 @@ static void tell_peers(struct house *h, uint64_t n)
 
 static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
 {
-    struct house_host *host = ctx;
+    struct cluster_host *host = ctx;
     if (host->hostctl != NULL) {
         hostctl_leader_moved(host->hostctl, shard_id, from, to, stopping);
     }
@@ -317,7 +317,7 @@ static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_
 
 static void on_disk_changed(void *ctx)
 {
-    struct house_host *host = ctx;
+    struct cluster_host *host = ctx;
     if (host->hostctl != NULL) {
         hostctl_disk_changed(host->hostctl);
     }
@@ -331,9 +331,9 @@ static enum thole_code never_opens(const struct thole_machine_env *env, void **r
     return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "it never opens");
 }
 
-void house_start(struct house *h, uint64_t n)
+void cluster_start(struct cluster *h, uint64_t n)
 {
-    struct house_host *host = &h->hosts[n];
+    struct cluster_host *host = &h->hosts[n];
     struct thole_status st;
     assert_null(host->hostctl);
     host->incarnation++;
@@ -379,15 +379,15 @@ void house_start(struct house *h, uint64_t n)
         .retry_ms = 50,
         .report_interval_ms = 20,
         .suspect_after_ms = 500,
-        .dead_after_ms = HOUSE_DEAD_MS,
+        .dead_after_ms = CLUSTER_DEAD_MS,
     };
     host->hostctl = hostctl_new(&ho);
     tell_peers(h, n);
 }
 
-void house_stop(struct house *h, uint64_t n)
+void cluster_stop(struct cluster *h, uint64_t n)
 {
-    struct house_host *host = &h->hosts[n];
+    struct cluster_host *host = &h->hosts[n];
     if (host->hostctl == NULL) {
         return;
     }
@@ -402,13 +402,13 @@ void house_stop(struct house *h, uint64_t n)
     tell_peers(h, n);
 }
 
-void house_cut(struct house *h, uint64_t n, bool cut)
+void cluster_cut(struct cluster *h, uint64_t n, bool cut)
 {
     h->cut[n] = cut;
     tell_peers(h, n);
 }
 
-void house_part(struct house *h, uint64_t a, uint64_t b, bool apart)
+void cluster_part(struct cluster *h, uint64_t a, uint64_t b, bool apart)
 {
     h->apart[a][b] = apart;
     h->apart[b][a] = apart;
@@ -416,13 +416,13 @@ void house_part(struct house *h, uint64_t a, uint64_t b, bool apart)
     tell_peers(h, b);
 }
 
-struct house *house_new(uint64_t seed)
+struct cluster *cluster_new(uint64_t seed)
 {
-    struct house *h = xcalloc(1, sizeof *h);
+    struct cluster *h = xcalloc(1, sizeof *h);
     h->ex = executor_manual_new(NS_PER_S);
     rand_seed(&h->rand, seed);
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
-        h->hosts[i].house = h;
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
+        h->hosts[i].cluster = h;
         h->hosts[i].n = i;
         h->hosts[i].id = test_uuid(i);
         h->hosts[i].log = log_store_memory_new();
@@ -431,10 +431,10 @@ struct house *house_new(uint64_t seed)
     return h;
 }
 
-void house_free(struct house *h)
+void cluster_free(struct cluster *h)
 {
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
-        house_stop(h, i);
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
+        cluster_stop(h, i);
     }
     while (h->packets != NULL) {
         struct packet *p = h->packets;
@@ -442,7 +442,7 @@ void house_free(struct house *h)
         bufslice_unref(p->frame);
         free(p);
     }
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         h->hosts[i].log->ops->close(h->hosts[i].log);
         h->hosts[i].files->ops->free(h->hosts[i].files);
     }
@@ -459,7 +459,7 @@ static void started(void *ctx, const struct thole_status *st)
     w->st = *st;
 }
 
-static void start_zero(struct house *h, uint64_t n, uint64_t replica,
+static void start_zero(struct cluster *h, uint64_t n, uint64_t replica,
                        const struct raft_member *initial, size_t count)
 {
     struct waiting w = {0};
@@ -475,7 +475,7 @@ static void start_zero(struct house *h, uint64_t n, uint64_t replica,
     assert_int_equal(w.st.code, THOLE_OK);
 }
 
-static void fill(const struct house *h, thole_v1_Host *row, upb_Arena *arena, uint64_t n)
+static void fill(const struct cluster *h, thole_v1_Host *row, upb_Arena *arena, uint64_t n)
 {
     fill_host(row, arena, n, h->hosts[n].incarnation);
     thole_v1_HostStatus *status = thole_v1_Host_mutable_status(row, arena);
@@ -486,9 +486,9 @@ static void fill(const struct house *h, thole_v1_Host *row, upb_Arena *arena, ui
     }
 }
 
-void house_bootstrap(struct house *h, uint64_t hosts)
+void cluster_bootstrap(struct cluster *h, uint64_t hosts)
 {
-    struct raft_member initial[HOUSE_HOSTS] = {{0}};
+    struct raft_member initial[CLUSTER_HOSTS] = {{0}};
     struct cmd c = cmd_new("user");
     thole_registry_v1_Bootstrap *b =
         thole_registry_v1_Operation_mutable_bootstrap(cmd_op(&c), c.arena);
@@ -498,17 +498,17 @@ void house_bootstrap(struct house *h, uint64_t hosts)
         initial[i].replica_id = i + 1;
         initial[i].role = RAFT_VOTER;
         memcpy(initial[i].host, h->hosts[i].id.bytes, 16);
-        house_start(h, i);
+        cluster_start(h, i);
     }
     for (uint64_t i = 0; i < hosts; i++) {
         memset(h->hosts[i].address_known, true, sizeof h->hosts[i].address_known);
         start_zero(h, i, i + 1, initial, hosts);
         fill(h, thole_registry_v1_Bootstrap_add_hosts(b, c.arena), c.arena, i);
     }
-    assert_int_equal(house_command(h, &c), THOLE_OK);
+    assert_int_equal(cluster_command(h, &c), THOLE_OK);
 }
 
-enum thole_code house_admit(struct house *h, uint64_t n, uint64_t *ret_replica)
+enum thole_code cluster_admit(struct cluster *h, uint64_t n, uint64_t *ret_replica)
 {
     struct cmd c = cmd_new("host");
     thole_registry_v1_AdmitHost *a =
@@ -519,11 +519,11 @@ enum thole_code house_admit(struct house *h, uint64_t n, uint64_t *ret_replica)
     return w.st.code != THOLE_OK ? w.st.code : (enum thole_code)w.code;
 }
 
-void house_join(struct house *h, uint64_t n)
+void cluster_join(struct cluster *h, uint64_t n)
 {
     uint64_t replica = 0;
-    house_start(h, n);
-    assert_int_equal(house_admit(h, n, &replica), THOLE_OK);
+    cluster_start(h, n);
+    assert_int_equal(cluster_admit(h, n, &replica), THOLE_OK);
     assert_true(replica != 0);
     memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
     start_zero(h, n, replica, NULL, 0);
@@ -538,8 +538,8 @@ static void fill_counter(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t vo
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("counter"));
 }
 
-enum thole_code house_create_type(struct house *h, const char *shard, const char *type,
-                                  uint32_t voters, uint32_t non_voting)
+enum thole_code cluster_create_type(struct cluster *h, const char *shard, const char *type,
+                                    uint32_t voters, uint32_t non_voting)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateShard *s =
@@ -548,13 +548,13 @@ enum thole_code house_create_type(struct house *h, const char *shard, const char
     thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
     fill_counter(spec, c.arena, voters, non_voting);
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString(type));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-enum thole_code house_create(struct house *h, const char *shard, uint32_t voters,
-                             uint32_t non_voting)
+enum thole_code cluster_create(struct cluster *h, const char *shard, uint32_t voters,
+                               uint32_t non_voting)
 {
-    return house_create_type(h, shard, "counter", voters, non_voting);
+    return cluster_create_type(h, shard, "counter", voters, non_voting);
 }
 
 struct adding {
@@ -570,12 +570,12 @@ static void added(struct engine_request *r)
     bufslice_unref(r->result);
 }
 
-bool house_add(struct house *h, const char *shard, int count)
+bool cluster_add(struct cluster *h, const char *shard, int count)
 {
-    uint64_t id = house_shard_id(h, shard);
+    uint64_t id = cluster_shard_id(h, shard);
     for (int i = 0; i < count; i++) {
         struct adding a = {.done = false};
-        struct house_host *leader = shard_leader(h, id);
+        struct cluster_host *leader = shard_leader(h, id);
         if (leader == NULL) {
             return false;
         }
@@ -587,7 +587,7 @@ bool house_add(struct house *h, const char *shard, int count)
                                       .done = added};
         engine_submit(leader->engine, &a.r);
         for (int k = 0; k < 1000 && !a.done; k++) {
-            house_run(h, 10);
+            cluster_run(h, 10);
         }
         assert_true(a.done);
         if (!a.ok) {
@@ -597,8 +597,8 @@ bool house_add(struct house *h, const char *shard, int count)
     return true;
 }
 
-enum thole_code house_update(struct house *h, const char *shard, uint32_t voters,
-                             uint32_t non_voting)
+enum thole_code cluster_update(struct cluster *h, const char *shard, uint32_t voters,
+                               uint32_t non_voting)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_UpdateShard *s =
@@ -606,19 +606,19 @@ enum thole_code house_update(struct house *h, const char *shard, uint32_t voters
     thole_registry_v1_UpdateShard_set_name(s, upb_StringView_FromString(shard));
     fill_counter(thole_registry_v1_UpdateShard_mutable_spec(s, c.arena), c.arena, voters,
                  non_voting);
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-enum thole_code house_delete(struct house *h, const char *shard)
+enum thole_code cluster_delete(struct cluster *h, const char *shard)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_DeleteShard *s =
         thole_registry_v1_Operation_mutable_delete_shard(cmd_op(&c), c.arena);
     thole_registry_v1_DeleteShard_set_name(s, upb_StringView_FromString(shard));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-enum thole_code house_host_state(struct house *h, uint64_t n, int32_t state)
+enum thole_code cluster_host_state(struct cluster *h, uint64_t n, int32_t state)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_UpdateHost *u =
@@ -628,10 +628,10 @@ enum thole_code house_host_state(struct house *h, uint64_t n, int32_t state)
     thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(row, c.arena), state);
     thole_registry_v1_UpdateHost_set_name(u, thole_v1_Host_name(row));
     thole_registry_v1_UpdateHost_set_spec(u, thole_v1_Host_mutable_spec(row, c.arena));
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
-enum thole_code house_delete_host(struct house *h, uint64_t n)
+enum thole_code cluster_delete_host(struct cluster *h, uint64_t n)
 {
     char name[8];
     snprintf(name, sizeof name, "h%" PRIu64, n);
@@ -640,25 +640,25 @@ enum thole_code house_delete_host(struct house *h, uint64_t n)
         thole_registry_v1_Operation_mutable_delete_host(cmd_op(&c), c.arena);
     thole_registry_v1_DeleteHost_set_name(d, upb_StringView_FromString(name));
     thole_registry_v1_DeleteHost_set_decommission(d, true);
-    return house_command(h, &c);
+    return cluster_command(h, &c);
 }
 
 /* ---- What is so ------------------------------------------------------------------------------ */
 
-struct registry_view *house_view(struct house *h)
+struct registry_view *cluster_view(struct cluster *h)
 {
-    struct house_host *leader = zero_leader(h);
-    for (uint64_t i = 0; i < HOUSE_HOSTS && leader == NULL; i++) {
+    struct cluster_host *leader = zero_leader(h);
+    for (uint64_t i = 0; i < CLUSTER_HOSTS && leader == NULL; i++) {
         leader = h->hosts[i].hostctl != NULL ? &h->hosts[i] : NULL;
     }
     assert_non_null(leader);
     return registry_view_acquire(leader->registry);
 }
 
-static struct house_host *shard_leader(struct house *h, uint64_t shard_id)
+static struct cluster_host *shard_leader(struct cluster *h, uint64_t shard_id)
 {
     struct engine_replica_status status;
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         if (h->hosts[i].hostctl != NULL && !h->cut[i] &&
             engine_shard_status(h->hosts[i].engine, shard_id, &status) && status.leader_ready) {
             return &h->hosts[i];
@@ -703,13 +703,13 @@ static bool config_agrees(const struct registry_view *v, const struct raft_confi
     return !c->joint && count == c->member_count;
 }
 
-bool house_settled(struct house *h, const char *shard)
+bool cluster_settled(struct cluster *h, const char *shard)
 {
     struct registry_shard_buf shard_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &shard_buf);
     bool ok = row != NULL && conditions_true(row);
-    struct house_host *leader = ok ? shard_leader(h, thole_v1_Shard_id(row)) : NULL;
+    struct cluster_host *leader = ok ? shard_leader(h, thole_v1_Shard_id(row)) : NULL;
     struct raft_config c = {0};
     if (leader != NULL && engine_shard_config(leader->engine, thole_v1_Shard_id(row), &c)) {
         ok = config_agrees(v, &c, thole_v1_Shard_id(row));
@@ -721,12 +721,12 @@ bool house_settled(struct house *h, const char *shard)
     return ok;
 }
 
-bool house_gone(struct house *h, const char *shard, uint64_t shard_id)
+bool cluster_gone(struct cluster *h, const char *shard, uint64_t shard_id)
 {
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     bool gone = !registry_has_shard_name(v, slice_str(shard));
     registry_view_release(v);
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         struct engine_replica_status status;
         if (h->hosts[i].hostctl == NULL) {
             continue;
@@ -739,10 +739,10 @@ bool house_gone(struct house *h, const char *shard, uint64_t shard_id)
     return gone;
 }
 
-bool house_all_see_same(struct house *h)
+bool cluster_all_see_same(struct cluster *h)
 {
     uint64_t revision = 0;
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         if (h->hosts[i].hostctl == NULL) {
             continue;
         }
@@ -757,22 +757,22 @@ bool house_all_see_same(struct house *h)
     return true;
 }
 
-uint64_t house_shard_id(struct house *h, const char *shard)
+uint64_t cluster_shard_id(struct cluster *h, const char *shard)
 {
     struct registry_shard_buf shard_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &shard_buf);
     uint64_t id = row == NULL ? UINT64_MAX : thole_v1_Shard_id(row);
     registry_view_release(v);
     return id;
 }
 
-uint32_t house_voters(struct house *h, const char *shard)
+uint32_t cluster_voters(struct cluster *h, const char *shard)
 {
     struct raft_config c = {0};
     uint32_t voters = 0;
-    uint64_t id = house_shard_id(h, shard);
-    struct house_host *leader = shard_leader(h, id);
+    uint64_t id = cluster_shard_id(h, shard);
+    struct cluster_host *leader = shard_leader(h, id);
     if (leader == NULL || !engine_shard_config(leader->engine, id, &c)) {
         return 0;
     }
@@ -783,26 +783,26 @@ uint32_t house_voters(struct house *h, const char *shard)
     return voters;
 }
 
-uint64_t house_zero_leader(struct house *h)
+uint64_t cluster_zero_leader(struct cluster *h)
 {
-    const struct house_host *leader = zero_leader(h);
+    const struct cluster_host *leader = zero_leader(h);
     return leader == NULL ? UINT64_MAX : leader->n;
 }
 
-int32_t house_liveness(struct house *h, uint64_t n)
+int32_t cluster_liveness(struct cluster *h, uint64_t n)
 {
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     struct uuid id = test_uuid(n);
     int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(registry_host(v, &id)));
     registry_view_release(v);
     return liveness;
 }
 
-size_t house_events(struct house *h, const char *object, const char *reason, char *ret_last,
-                    size_t size)
+size_t cluster_events(struct cluster *h, const char *object, const char *reason, char *ret_last,
+                      size_t size)
 {
     struct registry_event_buf event_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     uint64_t it = 0;
     size_t count = 0;
     const thole_v1_Event *e;
@@ -818,10 +818,10 @@ size_t house_events(struct house *h, const char *object, const char *reason, cha
     return count;
 }
 
-size_t house_replicas_on(struct house *h, uint64_t n)
+size_t cluster_replicas_on(struct cluster *h, uint64_t n)
 {
     struct registry_replica_buf replica_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     struct uuid id = test_uuid(n);
     size_t count = 0;
     uint64_t after = 0;
@@ -866,10 +866,10 @@ static void dump_shard(const struct registry_view *v, const thole_v1_Shard *s)
     }
 }
 
-void house_dump(struct house *h)
+void cluster_dump(struct cluster *h)
 {
     struct registry_shard_buf shard_buf;
-    struct registry_view *v = house_view(h);
+    struct registry_view *v = cluster_view(h);
     struct slice name = {0};
     const thole_v1_Shard *s;
     const thole_v1_Host *row;
@@ -886,7 +886,7 @@ void house_dump(struct house *h)
         dump_shard(v, s);
     }
     registry_view_release(v);
-    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+    for (uint64_t i = 0; i < CLUSTER_HOSTS; i++) {
         struct engine_replica_status *all = NULL;
         size_t count = h->hosts[i].hostctl == NULL ? 0 : engine_replicas(h->hosts[i].engine, &all);
         for (size_t k = 0; k < count; k++) {

@@ -79,8 +79,8 @@ static void explain(const struct votes *v, const thole_v1_Replica *r, bool dead,
                     : "; a replica that a user created is for the user to delete");
 }
 
-bool registry__host_needed(const struct state *s, const struct uuid *host, char *ret_why,
-                           size_t size)
+bool registry__host_is_needed(const struct state *s, const struct uuid *host, char *ret_why,
+                              size_t size)
 {
     struct registry_replica_buf buf;
     struct registry_shard_buf shard_buf;
@@ -110,8 +110,8 @@ bool registry__host_needed(const struct state *s, const struct uuid *host, char 
     return false;
 }
 
-bool registry_host_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,
-                          size_t size)
+bool registry_host_is_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,
+                             size_t size)
 {
-    return registry__host_needed(&v->s, host, ret_why, size);
+    return registry__host_is_needed(&v->s, host, ret_why, size);
 }
