@@ -1,5 +1,5 @@
-/* What the controllers ask of others, and how the answer finds back: an operation is a message that
- * the answering thread posts to the worker, or frees if the controllers are gone. */
+/* Engine calls and proposals of the controllers, and the way of their answers: an operation is a
+ * message. The answering thread posts it to the worker, or frees it if the controllers are gone. */
 #include "hostctl/hostctl_internal.h"
 #include "proto/decode.h"
 

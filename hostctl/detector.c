@@ -43,7 +43,7 @@ static void learn(struct detector *d, uint32_t interval_ms, uint64_t now_ms)
 void detector_heard(struct detector *d, const struct detector_bounds *b, uint64_t now_ms)
 {
     if (now_ms < d->heard_ms) {
-        return; /* another thread was a moment later */
+        return; /* another thread reported a later sign first */
     }
     if (now_ms - d->heard_ms > detector_allowed_ms(d, b) || d->broken || !d->spoke) {
         d->steady_ms = now_ms;
@@ -57,7 +57,7 @@ void detector_heard(struct detector *d, const struct detector_bounds *b, uint64_
     }
     uint64_t interval_ms = now_ms - d->sample_ms;
     if (interval_ms >= DETECTOR_GRAIN_MS) {
-        /* Longer than any threshold can be: it was away, which says nothing about its intervals. */
+        /* Longer than any threshold: the host was away, which says nothing about its intervals. */
         if (interval_ms <= b->ceiling_ms) {
             learn(d, (uint32_t)interval_ms, now_ms);
         }
@@ -67,7 +67,7 @@ void detector_heard(struct detector *d, const struct detector_bounds *b, uint64_
 
 void detector_broken(struct detector *d, const struct detector_bounds *b, uint64_t now_ms)
 {
-    /* After a silence, the connection was given up for the silence: that is no news. */
+    /* After a silence the connection was closed because of the silence: no new information. */
     uint64_t silent_ms = now_ms > d->heard_ms ? now_ms - d->heard_ms : 0;
     if (!d->broken && silent_ms < b->floor_ms / 2) {
         d->broken = true;

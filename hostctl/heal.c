@@ -1,18 +1,20 @@
-/* Replicas that failed are rebuilt, on shard zero's leader host: the row of the failed one is set
- * to REMOVE, the rest happens by itself (membership takes it out, its host deletes its data,
+/* Rebuilds failed replicas, on shard zero's leader host. The row of the failed replica is set to
+ * REMOVE; the other controllers do the rest (membership removes it, its host deletes its data,
  * placement makes another one, which gets a snapshot).
  *
- * That must not hurt more than it helps:
- *   - only while the others are a majority that runs, and one replica of a shard at a time;
- *   - the n-th failure in a row on one host is answered after a pause that doubles with n;
- *   - a machine that fails everywhere does not wander through all hosts: after
- *     PLACEMENT_FAILURES_MAX failures of a shard there are long pauses, and its condition Degraded
- *     says Failing. Placement prefers hosts on which the shard has not failed;
- *   - a host on which the replicas of several shards fail, one after the other, gets nothing new
- *     (registry/host_failures.c).
- * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas
- * are left as they are. A host whose replica of shard zero failed sees no rows any more: it asks
- * the others, and says so (agent/join/join.c). */
+ * A rebuild must do no harm:
+ * - it starts only while the others are a running majority, and for one replica of a shard at a
+ *   time;
+ * - the pause after the n-th consecutive failure on one host doubles with n;
+ * - a machine that fails everywhere must not move through all hosts: after PLACEMENT_FAILURES_MAX
+ *   failures of a shard the pauses are long, and its condition Degraded says Failing. Placement
+ *   prefers hosts on which the shard has not failed;
+ * - a host on which replicas of several shards fail one after the other gets nothing new
+ *   (registry/host_failures.c).
+ *
+ * Failures are counted in the shard's row, so a new leader continues the count. Users' replicas
+ * are not touched. A host whose replica of shard zero failed sees no rows any more: it asks other
+ * hosts, and reports the failure (agent/join/join.c). */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -43,7 +45,7 @@ static bool on_live_host(const struct hostctl *h, const thole_v1_Replica *r)
            thole_v1_HostStatus_liveness(thole_v1_Host_status(host)) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
-/* The replica to rebuild; NULL if there is none, or none may go now. */
+/* The replica to rebuild now, or NULL. */
 static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t shard_id,
                                            struct registry_replica_buf *buf)
 {
@@ -74,7 +76,7 @@ static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t sha
     return safe ? registry_replica(h->view, found, buf) : NULL;
 }
 
-/* How long after its failure it is rebuilt, and when it failed. */
+/* The pause before the replica is rebuilt, and when it failed. */
 static uint64_t pause_of(const thole_v1_Shard *shard, const thole_v1_Replica *r,
                          uint64_t *ret_failed_ms)
 {
@@ -135,7 +137,7 @@ void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s)
     if (r == NULL) {
         return;
     }
-    /* By the clocks of two machines, which may differ: never longer than the pause. */
+    /* The clocks of two machines may differ: never wait longer than the pause. */
     uint64_t failed_ms = 0;
     uint64_t pause_ms = pause_of(shard, r, &failed_ms);
     uint64_t wall_ms = h->clock->wall_ms(h->clock);

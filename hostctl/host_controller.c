@@ -1,9 +1,9 @@
 /* The host controller: rows with this host's id -> running replicas.
  *
- * Deleting is only ever done on a positive sign: the row says that the replica is out (or its shard
- * is being deleted), or the id is below the view's watermark and has no row, which means that it
- * was gone before. An empty or old view has a low watermark, so it never deletes anything. An id
- * that a repair of shard zero lost has no row either: what its group says is the sign. */
+ * Data is deleted only on a positive sign: the row says that the replica is out (or its shard is
+ * being deleted), or the id is below the view's watermark and has no row, which means that the
+ * replica is gone. An empty or old view has a low watermark, so it never deletes anything. An id
+ * that a repair of shard zero lost has no row either: there the sign comes from its group. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -33,7 +33,7 @@ static bool may_delete(const struct hostctl *h, const struct engine_replica_stat
 
 /* ---- Starting -------------------------------------------------------------------------------- */
 
-/* The initial members, exactly as the shard's row has them. False if the row makes no sense. */
+/* The initial members, exactly as in the shard's row. False if the row is malformed. */
 static bool initial_members(const thole_v1_Shard *shard, struct raft_member *ret, size_t *ret_count)
 {
     size_t count = 0;
@@ -84,8 +84,8 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
     free(type_text);
 }
 
-/* A replica that founds its group on a snapshot starts empty, like one that joins. Asked again it
- * is there already, or this is the first time that lasted. */
+/* A replica that starts its group from a snapshot starts empty, like one that joins. Idempotent:
+ * after a crash the step may already have been done. */
 static void seed(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *shard,
                  const struct engine_replica_status *local)
 {
@@ -106,7 +106,7 @@ static void seed(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *s
 static void seed_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_op *op)
 {
     s->seeding = false;
-    if (op->st.code != THOLE_OK) { /* if it is final, the replica has failed and says why */
+    if (op->st.code != THOLE_OK) { /* a final error makes the replica fail with its reason */
         LOG_WARN(HOSTCTL,
                  "a replica did not take its snapshot shard=%" PRIu64 " replica=%" PRIu64
                  " error=\"%s\"",
@@ -116,7 +116,7 @@ static void seed_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_o
     }
 }
 
-/* The row of this host that should run. */
+/* The row that should run on this host. */
 static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shard_id,
                                           struct registry_replica_buf *buf)
 {
@@ -184,8 +184,8 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
         return;
     }
     const thole_v1_Replica *row = wanted_row(h, s->id, &replica_buf);
-    /* A row whose replica was seen here before and is not here now has lost its data: its votes
-     * are forgotten, so it must not start again under its id. report.c says so. */
+    /* A row whose replica was seen here before and is missing now has lost its data, and with it
+     * its votes. It must not start again under its id: report.c reports it FAILED. */
     if (shard != NULL && row != NULL && !thole_v1_Shard_deleting(shard) &&
         thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_UNSPECIFIED &&
         hostctl__view_is_fresh(h, s)) {
@@ -204,7 +204,7 @@ static void start_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_
     }
     LOG_WARN(HOSTCTL,
              "a replica did not start shard=%" PRIu64 " replica=%" PRIu64
-             " error=\"%s\"; trying again in %" PRIu32 " ms",
+             " error=\"%s\"; retrying in %" PRIu32 " ms",
              op->shard_id, op->replica_id, op->st.message, h->o.retry_ms);
     hostctl__work(s)->host_after_ms = h->now_ms + h->o.retry_ms;
     hostctl__again(h, s, s->work->host_after_ms);
@@ -222,7 +222,7 @@ static void remove_done(struct hostctl *h, struct ctl_shard *s, const struct ctl
     if (op->st.code != THOLE_OK) {
         LOG_WARN(HOSTCTL,
                  "a replica's data was not deleted shard=%" PRIu64 " replica=%" PRIu64
-                 " error=\"%s\"; trying again in %" PRIu32 " ms",
+                 " error=\"%s\"; retrying in %" PRIu32 " ms",
                  op->shard_id, op->replica_id, op->st.message, h->o.retry_ms);
         hostctl__work(s)->host_after_ms = h->now_ms + h->o.retry_ms;
         hostctl__again(h, s, s->work->host_after_ms);
@@ -247,8 +247,9 @@ void hostctl__host_done(struct hostctl *h, struct ctl_op *op)
     hostctl__dirty(h, op->shard_id);
 }
 
-/* A tombstone keeps a removed id from starting again; the view does so as well, once it is past. A
- * removed host keeps them: that of shard zero's replica tells its next start what became of it. */
+/* A tombstone keeps a removed id from starting again. A view past the removal does so as well, so
+ * the tombstone can go. A removed host keeps its tombstones: that of shard zero's replica tells
+ * its next start that it was removed. */
 void hostctl__forget_tombstones(struct hostctl *h)
 {
     h->tombstones_dirty = false;

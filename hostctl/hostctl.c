@@ -1,4 +1,4 @@
-/* The controllers' worker: what wakes it, which shards it looks at, and when it looks again. */
+/* The controllers' worker: what wakes it, which shards it evaluates, and its timers. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -31,7 +31,7 @@ struct ctl_work *hostctl__work(struct ctl_shard *s)
         w->shard_id = s->id;
         s->work = w;
     }
-    return (struct ctl_work *)(uintptr_t)s->work; /* NOLINT: it is this shard's own */
+    return (struct ctl_work *)(uintptr_t)s->work; /* NOLINT: it belongs to this shard */
 }
 
 static void forget_work(struct hostctl *h, struct ctl_shard *s)
@@ -196,7 +196,8 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
         hostctl__heal_evaluate(h, s);
     }
     hostctl__report_evaluate(h, s, local);
-    bool leads = here && status.role == RAFT_LEADER; /* balance of leaders looks at these */
+    bool leads =
+        here && status.role == RAFT_LEADER; /* balance of leaders needs the shards that lead here */
     bool gone = !here && !registry_has_shard(h->view, s->id);
     bool idle = !is_busy(s) && has_nothing_to_do(h, s);
     if (!is_busy(s) && !leads && (gone || (idle && !h->zero_leader))) {
@@ -323,7 +324,7 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     return due_ms == UINT64_MAX ? CLOCK_NEVER : due_ms * NS_PER_MS;
 }
 
-/* The rest comes in the next turn, so that answers do not wait for thousands of shards. */
+/* The rest is evaluated in the next turn, so that answers do not wait for thousands of shards. */
 static void evaluate_dirty(struct hostctl *h)
 {
     struct ctl_shard *s;

@@ -17,7 +17,7 @@
 
 struct hostctl;
 
-/* Needs that the layer above fulfils. Called on the controllers' worker; must not block. */
+/* Provided by the layer above. Called on the controllers' worker; must not block. */
 struct hostctl_callbacks {
     void *ctx;
     /* Propose a command to shard zero, wherever its leader is. `done` comes exactly once, on any
@@ -27,11 +27,11 @@ struct hostctl_callbacks {
                     void (*done)(void *done_ctx, const struct thole_status *st, uint64_t code,
                                  struct slice result),
                     void *done_ctx);
-    /* A host row appeared, was changed by another start of the host, or went (address NULL). */
+    /* A host row was added, changed by a restart of the host, or dropped (address NULL). */
     void (*host_address)(void *ctx, const struct uuid *host, uint64_t incarnation,
                          const char *address);
     /* Ask host `asked` whether it reaches host `about`. `done` comes exactly once, on any thread,
-     * after at most a second; `answered` is false if it did not say. */
+     * after at most a second; `answered` is false if the host did not answer. */
     void (*reaches)(void *ctx, const struct uuid *asked, const struct uuid *about,
                     void (*done)(void *done_ctx, bool answered, bool reaches), void *done_ctx);
 };
@@ -48,18 +48,18 @@ struct hostctl_options {
     struct hostctl_callbacks callbacks;
     uint32_t retry_ms;           /* pause before a failed step is tried again; 0: 200 */
     uint32_t report_interval_ms; /* observed state is batched for this long; 0: 200 */
-    /* On shard zero's leader host. How long a host may be silent before it is suspect follows what
-     * is seen of it (detector.h), within these bounds. */
+    /* On shard zero's leader host. The allowed silence of a host follows its signs of life
+     * (detector.h), within these bounds. */
     uint32_t suspect_after_ms;     /* 0: HOSTCTL_SUSPECT_AFTER_MS */
     uint32_t suspect_after_ms_max; /* 0: 10000, or suspect_after_ms if that is more */
-    uint32_t dead_after_ms;        /* silence after which its replicas are replaced: the grace */
+    uint32_t dead_after_ms;        /* the grace: a silence after which its replicas are replaced */
 };
 
 struct hostctl *hostctl_new(const struct hostctl_options *o);
-/* No step is taken any more; what is under way ends by itself. Before engine_stop. */
+/* Starts no more steps; steps under way end by themselves. Call before engine_stop. */
 void hostctl_stop(struct hostctl *h);
-/* After engine_stop: the calls below, and the registry's, must have ended. Answers to proposals may
- * still come later. */
+/* Call after engine_stop, when the calls below and the registry's have ended. Answers to proposals
+ * may still arrive later. */
 void hostctl_free(struct hostctl *h);
 
 /* From engine_observer.replica_changed: copied and posted. Any thread. */

@@ -1,9 +1,9 @@
-/* Inside the controllers. Everything here belongs to one worker, but `struct ctl_port`.
+/* Inside the controllers. Everything here except `struct ctl_port` belongs to one worker.
  *
  * Level-triggered: an event only marks a shard dirty. Evaluating a shard compares the newest view
- * with the engine and takes at most one step per controller; the step's end marks it dirty again.
- * A step that failed is tried again after a pause (the shard's timer); when everything agrees no
- * timer is armed. */
+ * with the engine and starts at most one step per controller. The end of the step marks the shard
+ * dirty again. A failed step is retried after a pause (the shard's timer). When view and engine
+ * agree no timer is armed. */
 #ifndef HOSTCTL_HOSTCTL_INTERNAL_H
 #define HOSTCTL_HOSTCTL_INTERNAL_H
 
@@ -21,19 +21,19 @@
 #define HOSTCTL_MAILBOX 65536
 #define HOSTCTL_REPORT_SHARDS_MAX 256 /* in one command */
 #define HOSTCTL_PLACEMENTS_MAX 4      /* commands of the placement controller under way */
-#define HOSTCTL_PLACE_SHARDS_MAX 128  /* that one of them decides about */
+#define HOSTCTL_PLACE_SHARDS_MAX 128  /* shards that one of them decides */
 #define HOSTCTL_POOL_SHARDS_MAX 256   /* of a pool, changed by one command */
 #define HOSTCTL_EVALUATIONS_MAX 1024  /* of shards in one turn */
 #define HOSTCTL_MOVES_MAX 4           /* replicas that move only for balance, at one time */
 #define HOSTCTL_LEADER_LINES_MAX 32   /* in a second */
-#define HOSTCTL_TRANSFERS_MIN 4  /* leaders that move for balance, from one host at a time ... */
+#define HOSTCTL_TRANSFERS_MIN 4  /* leaders that move for balance from one host at a time ... */
 #define HOSTCTL_TRANSFERS_MAX 64 /* ... and if it leads hundreds more than another */
 
 #define HOSTCTL_MOVES_KEPT 256 /* of leaders, until shard zero acknowledges them */
 
 enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP, MSG_MOVE };
 
-/* Leadership that was handed on from here: an event. */
+/* A move of leadership from this host, to be recorded as an event. */
 struct ctl_move {
     struct worker_msg msg;
     uint64_t shard_id, from, to;
@@ -41,7 +41,7 @@ struct ctl_move {
     char why[160];
 };
 
-/* What a message comes back to; outlives the controllers as long as an operation is under way. */
+/* Where answers are posted; outlives the controllers as long as an operation is under way. */
 struct ctl_port {
     _Atomic uint32_t refs;
     pthread_mutex_t lock;
@@ -62,12 +62,12 @@ enum ctl_op_kind {
     OP_OPERATE, /* a step of an operation */
     OP_REPORT,
     OP_LIVENESS,
-    OP_REACHES, /* another host's word on a silent one */
+    OP_REACHES, /* another host's answer about a silent host */
     OP_HEAL,
     OP_LOCAL_EVENTS,
 };
 
-/* Something under way: in the engine, or a proposal. */
+/* An engine call or a proposal under way. */
 struct ctl_op {
     struct worker_msg msg;
     struct ctl_port *port;
@@ -77,13 +77,13 @@ struct ctl_op {
     struct thole_status st;
     uint64_t code;     /* proposals: the registry's answer */
     uint64_t revision; /* proposals: where the answer takes effect */
-    struct uuid asked; /* OP_REACHES: who answered about `host` */
+    struct uuid asked; /* OP_REACHES: the host that answered about `host` */
     bool answered, reaches;
-    uint64_t *shards;    /* OP_REPORT, OP_PLACE: those that it is about */
+    uint64_t *shards;    /* OP_REPORT, OP_PLACE: the shards of the command */
     size_t count;        /* of them */
     struct uuid *placed; /* OP_PLACE: hosts that get a replica */
     size_t placed_count;
-    struct ctl_move *move; /* what happened if it succeeds; NULL: no news */
+    struct ctl_move *move; /* recorded if the operation succeeds; NULL: no event */
     struct ctl_op *next;   /* OP_PLACE: answered, but not yet in our view */
 };
 
@@ -98,7 +98,7 @@ struct ctl_peer_msg {
     bool up;
 };
 
-/* What is remembered of a shard while something is to be done about it. */
+/* State of a shard while a step is pending. */
 struct ctl_work {
     uint64_t shard_id;
     struct wheel_timer timer;
@@ -125,8 +125,8 @@ struct ctl_work {
     uint64_t report_revision;
 };
 
-/* A shard of interest: led here, or (on shard zero's leader host) any; others as long as something
- * is to be done. There are many, and of most there is nothing to remember. */
+/* A shard that is led here, or that has a step pending; on shard zero's leader host every shard.
+ * Of most shards there is nothing to remember. */
 struct ctl_shard {
     uint64_t id;
     struct ctl_shard *next_dirty;
@@ -148,16 +148,16 @@ extern const struct ctl_work hostctl__no_work;
 struct ctl_host {
     struct uuid id;
     bool in_view;
-    char *address;        /* as the controllers were given it; NULL: none */
+    char *address;        /* as the layer above was told; NULL: none */
     uint64_t address_of;  /* the incarnation that has it */
     bool up;              /* as the bus says */
     uint64_t incarnation; /* of its row; a new one is a sign of life */
     int32_t extra;        /* replicas on their way to it, less those that are to leave it */
     int64_t leads;        /* shards, as they reported */
     int64_t expected;     /* with what is being handed on now */
-    /* Liveness: what others said of it when it was last silent. */
+    /* Liveness: the answers of other hosts during its last silence. */
     uint32_t questions; /* under way */
-    uint32_t unreached; /* who said that they do not reach it either */
+    uint32_t unreached; /* hosts that do not reach it either */
     bool reached;       /* by `witness` */
     struct uuid witness;
     uint64_t asked_ms; /* 0: nobody yet */
@@ -165,7 +165,7 @@ struct ctl_host {
     uint64_t report_after_ms, report_revision;
 };
 
-/* What is heard of hosts comes on the bus's threads, far more often than anybody looks at it. */
+/* Signs of life arrive on the bus's threads, far more often than they are read. */
 struct ctl_signs {
     _Atomic bool wanted; /* by a leader of shard zero */
     pthread_mutex_t lock;
@@ -203,7 +203,8 @@ struct hostctl {
     bool tombstones_dirty;
     bool forgetting;
     /* After a start the registry's machine replays, and old views show replicas that are long gone
-     * as if they were new. So nothing is created before the view has what was true at the start. */
+     * as new. So nothing is created before the view has caught up with the revision at the start.
+     */
     bool barrier_asked, barrier_known;
     uint64_t barrier_revision;
     struct map shards; /* id -> struct ctl_shard */
@@ -213,7 +214,7 @@ struct hostctl {
     struct ctl_signs signs;
 
     bool zero_leader;
-    /* Placement: the command that this turn's decisions go into, and what is under way. */
+    /* Placement: the command of this turn's decisions, and the commands under way. */
     struct {
         upb_Arena *arena; /* NULL: none yet */
         thole_registry_v1_Command *command;
@@ -224,7 +225,7 @@ struct hostctl {
     size_t place_limit; /* shards of one command */
     struct ctl_op *unseen_placements;
     struct ctl_shard *blocked, **blocked_tail;
-    size_t unsettled; /* shards of which the last decision was not that all is well */
+    size_t unsettled; /* shards whose last decision was ACT or WAIT */
     /* Pools. */
     bool pools_dirty, pool_outstanding;
     uint64_t pool_after_ms;
@@ -233,7 +234,7 @@ struct hostctl {
     /* Balance. */
     size_t moving;
     uint64_t balance_due_ms;               /* UINT64_MAX: nothing has changed */
-    uint64_t balance_after, balance_begin; /* replica ids: where the round is, where it began */
+    uint64_t balance_after, balance_begin; /* replica ids: position and start of the round */
     bool balance_wrapped;
     bool balance_even; /* a whole round found nothing to move, and nothing has changed since */
     size_t transfers;
@@ -246,12 +247,12 @@ struct hostctl {
     uint64_t operate_due_ms;   /* UINT64_MAX: nothing has changed */
     uint64_t leaders_due_ms;   /* UINT64_MAX: nothing has changed */
     bool leaders_preferred;    /* a shard was seen that has a preference */
-    bool leaders_all;          /* hosts changed: every shard that is led here is to be looked at */
-    bool leaders_moved;        /* shards got other leaders: the same, if hosts lead unevenly */
+    bool leaders_all;          /* hosts changed: look at every shard that is led here */
+    bool leaders_moved;        /* leaders changed: the same, if hosts lead unevenly */
     struct map
         leaders_look; /* ids of shards led here that changed since they were looked at: a set */
     uint64_t leaders_revision; /* the view must have it before more are handed on */
-    size_t leaders_at;         /* where in `shards` the next look at all goes on */
+    size_t leaders_at;         /* position in `shards` of the next look at all */
     uint64_t liveness_due_ms;  /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
 
@@ -295,9 +296,10 @@ void hostctl__op_free(struct ctl_op *op);
 /* Ask shard zero for its revision now; comes back as OP_BARRIER. */
 void hostctl__barrier(struct hostctl *h);
 /* Commit one more entry in the shard, which opens a session that nobody uses; comes back as
- * OP_FENCE. A member stores its commit index along with entries. So when an entry that was appended
- * after a configuration was in force is committed, a quorum of this configuration has stored that
- * it is committed, and can elect a leader without those who were removed: only then may they go. */
+ * OP_FENCE. A member stores its commit index along with entries. When an entry that was appended
+ * under a configuration is committed, a quorum of this configuration has stored that the
+ * configuration is committed. That quorum can elect a leader without the removed members: only
+ * then may those be deleted. */
 void hostctl__fence(struct hostctl *h, uint64_t shard_id);
 void hostctl__op_engine_done(void *ctx, const struct thole_status *st); /* an engine_done_fn */
 /* A command by `actor` at this time; add operations, then propose it. */
@@ -330,11 +332,12 @@ bool hostctl__view_is_fresh(struct hostctl *h, struct ctl_shard *s);
 void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
                                   const struct engine_replica_status *local);
 void hostctl__membership_done(struct hostctl *h, struct ctl_op *op);
-/* The row says REMOVE, or there is none although the id was given out. A member that a repair of
- * shard zero does not know holds what its group has: it goes when the wanted ones have that too. */
+/* The row says REMOVE, or the id was given out and has no row. A member that a repair of shard
+ * zero does not know may hold the only copy of the group's data: it is removed when the wanted
+ * members have caught up. */
 bool hostctl__should_go(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
                         uint64_t replica_id);
-/* Is the configuration in force fenced? If not, see to it. */
+/* Is the configuration in force fenced? If not, starts a fence. */
 bool hostctl__config_is_fenced(struct hostctl *h, struct ctl_shard *s,
                                const struct engine_replica_status *local);
 void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
@@ -343,13 +346,14 @@ void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
 struct vote_plan {
     struct raft_change_item items[RAFT_CHANGE_ITEMS_MAX]; /* of one change */
     uint32_t count;
-    bool look_again;    /* something is wanted that is not possible yet */
-    bool self_leaves;   /* the local replica, which leads, is among those who lose their vote ... */
-    uint64_t successor; /* ... and this one should lead first; 0: nobody who stays answers */
+    bool look_again;  /* a wanted change is not possible yet */
+    bool self_leaves; /* the local replica, which leads, loses its vote ... */
+    /* ... and leadership should go to this replica first; 0: no remaining voter answers. */
+    uint64_t successor;
 };
 void hostctl__plan_add(struct vote_plan *plan, uint8_t op, uint64_t replica_id,
                        const uint8_t host[static 16]);
-/* Add all votes to give and take now. */
+/* Add all votes to give and take in this change. */
 void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *local,
                          const struct raft_config *c, struct vote_plan *plan);
 
@@ -359,11 +363,11 @@ void hostctl__place_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__place_view_changed(struct hostctl *h);
 /* Propose what this turn decided. */
 void hostctl__place_flush(struct hostctl *h);
-/* Append to this turn's command; then say what was appended. */
+/* Append to this turn's command between begin and commit. */
 thole_registry_v1_Command *hostctl__place_begin(struct hostctl *h, upb_Arena **ret_arena);
 void hostctl__place_commit(struct hostctl *h, struct ctl_shard *s);
 int32_t hostctl__extra_load(void *ctx, const struct uuid *host);
-/* A new leader of shard zero knows nothing of what the last one decided. */
+/* A new leader of shard zero does not know the decisions of the last one. */
 void hostctl__place_reset(struct hostctl *h);
 void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s);
 
@@ -398,11 +402,11 @@ void hostctl__balance_run(struct hostctl *h);
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
                             const thole_v1_Shard *shard, bool more);
 void hostctl__leaders_recount(struct hostctl *h);
-/* Counting goes by changes; do they add up to what the rows say? Counts anew. */
+/* For tests: leaders are counted by changes; does the count agree with the rows? Recounts. */
 bool hostctl__leaders_are_counted_right(struct hostctl *h);
-/* How many shards the host leads, by the rows; shard zero is not counted. */
+/* The number of shards that the host leads by the rows, without shard zero. */
 uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host);
-/* A shard that is led here changed, or its replica did. */
+/* A shard that is led here, or its replica, changed. */
 void hostctl__leaders_note(struct hostctl *h, struct ctl_shard *s);
 /* Hosts changed, or may be used again. */
 void hostctl__leaders_hosts_changed(struct hostctl *h);
@@ -415,7 +419,8 @@ void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s);
 void hostctl__heal_done(struct hostctl *h, struct ctl_op *op);
 
 /* liveness.c: on shard zero's leader host. */
-void hostctl__liveness_begin(struct hostctl *h); /* we lead now: all clocks start anew */
+void hostctl__liveness_begin(
+    struct hostctl *h); /* this host leads shard zero now: restarts all clocks */
 void hostctl__liveness_end(struct hostctl *h);
 void hostctl__liveness_peer(struct hostctl *h, const struct uuid *id, bool up);
 void hostctl__liveness_run(struct hostctl *h);
@@ -423,7 +428,7 @@ void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
 
 /* local_events.c */
-/* An operation that hands leadership on to replica `to`: who does it, and why. */
+/* An operation that hands leadership on to replica `to`, with the actor and the reason. */
 struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                 uint64_t to, const char *by, const char *why);
 void hostctl__note_move(struct hostctl *h, const struct ctl_move *move);

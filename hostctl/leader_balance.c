@@ -1,12 +1,15 @@
-/* Balance of leaders, on every host for the shards that it leads: leadership goes where the shard's
- * preference says, and else from hosts that lead two more than another that could. A few at a time;
- * what was handed on is seen in the registry before more is, so that hosts which all see the same
- * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a
- * time. Shard zero is left where it is, but there; and so is, until its end, a leader that sends a
- * snapshot. What a user handed on stays there until hosts change, but for a preference.
+/* Balance of leaders, on every host, for the shards that it leads. Leadership goes where the
+ * shard's preference says, and otherwise from a host that leads at least two more than another
+ * eligible one. A few transfers are under way at a time. The next ones wait until the registry
+ * shows the last ones: otherwise many hosts would all fill the same idle host.
  *
- * What is looked at is what changed: shards that are led here and changed, if a shard has a
- * preference; all that are led here when hosts changed, or when some lead unevenly and a leader
+ * A host that is being drained hands on all its leaders, as many at a time as the engine takes.
+ * Shard zero's leader moves only from such a host. A leader that is sending a snapshot stays until
+ * the snapshot ends. A leader that a user placed stays until hosts change, unless the shard has a
+ * preference.
+ *
+ * Only changes are evaluated: shards that are led here and changed, if a shard has a preference;
+ * all shards that are led here when hosts changed, or when hosts lead unevenly and a leader
  * changed. */
 #include "hostctl/hostctl_internal.h"
 
@@ -16,9 +19,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* In units of retry_ms: changes gather for this long, and reports of transfers come meanwhile. */
+/* In units of retry_ms: changes are collected for this long, and reports of transfers arrive
+ * meanwhile. */
 #define LEADERS_PAUSE_RETRIES 4
-/* A shard that could not be handed on is left alone for so long. */
+/* Pause after a failed transfer of a shard. */
 #define LEADERS_FAILED_MS 30000
 
 void hostctl__leaders_changed(struct hostctl *h)
@@ -103,7 +107,7 @@ bool hostctl__leaders_are_counted_right(struct hostctl *h)
     return right;
 }
 
-/* How many shards more this host leads than the one that leads least. */
+/* How many more shards this host leads than the host that leads least. */
 static int64_t lead(struct hostctl *h)
 {
     const struct ctl_host *own = hostctl__host(h, &h->o.host_id);
@@ -121,9 +125,9 @@ struct choice {
     bool preferred;
 };
 
-/* The best of the other voters: where leaders are preferred, and of these where there are least.
- * One that lags is no problem: the transfer waits for it, or is given up. One that is not connected
- * is: a host that restarts is so long before it is called suspect. */
+/* The best of the other voters: on a preferred host, and of these on the host that leads least. A
+ * voter that lags is eligible: the transfer waits for it, or is aborted. A voter that is not
+ * connected is not: a restarting host is unconnected before it is suspect. */
 static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
                                 const thole_v1_Shard *shard)
 {
@@ -150,7 +154,7 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
         }
         struct ctl_host *other = hostctl__host(h, &id);
         if (!other->up) {
-            continue; /* nobody would answer, and proposals would wait for a whole timeout */
+            continue; /* no answer: proposals would wait for a whole timeout */
         }
         if (best.host == NULL || (preferred && !best.preferred) ||
             (preferred == best.preferred && other->expected < best.host->expected)) {
@@ -168,8 +172,8 @@ static void look_later(struct hostctl *h, const struct ctl_shard *s)
     }
 }
 
-/* Hand the shard on, if that is better. One that is being changed is looked at again when that has
- * ended. */
+/* Hand the shard on, if that improves the balance. A shard with a membership change is evaluated
+ * again when the change has ended. */
 static void look_at(struct hostctl *h, struct ctl_shard *s)
 {
     struct registry_shard_buf shard_buf;
@@ -190,13 +194,13 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     }
     s->sending = local.sends_snapshot && !leaving;
     if (s->sending) {
-        return; /* the next leader would begin it anew; its end is a change */
+        return; /* the next leader would restart the snapshot; its end wakes the controller */
     }
     bool preferred = false;
     (void)placement_host_leads(own_row, thole_v1_Shard_spec(shard), &preferred);
     struct choice best = best_other(h, &local, shard);
     struct ctl_host *own = hostctl__host(h, &h->o.host_id);
-    /* Where a user put it, it stays. */
+    /* A leader that a user placed stays. */
     bool held = h->rebalance == 0 && registry_leader_is_held(h->view, shard);
     bool better =
         best.host != NULL &&
@@ -206,7 +210,7 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
         return;
     }
     char why[160];
-    snprintf(why, sizeof why, "its host is being emptied");
+    snprintf(why, sizeof why, "its host is draining");
     if (!leaving && best.preferred && !preferred) {
         snprintf(why, sizeof why, "the shard's leader preference");
     } else if (!leaving) {
@@ -224,7 +228,8 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
                                      leaving ? "drain" : "balance", why));
 }
 
-/* On from where the last look ended, so that those are not looked at again and again that stay. */
+/* Continue where the last look ended, so that shards that stay are not looked at again and again.
+ */
 static void look_at_all(struct hostctl *h, size_t limit)
 {
     map_deinit(&h->leaders_look);
@@ -267,7 +272,7 @@ void hostctl__leaders_run(struct hostctl *h)
         return; /* the last one's end begins again */
     }
     if (!leaving && registry_view_revision(h->view) < h->leaders_revision) {
-        return; /* a newer view does: by an old one, the same would be done again and again */
+        return; /* retry with a newer view: an old one would repeat the same transfer */
     }
     ASSERT_SLOW(hostctl__leaders_are_counted_right(h));
     int64_t more = lead(h);

@@ -23,9 +23,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* So many others are asked about a silent host. */
+/* The number of other hosts that are asked about a silent host. */
 #define ASKED_MAX 3
-/* A partitioned host's others are asked again after this part of the grace. */
+/* The other hosts are asked again about a partitioned host after this part of the grace. */
 #define ASK_AGAIN_PARTS 4
 
 struct judgement {
@@ -46,7 +46,7 @@ static void look_at(struct hostctl *h, uint64_t at_ms)
     }
 }
 
-/* A copy of what is known of host `i`. */
+/* A copy of the detector of host `i`. */
 static struct detector detector_of(struct hostctl *h, size_t i)
 {
     pthread_mutex_lock(&h->signs.lock);
@@ -91,7 +91,7 @@ void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op)
     look_at(h, h->now_ms);
 }
 
-/* Have others been asked since then? If not, they are now. */
+/* Have other hosts been asked since then? If not, ask them now. */
 static bool asked_since(struct hostctl *h, struct ctl_host *host, uint64_t since_ms)
 {
     if (host->questions == 0 && host->asked_ms < since_ms) {
@@ -199,7 +199,7 @@ static void judge(struct hostctl *h, size_t i, const thole_v1_Host *row, struct 
     }
 }
 
-/* By the clocks of two machines, which may differ: never longer than the pause. */
+/* The clocks of two machines may differ: never wait longer than the pause. */
 static void judge_failures(struct hostctl *h, const thole_v1_Host *row, struct judgement *ret)
 {
     const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(thole_v1_Host_status(row));
@@ -243,8 +243,8 @@ static void report(struct hostctl *h, struct ctl_host *host, const thole_v1_Host
     upb_Arena_Free(arena);
 }
 
-/* We were to run at liveness_due_ms. Much later means that this process stood still, and heard
- * nobody. */
+/* The turn was due at liveness_due_ms. Much later means that this process was stopped and received
+ * nothing. */
 static void excuse_all(struct hostctl *h)
 {
     uint64_t late_ms = h->now_ms > h->liveness_due_ms ? h->now_ms - h->liveness_due_ms : 0;
@@ -252,7 +252,8 @@ static void excuse_all(struct hostctl *h)
         return;
     }
     uint64_t away_ms = h->now_ms - h->liveness_ran_ms;
-    LOG_INFO(HOSTCTL, "was away for up to %" PRIu64 " ms; no host is blamed for it", away_ms);
+    LOG_INFO(HOSTCTL, "process was stopped; silences of hosts are excused paused_ms=%" PRIu64,
+             away_ms);
     pthread_mutex_lock(&h->signs.lock);
     for (size_t i = 0; i < h->signs.count; i++) {
         detector_excuse(&h->signs.of[i].detector, away_ms, h->now_ms);
@@ -260,7 +261,8 @@ static void excuse_all(struct hostctl *h)
     pthread_mutex_unlock(&h->signs.lock);
 }
 
-/* A start that shard zero has admitted was heard of, though perhaps not by us yet. */
+/* The host restarted and shard zero admitted it: a sign of life, although none may have arrived
+ * here. */
 static void note_start(struct hostctl *h, size_t i, const thole_v1_Host *row)
 {
     uint64_t incarnation = thole_v1_HostStatus_incarnation(thole_v1_Host_status(row));
@@ -326,7 +328,7 @@ void hostctl__liveness_begin(struct hostctl *h)
         struct detector *d = &h->signs.of[i].detector;
         detector_restart(d, h->now_ms);
         if (!h->hosts[i].up) {
-            detector_broken(d, &b, h->now_ms); /* it may have died with the leader before */
+            detector_broken(d, &b, h->now_ms); /* it may have died together with the last leader */
         }
         h->hosts[i].asked_ms = 0;
     }

@@ -94,10 +94,10 @@ static void add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_
     thole_registry_v1_ObserveHost_set_reason(
         o, upb_StringView_FromString(
                disk == thole_v1_HOST_DISK_LOW_SPACE
-                   ? "its disk is nearly full: it takes no proposals, and what it leads goes to "
-                     "hosts that can write"
-               : disk == thole_v1_HOST_DISK_STALLED ? "a write of its log does not end"
-                                                    : "its disk can be written again"));
+                   ? "the disk is nearly full: the host takes no proposals, and its leaders move "
+                     "to hosts that can write"
+               : disk == thole_v1_HOST_DISK_STALLED ? "a write to the log does not end"
+                                                    : "the disk can be written again"));
     thole_v1_HostStatus_set_disk(status, disk);
     thole_v1_HostStatus_set_incarnation(status, h->o.incarnation);
 }

@@ -1,9 +1,8 @@
-/* The membership controller: on a shard's leader host, replica rows -> Raft configuration.
- *
- * One change at a time, in this order: bring in who is missing, as a learner; give and take votes,
- * all in one (joint) change that votes.c puts together; remove learners. Each carries the revision
- * of the view it was decided on, so that a leader with an older view cannot undo what one with a
- * newer view did. Leadership is handed on before a leader gives its own vote away. */
+/* The membership controller: on a shard's leader host, replica rows -> Raft configuration. One
+ * change at a time, in this order: add missing members as learners; give and take votes, all in
+ * one (joint) change that votes.c plans; remove learners. Each change carries the revision of the
+ * view it was decided on, so that a leader with an older view cannot undo the change of one with a
+ * newer view. A leader hands leadership on before it gives up its vote. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -46,7 +45,7 @@ static void find_departed_learner(const struct hostctl *h, const struct raft_con
 
 /* ---- Taking the step ------------------------------------------------------------------------- */
 
-/* Leadership is handed on before the leader itself loses its vote. False: to nobody. */
+/* Hands leadership on before the leader itself loses its vote. False: there is no successor. */
 static bool transfer_leadership(struct hostctl *h, struct ctl_shard *s,
                                 const struct vote_plan *plan)
 {
@@ -116,7 +115,8 @@ void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
         return;
     }
     if (c.joint || c.revision > registry_view_revision(h->view)) {
-        hostctl__again(h, s, h->now_ms + h->o.retry_ms); /* it leaves by itself; we catch up */
+        hostctl__again(h, s,
+                       h->now_ms + h->o.retry_ms); /* it was removed; the local state catches up */
     } else {
         decide(h, s, local, &c);
     }
@@ -129,8 +129,8 @@ void hostctl__membership_done(struct hostctl *h, struct ctl_op *op)
     s->changing = false;
     if (op->st.code != THOLE_OK) {
         LOG_INFO(HOSTCTL,
-                 "a membership step was refused shard=%" PRIu64 " error=\"%s\"; trying "
-                 "again in %" PRIu32 " ms",
+                 "a membership step was refused shard=%" PRIu64 " error=\"%s\"; "
+                 "retrying in %" PRIu32 " ms",
                  op->shard_id, op->st.message, h->o.retry_ms);
         hostctl__work(s)->change_after_ms = h->now_ms + h->o.retry_ms;
         hostctl__again(h, s, s->work->change_after_ms);

@@ -1,8 +1,8 @@
-/* The operations controller, on shard zero's leader host. Users' operations are rows; what they
- * want is carried out by the other controllers, from the desired state that the rows' start set.
- * Here their progress is derived from hosts, shards and replicas, and written when it changed: by
- * compare-and-set, one row at a time, at most once per pause. So a new leader of shard zero goes on
- * where the rows are. */
+/* The operations controller, on shard zero's leader host. Users' operations are rows. The other
+ * controllers carry them out, from the desired state that was set with the row. This controller
+ * derives their progress from hosts, shards and replicas, and writes it when it changes: by
+ * compare-and-set, one row at a time, at most once per pause. So a new leader of shard zero
+ * continues from the rows. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -66,7 +66,7 @@ static bool is_dead(const thole_v1_Host *row)
     return thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_DEAD;
 }
 
-/* Why placement cannot replace it, if so. */
+/* Why placement cannot replace the replica, if it cannot. */
 static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct ctl_progress *p)
 {
     const struct ctl_shard *s = map_get(&h->shards, thole_v1_Replica_shard_id(row));
@@ -78,7 +78,7 @@ static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct
     }
 }
 
-/* Replicas that have yet to leave. What a dead host has need not be gone, only out. */
+/* Replicas that have yet to leave. A replica on a dead host only has to be OUT. */
 static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, bool dead,
                                bool users_stay, struct ctl_progress *p)
 {
@@ -121,7 +121,7 @@ void hostctl__progress_left(struct ctl_progress *p, uint32_t left)
     p->done = p->total - left;
 }
 
-/* The host is on its way out of the cluster: a tombstone has no name. */
+/* The host was removed: a tombstone has no name. */
 static void progress_of_removal(const struct hostctl *h, const thole_v1_Host *host,
                                 const struct uuid *id, struct ctl_progress *p)
 {
@@ -185,7 +185,7 @@ static bool runs(const thole_v1_Replica *row)
     return row != NULL && thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
 }
 
-/* What a dead host has need not be gone, only out. */
+/* A replica on a dead host only has to be OUT. */
 static bool is_gone(const struct hostctl *h, const thole_v1_Replica *row)
 {
     struct uuid id;
@@ -195,7 +195,7 @@ static bool is_gone(const struct hostctl *h, const thole_v1_Replica *row)
             registry_host(h->view, &id) != NULL && is_dead(registry_host(h->view, &id)));
 }
 
-/* Where the new replica's host can no longer have it, the move is over: the old one stays. */
+/* If the new replica's host can no longer have it, the move ends: the old one stays. */
 static bool host_is_lost(const struct hostctl *h, const thole_v1_Replica *row,
                          struct ctl_progress *p)
 {
@@ -341,7 +341,7 @@ bool hostctl__operations_are_due(const struct hostctl *h)
            registry_view_revision(h->view) >= h->operate_revision;
 }
 
-/* The next one, after the one of the last step, that has something to write. */
+/* The next operation, after that of the last step, whose progress changed. */
 void hostctl__operate_run(struct hostctl *h)
 {
     const thole_v1_Operation *row;

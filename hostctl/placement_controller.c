@@ -1,7 +1,8 @@
-/* The placement controller, on shard zero's leader host: placement_decide for every shard whose
- * rows or whose hosts changed, and the proposal of what it decides. Decisions of a turn, all on one
- * view, share a command; one that is refused spoils it, and is found by halving. A shard has one
- * proposal at a time; its next decision waits until our own view has the last one. */
+/* The placement controller, on shard zero's leader host: runs placement_decide for every shard
+ * whose rows or hosts changed, and proposes the decisions. The decisions of a turn, all on one
+ * view, share a command. If one decision is refused the whole command is; halving finds it. A
+ * shard has one proposal under way, and its next decision waits until the local view has the last
+ * one. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -30,7 +31,7 @@ thole_registry_v1_Command *hostctl__place_begin(struct hostctl *h, upb_Arena **r
     return h->batch.command;
 }
 
-/* Replicas that no view shows yet count for the decisions that follow. */
+/* Replicas that the view does not show yet count for the decisions that follow. */
 static void note_placed(struct hostctl *h, struct ctl_op *op,
                         const thole_registry_v1_Operation *const *ops, size_t from, size_t to)
 {
@@ -172,7 +173,7 @@ static void block(struct hostctl *h, struct ctl_shard *s)
     }
 }
 
-/* As many as the next commands take. */
+/* As many shards as the next commands take. */
 static void unblock(struct hostctl *h)
 {
     for (size_t i = 0; i < 2 * HOSTCTL_PLACE_SHARDS_MAX && h->blocked != NULL; i++) {
@@ -252,7 +253,7 @@ void hostctl__place_done(struct hostctl *h, struct ctl_op *op)
     hostctl__place_view_changed(h);
 }
 
-/* Our view now shows some of what was placed: it need not be counted twice. */
+/* The local view now shows some of the placed replicas: stop counting them twice. */
 void hostctl__place_view_changed(struct hostctl *h)
 {
     struct ctl_op **at = &h->unseen_placements;

@@ -1,6 +1,5 @@
-/* Pools of shards, on shard zero's leader host: as long as not all shards of a pool follow its
- * newest generation, propose the next bounded step. What the step does is the registry's
- * business. */
+/* Pools of shards, on shard zero's leader host: while not all shards of a pool follow its newest
+ * generation, propose the next bounded step. The registry decides what the step does. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/hash.h"
@@ -11,7 +10,7 @@ static uint64_t attempt_key(struct slice name)
     return hash64(name.data, name.size, 0);
 }
 
-/* A step that could do nothing, as a name is still in use, waits until the row changes. */
+/* A step without effect, because a name is still in use, waits until the row changes. */
 static bool was_tried(const struct hostctl *h, const thole_v1_ShardPool *row)
 {
     uint64_t key = attempt_key(registry_str(thole_v1_ShardPool_name(row)));
@@ -69,7 +68,7 @@ void hostctl__pools_done(struct hostctl *h, struct ctl_op *op)
         h->pool_revision = op->revision;
         return;
     }
-    LOG_INFO(HOSTCTL, "a step of a pool was refused error=\"%s\"; trying again in %" PRIu32 " ms",
+    LOG_INFO(HOSTCTL, "a step of a pool was refused error=\"%s\"; retrying in %" PRIu32 " ms",
              op->st.message, h->o.retry_ms);
     h->pool_after_ms = h->now_ms + h->o.retry_ms;
     map_deinit(&h->pool_attempts);

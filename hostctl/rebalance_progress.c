@@ -1,6 +1,6 @@
-/* Progress of a rebalance, which replica_balance.c and leader_balance.c carry out: how much is
- * uneven. That nothing more can move is the word of replica_balance.c, because constraints and
- * spread may keep hosts uneven for ever. */
+/* Progress of a rebalance, which replica_balance.c and leader_balance.c carry out: how uneven the
+ * hosts are. replica_balance.c decides that nothing more can move, because constraints and spread
+ * may keep hosts uneven for ever. */
 #include "hostctl/hostctl_internal.h"
 
 #include <stdio.h>
@@ -23,7 +23,7 @@ static bool takes_more(const thole_v1_Host *row)
            thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
-/* Moves that would make all hosts even, at least. */
+/* A lower bound of the moves that would make all hosts even. */
 static uint32_t uneven_replicas(const struct hostctl *h)
 {
     uint32_t hosts = 0;
@@ -54,7 +54,8 @@ static uint32_t uneven_replicas(const struct hostctl *h)
     return over > under ? over : under;
 }
 
-/* Would its leader's host hand it on? As leader_balance.c decides, from the rows alone. */
+/* Would the leader's host hand the shard on? Decided from the rows alone, as leader_balance.c
+ * does. */
 static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *shard)
 {
     struct registry_replica_buf own_buf, buf;
@@ -88,8 +89,8 @@ static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *sh
     return false;
 }
 
-/* One is enough, and while there are many it is found soon. None, where hosts lead evenly and no
- * shard has a preference, without a look at any. */
+/* One shard is enough, and while there are many it is found soon. Where hosts lead evenly and no
+ * shard has a preference there is none, and no shard is looked at. */
 static bool leaders_should_move(const struct hostctl *h)
 {
     struct registry_shard_buf shard_buf;
@@ -113,7 +114,7 @@ static bool leaders_should_move(const struct hostctl *h)
     return false;
 }
 
-/* What hosts lead above their share. */
+/* The shards that hosts lead above their share. */
 static uint32_t uneven_leaders(const struct hostctl *h)
 {
     int64_t sum = 0;
@@ -137,7 +138,7 @@ void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p
     uint32_t leaders = uneven_leaders(h);
     if (!still) {
         p->step = "replicas";
-        /* One that has arrived may yet wait for the old one to go. */
+        /* A replica that runs may still wait for the old one to be removed. */
         hostctl__progress_left(p, replicas + leaders + (replicas + leaders == 0));
         if (h->unsettled > h->moving) {
             snprintf(p->message, sizeof p->message, "%zu shards are not settled",

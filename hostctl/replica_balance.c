@@ -1,15 +1,15 @@
 /* Balance of replicas, on shard zero's leader host: while hosts differ by two replicas or more, or
- * one is over its capacity, look for shards that can move a replica without harm. A few move at a
- * time, and none while others are not settled, so that a mended cluster is not shaken. A round
- * looks at every replica once, a part in each turn; one that moved nothing ends it until rows
- * change. */
+ * one exceeds its capacity, find shards that can move a replica without harm. A few replicas move
+ * at a time. None moves while other shards have pending steps, so that balance does not add load
+ * to a recovering cluster. A round looks at every replica once, a part in each turn. A round
+ * without a move ends the search until rows change. */
 #include "hostctl/hostctl_internal.h"
 
-#define BALANCE_PAUSE_RETRIES 5 /* in units of retry_ms: changes gather for this long */
+#define BALANCE_PAUSE_RETRIES 5 /* in units of retry_ms: changes are collected for this long */
 #define BALANCE_ROWS 4096       /* looked at in one turn */
 #define BALANCE_TRIES 128       /* shards that are decided about in one turn */
 
-/* The one place to ask whether replicas and leaders may move for no other reason than balance. */
+/* The only place that decides whether replicas and leaders may move for balance alone. */
 bool hostctl__may_rebalance(const struct hostctl *h)
 {
     return h->rebalance != 0 || !hostctl__is_paused(h, thole_v1_CONTROLLER_BALANCE);
@@ -66,7 +66,7 @@ static void measure(struct hostctl *h, struct loads *l)
     }
 }
 
-/* Could it gain anything to move a replica away from there? */
+/* Could moving a replica away from this host improve the balance? */
 static bool is_source(struct hostctl *h, const struct loads *l, const struct uuid *id)
 {
     const thole_v1_Host *row = registry_host(h->view, id);

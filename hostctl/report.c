@@ -48,14 +48,14 @@ static thole_registry_v1_ObserveReplica *add_phase(const struct report *r, uint6
 
 /* ---- This host's replicas -------------------------------------------------------------------- */
 
-/* The phase of the local replica as the engine shows it. */
+/* The phase of the local replica, from the engine. */
 static int32_t observed_phase(const struct report *r, const thole_v1_Replica *row)
 {
     const struct engine_replica_status *local = r->local;
     int32_t phase = thole_v1_REPLICA_PHASE_JOINING;
     struct raft_config c = {0};
     if (local->unopened) {
-        return phase; /* its data may be good: healing, which deletes it, must not see a failure */
+        return phase; /* its data may be good: a failure would let healing delete it */
     }
     if (local->failed) {
         return thole_v1_REPLICA_PHASE_FAILED;
@@ -70,7 +70,7 @@ static int32_t observed_phase(const struct report *r, const thole_v1_Replica *ro
                                                              : RAFT_LEARNER;
     if (m != NULL) {
         bool as_wanted = !c.joint && m->role == role;
-        /* The first time it must have heard of a leader; an election later changes nothing. */
+        /* A new replica must have heard of a leader first; a later election changes nothing. */
         bool settled = local->leader_replica != 0 ||
                        thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_RUNNING;
         phase = as_wanted && settled ? thole_v1_REPLICA_PHASE_RUNNING
@@ -80,7 +80,7 @@ static int32_t observed_phase(const struct report *r, const thole_v1_Replica *ro
     return phase;
 }
 
-/* A machine's own words may be any bytes; a protobuf string may not. */
+/* The message of a machine may have any bytes; a protobuf string may not. */
 static void plain_text(char *ret, size_t size, const char *text)
 {
     snprintf(ret, size, "%s", text);
@@ -106,7 +106,7 @@ static void report_phase(const struct report *r, const thole_v1_Replica *row, in
     thole_registry_v1_ObserveReplica_set_message(o, copy(r->arena, slice_str(text)));
 }
 
-/* A row of this host, and nothing here that belongs to it. */
+/* A row of this host without a local replica. */
 static void report_absent(const struct report *r, const thole_v1_Replica *row, bool deleting)
 {
     int32_t phase = thole_v1_Replica_phase(row);
@@ -149,7 +149,7 @@ static void report_own(const struct report *r, const thole_v1_Shard *shard)
 
 /* ---- A leader's shard ------------------------------------------------------------------------ */
 
-/* How many vote in the configuration in force; 0: it is being changed. */
+/* The number of voters in the configuration in force; 0: it is changing. */
 static uint32_t voting(const struct report *r)
 {
     struct raft_config c = {0};
@@ -187,7 +187,7 @@ static void report_leader(const struct report *r, const thole_v1_Shard *shard)
     }
 }
 
-/* A leader that leads no more, and knows no other: what it reported holds no longer. The next one
+/* The leader lost its leadership and knows no other leader: withdraw its report. The next leader
  * reports itself. */
 static void report_no_leader(const struct report *r, const thole_v1_Shard *shard)
 {
@@ -204,7 +204,7 @@ static void report_no_leader(const struct report *r, const thole_v1_Shard *shard
     thole_v1_ShardStatus_set_leader_term(status, r->local->term);
 }
 
-/* A group that was forced has banned this one, whatever was decided about it. */
+/* A forced group has banned this replica, whatever the rows say. */
 static void retire(const struct report *r, uint64_t replica_id, uint64_t epoch)
 {
     thole_registry_v1_RetireReplica *o = thole_registry_v1_Operation_mutable_retire_replica(
@@ -214,8 +214,8 @@ static void retire(const struct report *r, uint64_t replica_id, uint64_t epoch)
     thole_registry_v1_RetireReplica_set_epoch(o, epoch);
 }
 
-/* Who is not in the configuration in force and should not be is out, once those who stay can do
- * without. */
+/* A replica that is not in the configuration in force, and should not be, is reported OUT when the
+ * remaining members can do without it (the fence). */
 static void report_out(const struct report *r)
 {
     struct registry_replica_buf replica_buf;
@@ -256,7 +256,7 @@ static void report_conditions(const struct report *r, const thole_v1_Shard *shar
     placement_conditions(r->h->view, shard, &decided, r->command, r->arena);
 }
 
-/* Append all that is to be said about the shard; the number of operations now in the command. */
+/* Append all reports about the shard; returns the number of operations now in the command. */
 static size_t build(struct hostctl *h, struct ctl_shard *s,
                     const struct engine_replica_status *local, thole_registry_v1_Command *c,
                     upb_Arena *arena)
@@ -296,7 +296,8 @@ void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,
     upb_Arena *arena = upb_Arena_New();
     if (build(h, s, local, thole_registry_v1_Command_new(arena), arena) > 0) {
         if (registry_view_revision(h->view) < s->work->report_revision) {
-            hostctl__again(h, s, h->now_ms + h->o.retry_ms); /* our view lags behind our report */
+            hostctl__again(
+                h, s, h->now_ms + h->o.retry_ms); /* the local view lags behind the last report */
         } else {
             s->report_queued = true;
             hostctl__work(s)->next_report = NULL;
@@ -336,7 +337,7 @@ void hostctl__report_run(struct hostctl *h)
             s->reporting = true;
             op->shards[op->count++] = s->id;
         } else {
-            hostctl__dirty(h, s->id); /* nothing left to say; perhaps it can be forgotten */
+            hostctl__dirty(h, s->id); /* nothing to report; the shard may be forgotten */
         }
     }
     if (h->reports == NULL) {
@@ -363,7 +364,7 @@ void hostctl__report_done(struct hostctl *h, struct ctl_op *op)
                               ? 2 * h->report_limit
                               : HOSTCTL_REPORT_SHARDS_MAX;
     } else if (op->st.code == THOLE_OK) {
-        /* One operation spoils its whole command: find it by halving. */
+        /* One refused operation refuses the whole command: find it by halving. */
         h->report_limit = op->count > 1 ? op->count / 2 : 1;
         LOG_DEBUG(HOSTCTL, "a report was refused shards=%zu code=%" PRIu64, op->count, op->code);
     }

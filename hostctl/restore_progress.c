@@ -1,6 +1,6 @@
-/* How far a shard is that begins with a snapshot, for the operations controller. The host that has
- * the file makes the first voter of it (host_controller.c); then placement adds the others, as for
- * any shard. Who gives up deletes the shard in the same command. */
+/* Progress of a shard that starts from a snapshot, for the operations controller. The host that
+ * has the file makes the first voter from it (host_controller.c); then placement adds the others,
+ * as for any shard. A restore that fails deletes the shard in the same command. */
 #include "hostctl/hostctl_internal.h"
 
 #include <stdio.h>
@@ -11,7 +11,7 @@ static void give_up(struct ctl_progress *p, const char *why)
     p->retire = true;
 }
 
-/* The group has not begun. Nobody but the host that has the file can begin it. */
+/* The group has not formed. Only the host that has the file can form it. */
 static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shard,
                              struct ctl_progress *p)
 {

@@ -1,4 +1,4 @@
-/* Views: what changed since the last one, and what host rows mean to the bus. */
+/* Changes between two views, and the addresses of hosts for the bus. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/metrics.h"
@@ -124,8 +124,7 @@ static bool same_types(const thole_v1_Host *a, const thole_v1_Host *b)
     return same;
 }
 
-/* A host that died concerns the shards that it has a replica of, and those that lack a host
- * anyway. */
+/* A dead host affects the shards that have a replica on it, and those that lack a host anyway. */
 static void dirty_of_host(struct hostctl *h, const struct uuid *id)
 {
     struct registry_replica_buf replica_buf;
@@ -145,7 +144,7 @@ static void dirty_of_host(struct hostctl *h, const struct uuid *id)
     }
 }
 
-/* Of which something is under way, or not yet possible. */
+/* Shards with a step under way, or not yet possible. */
 static void dirty_waiting(struct hostctl *h)
 {
     size_t it = 0;
@@ -158,7 +157,7 @@ static void dirty_waiting(struct hostctl *h)
     }
 }
 
-/* Only what placement goes by wakes shards: a new address, or a suspicion, does not. */
+/* Only changes that placement depends on wake shards: a new address or a suspicion does not. */
 static void host_changed(void *ctx, const thole_v1_Host *row)
 {
     struct changes *c = ctx;
@@ -180,7 +179,7 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
     } else if (is_dead(row) && !is_dead(was) && c->h->zero_leader) {
         dirty_of_host(c->h, &id);
     } else if (c->h->zero_leader) {
-        dirty_waiting(c->h); /* a suspect host is not chosen, if there is another one */
+        dirty_waiting(c->h); /* a suspect host is chosen only if there is no other */
     }
 }
 
@@ -190,7 +189,7 @@ static void shard_changed(void *ctx, const thole_v1_Shard *row)
     struct changes *c = ctx;
     uint64_t id = thole_v1_Shard_id(row);
     const thole_v1_Shard *was = registry_shard(c->before, id, &shard_buf);
-    if (was == NULL) { /* another one had the name: nobody says that that is gone */
+    if (was == NULL) { /* the name was reused: the old shard is not reported as gone */
         was = registry_shard_by_name(c->before, registry_str(thole_v1_Shard_name(row)), &shard_buf);
     }
     hostctl__dirty(c->h, id);
@@ -207,7 +206,7 @@ static void replica_changed(void *ctx, const thole_v1_Replica *row)
 {
     struct changes *c = ctx;
     hostctl__dirty(c->h, thole_v1_Replica_shard_id(row));
-    c->replicas = c->h->leaders_moved = true; /* one that runs by now may lead */
+    c->replicas = c->h->leaders_moved = true; /* a replica that runs now may lead */
 }
 
 static void pool_changed(void *ctx, const thole_v1_ShardPool *row)

@@ -22,7 +22,7 @@ struct seat {
     uint8_t host[16];
     bool ready;   /* comes, and may have its vote */
     bool answers; /* goes, but still answers */
-    bool spare;   /* goes only if somebody comes for it */
+    bool spare;   /* loses its vote only if a newcomer replaces it */
 };
 
 struct seats {
@@ -52,7 +52,7 @@ static bool wants(const thole_v1_Replica *row, thole_v1_ReplicaRole role)
            thole_v1_Replica_role(row) == (int32_t)role;
 }
 
-/* A replica that is being moved does not get back the vote that it gave away. */
+/* A replica that is being moved never gets back the vote that it gave away. */
 static bool wants_vote(const thole_v1_Replica *row)
 {
     return wants(row, thole_v1_REPLICA_ROLE_VOTER) && thole_v1_Replica_moving_by(row) == 0;
@@ -183,7 +183,7 @@ static void find_members(const struct hostctl *h, const struct engine_replica_st
     }
 }
 
-/* Who is gone anyway goes first, then who must, and the leader last. */
+/* Members that are gone lose their vote first, then those that must, and the leader last. */
 static uint32_t rank(const struct seat *seat, uint64_t self)
 {
     return (seat->replica_id == self ? 4u : 0) + (seat->answers ? 2u : 0) + (seat->spare ? 1u : 0);
@@ -236,8 +236,8 @@ static struct numbers choose(const struct seats *s)
     return (struct numbers){swapped + more, swapped + less};
 }
 
-/* Is a majority of those who vote after the change known to answer, and of those who vote now? A
- * witness that comes counts as silent. */
+/* Do majorities of the voters before and after the change answer? A witness that is added counts
+ * as silent. */
 static bool can_commit(const struct hostctl *h, const struct engine_replica_status *local,
                        const struct raft_config *c, const struct seats *s, struct numbers n)
 {
@@ -259,7 +259,7 @@ static bool can_commit(const struct hostctl *h, const struct engine_replica_stat
     return now * 2 > s->voting && then * 2 > s->voting + n.come - n.go;
 }
 
-/* The voter that is to stay and has most; 0: none answers. */
+/* The remaining voter with the most entries; 0: none answers. */
 static uint64_t successor(const struct hostctl *h, const struct engine_replica_status *local,
                           const struct raft_config *c, const struct seats *s)
 {
@@ -301,7 +301,7 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
     plan->self_leaves = n.go > 0 && s.go[n.go - 1].replica_id == local->replica_id;
     plan->successor = plan->self_leaves ? successor(h, local, c, &s) : 0;
     if (plan->self_leaves && plan->successor == 0 && n.come == 0) {
-        return; /* nobody could lead: it stays until somebody answers */
+        return; /* no successor: the leader keeps its vote until another voter answers */
     }
     for (uint32_t i = 0; i < n.come; i++) {
         hostctl__plan_add(plan, s.come[i].op, s.come[i].replica_id, s.come[i].host);

@@ -1,9 +1,8 @@
-/* One command: decode, remember, run its operations in a transaction, answer.
+/* One command: decode it, repeat a remembered answer, or run its operations in a transaction.
  *
- * A transaction works on a copy of the state (the roots of its trees), so refusing a command is
- * throwing the copy away. Everything a command changes gets one revision, the state's next one; a
- * command that changes nothing takes none. Refusals are results with a gRPC code, never
- * failures. */
+ * A transaction works on a copy of the state (the roots of its trees); a refusal discards the
+ * copy. Everything a command changes gets one revision, the state's next one. A command without
+ * effect takes none. Refusals are results with a gRPC code, never failures of the machine. */
 #include "proto/decode.h"
 #include "registry/registry_internal.h"
 
@@ -87,7 +86,7 @@ static enum thole_code check_command(struct txn *t)
 
 /* ---- Results --------------------------------------------------------------------------------- */
 
-/* An operation's row is small. `all`: the others too. */
+/* The row of an operation is small and always added. `all`: the other rows too. */
 static void add_rows(const struct txn *t, thole_registry_v1_Result *result, bool all)
 {
     if (t->last[ROW_OPERATION] != NULL) {
@@ -110,8 +109,7 @@ static void add_rows(const struct txn *t, thole_registry_v1_Result *result, bool
     }
 }
 
-/* Bytes in the transaction's arena. The rows are shared with the message only while it is
- * encoded. */
+/* Returns bytes in the transaction's arena. The message borrows the rows while it is encoded. */
 static struct slice make_result(struct txn *t, enum thole_code code, uint64_t revision,
                                 bool all_rows)
 {
@@ -129,9 +127,9 @@ static struct slice make_result(struct txn *t, enum thole_code code, uint64_t re
     return registry__encode(result, &thole_registry_v1_Result_msginit, t->arena);
 }
 
-/* Is this the last word? INVALID_ARGUMENT follows from the command alone; the other two ask for
- * another try, which comes under the same request id. Every other refusal is an answer like a
- * success: a duplicate that arrives late must not do what its client was told is not done. */
+/* Is the result final, so that it is remembered? INVALID_ARGUMENT follows from the command alone;
+ * the other two ask for a retry under the same request id. Every other refusal is final like a
+ * success: a late duplicate must not do what its client was told is not done. */
 static bool is_answer(enum thole_code code)
 {
     return code != THOLE_INVALID_ARGUMENT && code != THOLE_ABORTED &&
@@ -214,7 +212,7 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
                                 "is no thole.registry.v1.Command");
         bytes_append_slice(ret_result, make_result(&t, (enum thole_code)code, s->revision, false));
     } else if (!recall(s, &t, &code, ret_result)) {
-        /* `base` must outlive the moment when the new state takes its place. */
+        /* `base` must stay valid after the new state has taken the place of `s`. */
         struct state base;
         registry__state_copy(&base, s);
         registry__state_copy(&t.s, s);

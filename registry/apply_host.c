@@ -1,7 +1,8 @@
 /* Operations on hosts: bootstrap, admission, spec, removal, observed state.
  *
- * A removed host keeps its row, in state REMOVED, until its last replica row has gone; then the row
- * loses its name (which is free again) and stays as a tombstone: the id never comes back. */
+ * A removed host keeps its row, in state REMOVED, until its last replica row is dropped. Then the
+ * row loses its name, which is free again, and stays as a tombstone: the id is never accepted
+ * again. */
 #include "registry/registry_internal.h"
 
 #include "base/lineage.h"
@@ -28,7 +29,7 @@ enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct r
     return THOLE_OK;
 }
 
-/* A new row from what the host says of itself. */
+/* A new row from the host's own description. */
 void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct uuid *id)
 {
     struct row *row = registry__row_new(&t->scope, ROW_HOST);
@@ -61,8 +62,8 @@ static bool is_dead(const struct row *host)
     return thole_v1_HostStatus_liveness(status) == thole_v1_HOST_LIVENESS_DEAD;
 }
 
-/* A removed host stays until its replicas have been moved, which may have to wait for the very host
- * that wants its name now: it goes by its old name and the beginning of its id. */
+/* A removed host's row stays until its replicas have been moved, which may need the very host that
+ * wants its name now. So it is renamed to its name and the beginning of its id. */
 static void give_up_name(struct txn *t, struct row *host)
 {
     char name[LIMIT_NAME_BYTES + 1];
@@ -71,7 +72,8 @@ static void give_up_name(struct txn *t, struct row *host)
     struct row *row = registry__txn_edit(t, host);
     int size = (int)(before.size < LIMIT_NAME_BYTES - 9 ? before.size : LIMIT_NAME_BYTES - 9);
     snprintf(name, sizeof name, "%.*s.%.8s", size, before.data, thole_v1_Host_id(host->host).data);
-    registry__txn_event(t, host, "HostRenamed", "another host takes its name; it is %s now", name);
+    registry__txn_event(t, host, "HostRenamed", "another host takes its name; its name is now %s",
+                        name);
     thole_v1_Host_set_name(row->host, registry__dup_str(row->arena, name));
     registry__txn_drop(t, host);
     registry__txn_put(t, row);
@@ -246,13 +248,13 @@ static const char *disk_reason(int32_t disk)
                                                 : "HostDiskOk";
 }
 
-/* A host whose disk was never bad is no news. */
+/* A first report of a good disk is no event. */
 static bool is_disk_news(int32_t before, int32_t after)
 {
     return before != after && (before > thole_v1_HOST_DISK_OK || after > thole_v1_HOST_DISK_OK);
 }
 
-/* Merge `status` into the host's row; no change, no revision. */
+/* Merge `status` into the host's row. Without a change there is no new revision. */
 static void observe(struct txn *t, const struct row *host, const thole_v1_HostStatus *status,
                     upb_StringView why)
 {
@@ -282,7 +284,8 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
     }
 }
 
-/* A data directory is for one process at one place. A process has one address. */
+/* A data directory belongs to one process, and a process has one address. Refuse a start from a
+ * copy of the directory. */
 static enum thole_code refuse_copy(struct txn *t, const struct row *host,
                                    const thole_v1_HostStatus *given, const struct lineage *lineage)
 {
@@ -327,7 +330,8 @@ static void next_generation(struct txn *t, struct row *row)
     t->s.hosts_revision = t->revision;
 }
 
-/* A host whose row was made before its first start (refound.c) says then what a new one says. */
+/* The row of a refounded cluster's host (refound.c) is made before its first start, so its tags
+ * arrive with that start, as a new host's do. */
 static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host *given)
 {
     const struct row *host = registry__host(&t->s, id);
@@ -342,7 +346,6 @@ static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host 
     registry__txn_put(t, row);
 }
 
-/* A host that was admitted before has started again. */
 static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given,
                                const struct lineage *lineage)
 {
@@ -367,7 +370,7 @@ static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_H
         registry__message_copy(status, &thole_v1_HostStatus_msginit, t->arena);
     thole_v1_HostStatus_set_liveness(live, thole_v1_HOST_LIVENESS_LIVE);
     struct uuid id = host->host_id;
-    observe(t, host, live, upb_StringView_FromString("it started again"));
+    observe(t, host, live, upb_StringView_FromString("the host restarted"));
     if (newest == 0) {
         take_tags(t, &id, given);
     }
@@ -564,7 +567,7 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
         registry__next_of_host(&t->s, id, 0) != NULL) {
         return;
     }
-    registry__txn_event(t, host, "HostRemoved", "nothing is left on it");
+    registry__txn_event(t, host, "HostRemoved", "its last replica is gone");
     registry__txn_drop(t, host);
     struct row *tombstone = registry__row_new(&t->scope, ROW_HOST);
     upb_StringView text = thole_v1_Host_id(host->host);
@@ -577,10 +580,9 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
     registry__state_put(&t->s, tombstone);
 }
 
-/* The group was never reported to have formed, and every replica is on a host that was removed for
- * ever. Nobody edits initial members, so as this shard it would wait for ever. Making another one
- * loses nothing that is anywhere: whatever the group may have acknowledged, no replica is left that
- * could have it. While one is, its data may be all there is. */
+/* The group was never reported to have formed, and every replica is on a removed host. Initial
+ * members are never edited, so the shard would wait for ever. Recreating it loses nothing: no
+ * replica is left that could hold what the group may have acknowledged. */
 static bool cannot_form(const struct txn *t, const struct row *shard)
 {
     uint64_t id = thole_v1_Shard_id(shard->shard), after = 0;
@@ -597,7 +599,7 @@ static bool cannot_form(const struct txn *t, const struct row *shard)
            !thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard->shard));
 }
 
-/* Placement moves what can be moved; what is out already waits for nobody. */
+/* Placement moves the replicas that can be moved. A replica that is OUT is dropped at once. */
 static void hand_over_replicas(struct txn *t, const struct uuid *id)
 {
     uint64_t after = 0;
@@ -622,7 +624,8 @@ static void hand_over_replicas(struct txn *t, const struct uuid *id)
     }
 }
 
-/* Of a user's: what is on the host could be lost with it. */
+/* A user's DeleteHost takes only dead hosts without replicas: their data could be lost with the
+ * host. */
 static enum thole_code check_empty(struct txn *t, const struct row *host)
 {
     upb_StringView name = thole_v1_Host_name(host->host);
@@ -649,7 +652,7 @@ static enum thole_code check_empty(struct txn *t, const struct row *host)
     return THOLE_OK;
 }
 
-/* A removed host is refused for ever, and what it has with it. */
+/* A removed host is refused for ever, and its data is lost with it. */
 static enum thole_code check_removable(struct txn *t, const struct row *host, bool decommission)
 {
     char why[REGISTRY_TEXT_BYTES] = "";

@@ -1,10 +1,10 @@
-/* Moves of one replica to another host, as rows: the new replica is placed, and the old one marked,
- * by the command that starts the operation. The rest is placement's and membership's: a marked
- * replica counts as one on a draining host, and gives its vote to the new one by a joint change.
+/* Moves of one replica to another host, as rows. The command that starts the operation places the
+ * new replica and marks the old one. Placement and membership do the rest: a marked replica counts
+ * as one on a draining host, and a joint change gives its vote to the new one.
  *
- * Invariants: at most one move of a shard is under way; `moving_by` of a replica names an operation
- * that is under way; one that ends without success marks the new replica REMOVE, unless the old one
- * leaves. */
+ * Invariants: at most one move of a shard is under way; `moving_by` of a replica that is desired
+ * RUN names an operation under way; a move that ends without success marks the new replica REMOVE,
+ * unless the old one leaves. */
 #include "registry/registry_internal.h"
 
 #include <inttypes.h>

@@ -1,12 +1,12 @@
-/* Operations on operations: rows that say what a user wants done that takes a while.
+/* Operations on operations: rows for users' requests that take a while.
  *
- * Starting one sets the desired state that controllers follow (the host is draining) together with
- * the row; cancelling sets it back. In between only progress is written, which the operations
- * controller derives from other rows, so nothing is lost with the host that runs it.
+ * Starting one sets the desired state that controllers follow (the host is draining) in the same
+ * command as the row; cancelling restores it. In between only progress is written. The operations
+ * controller derives it from other rows, so nothing is lost with the host that runs the
+ * controller.
  *
  * Invariants: an id is given once; at most one drain or decommission of a host is under way; a row
- * that has ended never changes again; those that have ended are at most
- * REGISTRY_OPERATIONS_ENDED_MAX. */
+ * that has ended never changes; at most REGISTRY_OPERATIONS_ENDED_MAX ended rows are kept. */
 #include "proto/names.h"
 #include "registry/placement/placement_internal.h"
 
@@ -25,7 +25,7 @@ static struct row *next_operation(const struct state *s, uint64_t after)
                           registry__find_after(s, INDEX_OPERATIONS, registry__key_id(after)));
 }
 
-/* Drop the oldest of those that have ended; how many are under way. */
+/* Drop the oldest ended operation if too many are kept. Returns how many are under way. */
 static size_t trim(struct txn *t)
 {
     size_t open = 0;
@@ -71,7 +71,7 @@ static void say(struct txn *t, const struct row *row, const char *reason)
                         message.size > 0 ? message.data : "");
 }
 
-/* Takes the row over. */
+/* Puts the edited row as ended. */
 static void put_ended(struct txn *t, struct row *row, thole_v1_OperationState state)
 {
     ASSERT(row->packed == NULL && state >= thole_v1_OPERATION_STATE_DONE);
@@ -117,7 +117,7 @@ struct row *registry__operation_open(const struct state *s, int32_t kind, uint64
     return row;
 }
 
-/* The drain or decommission of the host that is under way. */
+/* The drain or decommission of the host that is under way, or NULL. */
 static struct row *find_open(struct txn *t, const struct uuid *host)
 {
     uint64_t after = 0;
@@ -196,7 +196,7 @@ static enum thole_code check_start(struct txn *t, struct start *o)
     return code;
 }
 
-/* The last host could go nowhere; an undrain needs a drain. */
+/* The replicas of the last host have nowhere to go; an undrain needs a drain. */
 static enum thole_code check_host_verb(struct txn *t, const struct start *o)
 {
     if (o->kind == thole_v1_OPERATION_KIND_UNDRAIN &&
@@ -258,7 +258,7 @@ static void add_pause(struct txn *t, const struct start *o)
     registry__operation_add(t, row);
 }
 
-/* One at a time: what it does is about the whole cluster. */
+/* At most one is under way: a rebalance is about the whole cluster. */
 static void add_rebalance(struct txn *t, const struct start *o)
 {
     const struct row *other = registry__operation_open(&t->s, o->kind, 0);
@@ -269,7 +269,7 @@ static void add_rebalance(struct txn *t, const struct start *o)
     registry__operation_add(t, registry__operation_new(t, o->kind, NULL));
 }
 
-/* `before`: the host's state, or what one that this replaces found. */
+/* `before`: the host's state, or the state that the replaced operation found. */
 static void add_of_host(struct txn *t, const struct start *o, int32_t before)
 {
     struct row *row = registry__operation_new(t, o->kind, o->host);
@@ -281,7 +281,7 @@ static void add_of_host(struct txn *t, const struct start *o, int32_t before)
     registry__operation_add(t, row);
 }
 
-/* A dead host that is decommissioned is not waited for. */
+/* The decommission of a dead host does not wait for it. */
 static void preview_drain(struct txn *t, const struct start *o)
 {
     bool decommission = o->kind == thole_v1_OPERATION_KIND_DECOMMISSION;
@@ -383,7 +383,7 @@ static enum thole_code cancel_pauses(struct txn *t)
     return THOLE_OK;
 }
 
-/* Back to the state before, if it is about a host. */
+/* Restore the state before the operation, if it is about a host. */
 static enum thole_code cancel_of_host(struct txn *t, const thole_v1_Operation *o)
 {
     struct uuid host;

@@ -1,12 +1,13 @@
 /* Operations on pools: many shards of one spec, named POOL-0 to POOL-(count - 1).
  *
- * A pool's spec changes at once, its shards follow in bounded steps: the placement controller
- * proposes ReconcilePool again and again, and each goes on at status.next_index, until the pool's
- * generation is observed. What a step does follows from the rows alone, so the command names no
- * shards.
+ * A pool's spec changes at once. Its shards follow in bounded steps: the placement controller
+ * proposes ReconcilePool repeatedly, and each command continues at status.next_index, until the
+ * pool's generation is observed. The effect of a step follows from the rows alone, so the command
+ * names no shards.
  *
- * Invariants: no shard of the pool has an index >= status.extent; status.shards and .ready count
- * rows; a pool that is being deleted wants no shard, and goes with its last one. */
+ * Invariants: no shard of the pool that is not being deleted has an index >= status.extent;
+ * status.shards and .ready count rows; a pool that is being deleted wants no shard, and is dropped
+ * with its last one. */
 #include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
@@ -80,7 +81,7 @@ enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_
     return create(t, thole_registry_v1_CreatePool_name(c), thole_registry_v1_CreatePool_spec(c));
 }
 
-/* A copy of the row whose shards have yet to follow a new generation. */
+/* A copy of the row for a new generation, which its shards have yet to follow. */
 static struct row *begin_generation(struct txn *t, const struct row *pool)
 {
     struct row *row = registry__txn_edit(t, pool);
@@ -183,7 +184,7 @@ enum thole_code registry__op_delete_pool(struct txn *t, const thole_registry_v1_
 
 /* ---- Counting -------------------------------------------------------------------------------- */
 
-/* "events-12" -> the pool "events", if it wants a shard of that name; NULL: none does. */
+/* "events-12" -> the pool "events", if its spec wants a shard of that name; else NULL. */
 static struct row *pool_that_wants(struct txn *t, struct slice name)
 {
     size_t at = name.size;
@@ -204,7 +205,7 @@ static struct row *pool_that_wants(struct txn *t, struct slice name)
     return wants ? pool : NULL;
 }
 
-/* A shard of no pool has gone. The pool that met its name taken goes through its names again. */
+/* A shard of no pool was dropped. A pool that found its name taken goes through its names again. */
 static void name_freed(struct txn *t, struct slice name)
 {
     struct row *pool = pool_that_wants(t, name);
@@ -254,13 +255,13 @@ void registry__pool_settle(struct txn *t, struct slice name)
         thole_v1_ShardPoolStatus_shards(status_of(pool)) > 0) {
         return;
     }
-    registry__txn_event(t, pool, "PoolDeleted", "nothing of it is left");
+    registry__txn_event(t, pool, "PoolDeleted", "its last shard is gone");
     registry__txn_drop(t, pool);
 }
 
 /* ---- Its shards ------------------------------------------------------------------------------ */
 
-/* False: it has to wait until a shard of this name has gone. */
+/* False: the step must wait until the deleted shard of this name is dropped. */
 static bool reconcile_one(struct txn *t, const struct row *pool, uint32_t index, bool wanted,
                           bool *ret_taken, char name[static LIMIT_NAME_BYTES + 1])
 {
@@ -315,9 +316,10 @@ static void note_progress(struct txn *t, struct slice name, uint32_t next, uint3
     }
     registry__txn_put(t, row);
     if (taken[0] != '\0') {
-        registry__txn_event(t, registry__pool(&t->s, name), "PoolNameTaken",
-                            "shard %s is not of the pool; it is made when that one was deleted",
-                            taken);
+        registry__txn_event(
+            t, registry__pool(&t->s, name), "PoolNameTaken",
+            "shard %s does not belong to the pool; once it is deleted, the pool makes its own",
+            taken);
     }
 }
 

@@ -1,5 +1,5 @@
-/* What follows from groups that were forced (raft_force): what the survivor did not have is
- * lost. */
+/* Commands after a group was forced (raft_force): entries that the survivor did not have are lost.
+ */
 #include "registry/registry_internal.h"
 
 #include <inttypes.h>
@@ -18,8 +18,8 @@ enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_
     t->s.next_replica_id += REGISTRY_LOST_IDS_MAX;
     t->s.next_shard_id += REGISTRY_LOST_IDS_MAX;
     t->s.next_operation_id += REGISTRY_LOST_IDS_MAX;
-    /* Etags hold lost revisions, and groups refuse changes of members that are older than their
-     * last. */
+    /* Etags may name lost revisions, and groups refuse membership changes that are older than
+     * their last one: skip those revisions too. */
     t->revision += REGISTRY_LOST_IDS_MAX;
     t->s.lost_to = t->s.next_replica_id;
     registry__txn_event(t, registry__shard(&t->s, REGISTRY_SHARD_ID), "ShardZeroRepaired",
@@ -28,7 +28,7 @@ enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_
     return THOLE_OK;
 }
 
-/* The other replicas are no members any more, whatever their rows say, and their ids can never be
+/* The other replicas are no longer members, whatever their rows say, and their ids can never be
  * members again. */
 enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_v1_Operation *op)
 {

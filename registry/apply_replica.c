@@ -69,7 +69,7 @@ enum thole_code registry__check_place(struct txn *t, const struct row *shard,
     const struct row *there = registry__occupant(&t->s, shard_id, &host->host_id);
     if (thole_v1_Shard_awaits_restore(shard->shard)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
-                          "the shard waits for its data: restore a snapshot, or delete it");
+                          "the shard awaits its data: restore a snapshot, or delete the shard");
     }
     if (there != NULL) {
         return THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
@@ -121,7 +121,8 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
     return THOLE_OK;
 }
 
-/* All voters of the first decision, and only they: every one of them boots with exactly this. */
+/* All voters of the first decision, and only they: each of them bootstraps with exactly this list.
+ */
 static enum thole_code set_initial(struct txn *t, uint64_t shard_id)
 {
     struct row *shard = registry__txn_edit(t, registry__shard(&t->s, shard_id));
@@ -219,7 +220,7 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
     thole_v1_Shard_initial(shard->shard, &initial_count);
     if (code == THOLE_OK && thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID) {
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "every host has a replica of shard zero by itself");
+                          "every host has a replica of shard zero already");
     }
     if (code == THOLE_OK && initial_count == 0) {
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
@@ -228,7 +229,7 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
     if (code == THOLE_OK && (registry__host_has_state(host, thole_v1_HOST_STATE_REMOVED) ||
                              registry__host_has_state(host, thole_v1_HOST_STATE_DRAINING))) {
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
-                          "the host is being emptied");
+                          "the host is draining or removed");
     }
     if (code == THOLE_OK) {
         code = registry__check_place(t, shard, host);
@@ -248,7 +249,7 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
 
 /* ---- Role and removal ------------------------------------------------------------------------ */
 
-/* The guards of everything that takes a vote away. */
+/* The guards of every change that may take a vote away. */
 static enum thole_code check_editable(struct txn *t, const struct row *shard,
                                       const struct row *replica, bool loses_vote)
 {
@@ -441,11 +442,11 @@ static enum thole_code observe_out(struct txn *t, struct row *row, uint64_t inde
     return THOLE_OK;
 }
 
-/* A failure counts while each is less than this after the one before. */
+/* A failure counts as long as it is less than this older than the next one. */
 #define FAILURES_APART_MS_MAX PLACEMENT_FAILURE_RECENT_MS
 #define FAILURE_HOSTS_MAX 16
 
-/* Keep those that still count; the host's own, if it is among them. */
+/* Drop the failures that no longer count. Returns the one of this host, or NULL. */
 static thole_v1_ReplicaFailure *recent_failure(thole_v1_ShardStatus *status, upb_StringView host_id,
                                                int64_t now_ms, upb_Arena *arena)
 {
@@ -472,7 +473,7 @@ static thole_v1_ReplicaFailure *recent_failure(thole_v1_ShardStatus *status, upb
     return own;
 }
 
-/* Whoever rebuilds failed replicas needs to know how often it was tried. */
+/* The controller that rebuilds failed replicas needs the number of attempts. */
 static void note_failure(struct txn *t, const struct row *replica, upb_StringView message)
 {
     const thole_v1_Replica *r = replica->replica;
@@ -501,7 +502,7 @@ static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_S
     if (before == thole_v1_REPLICA_PHASE_OUT ||
         (before == phase &&
          slice_equal(registry_str(thole_v1_Replica_message(r)), registry_str(message)))) {
-        return; /* late, or nothing new */
+        return; /* a late report, or no change */
     }
     uint64_t id = thole_v1_Replica_id(r);
     struct row *edit = registry__txn_edit(t, row);

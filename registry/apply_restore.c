@@ -1,7 +1,7 @@
-/* Shards that begin with a snapshot, and the record of those that were saved.
+/* Shards that start from a snapshot, and the event of a saved one.
  *
  * A restore is one command: the shard with its seed, its first voter on the host that has the file
- * (and with it the immutable initial list), and the operation that follows it. From then on it is a
+ * (and with it the immutable initial list), and the operation that tracks it. From then on it is a
  * shard whose group has not formed yet, like any other: it forms, or it is deleted as a whole. */
 #include "registry/registry_internal.h"
 
@@ -9,7 +9,7 @@
 
 #define SEED_FILE_BYTES 64
 
-/* The host makes a path of it. */
+/* The host builds a path from the name. */
 static bool is_plain_name(upb_StringView name)
 {
     for (size_t i = 0; i < name.size; i++) {
@@ -73,7 +73,7 @@ uint64_t registry__place_seed(struct txn *t, uint64_t shard_id, const struct row
     return id;
 }
 
-/* A shard whose data is awaited keeps its id, its pool and its spec, which may be newer than the
+/* A shard that awaits its data keeps its id, its pool and its spec, which may be newer than the
  * file's. */
 static enum thole_code restore_awaiting(struct txn *t, const struct row *shard,
                                         const thole_v1_ShardSpec *saved)

@@ -14,18 +14,18 @@ static enum thole_code refuse_zero(struct txn *t, const struct row *shard)
 {
     if (thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "shard zero looks after itself");
+                          "the cluster manages shard zero; users cannot change it");
     }
     return THOLE_OK;
 }
 
-/* What a pool says of its shards is said in one place. */
+/* The spec of a pool's shard is changed in the pool only. */
 static enum thole_code refuse_pool(struct txn *t, const struct row *shard)
 {
     upb_StringView pool = thole_v1_Shard_pool(shard->shard);
     if (pool.size > 0) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "the shard belongs to the pool \"%.*s\": change that", (int)pool.size,
+                          "the shard belongs to the pool \"%.*s\": change the pool", (int)pool.size,
                           pool.data);
     }
     return THOLE_OK;
@@ -216,11 +216,10 @@ void registry__shard_await(struct txn *t, const struct row *shard)
     thole_v1_Shard_set_awaits_restore(row->shard, true);
     registry__txn_put(t, row);
     registry__txn_event(t, registry__shard(&t->s, id), "ShardAwaitsRestore",
-                        "its data is not here: restore a snapshot, or delete it");
+                        "the shard awaits its data: restore a snapshot, or delete the shard");
 }
 
-/* Another shard in its place. Of one that belongs to a pool, the pool does not see that it was
- * gone. */
+/* Recreate the shard under another id. The counts of its pool do not change. */
 static void replace(struct txn *t, struct row *shard, bool awaits)
 {
     registry__txn_drop(t, shard);
@@ -243,14 +242,14 @@ void registry__shard_settle(struct txn *t, uint64_t shard_id)
         return;
     }
     if (!thole_v1_Shard_begins_again(shard->shard)) {
-        registry__txn_event(t, shard, "ShardDeleted", "nothing of it is left");
+        registry__txn_event(t, shard, "ShardDeleted", "its last replica is gone");
         registry__txn_drop(t, shard);
         return;
     }
     replace(t, shard, thole_v1_Shard_awaits_restore(shard->shard));
 }
 
-/* With the shard the whole group goes, so no replica has to leave it first. */
+/* The whole group is deleted with the shard, so no replica has to leave it first. */
 static void retire_replicas(struct txn *t, uint64_t shard_id)
 {
     uint64_t after = 0;
@@ -282,7 +281,7 @@ static void retire(struct txn *t, struct row *shard, bool again)
     registry__txn_put(t, row);
     if (!deleting) {
         registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s",
-                            again ? "it cannot begin; it is made again under another id" : "");
+                            again ? "it cannot form; it is recreated under another id" : "");
         retire_replicas(t, id);
     }
     registry__shard_settle(t, id);
@@ -298,8 +297,7 @@ void registry__shard_begin_again(struct txn *t, struct row *shard)
     retire(t, shard, true);
 }
 
-/* The data of a pool's shard is given up: the pool wants the shard nevertheless, so it begins
- * empty. */
+/* Give up the data of a pool's shard: the pool still wants the shard, so it starts empty. */
 static enum thole_code delete_in_pool(struct txn *t, struct row *shard)
 {
     if (!thole_v1_Shard_awaits_restore(shard->shard)) {
@@ -307,7 +305,7 @@ static enum thole_code delete_in_pool(struct txn *t, struct row *shard)
     }
     if (thole_v1_Shard_has_seed(shard->shard)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "the shard is being restored: cancel that operation first");
+                          "the shard is being restored: cancel the restore first");
     }
     registry__txn_event(t, shard, "ShardDeleted", "its data is given up");
     replace(t, shard, false);
@@ -390,7 +388,7 @@ static void merge_leader(thole_v1_ShardStatus *to, const thole_v1_ShardStatus *f
     }
 }
 
-/* Position of a condition, or the number of conditions. */
+/* Index of the condition, or the number of conditions if there is none. */
 static size_t find_condition(const thole_v1_ShardStatus *status, upb_StringView type)
 {
     size_t count = 0;
@@ -403,7 +401,7 @@ static size_t find_condition(const thole_v1_ShardStatus *status, upb_StringView 
     return count;
 }
 
-/* By type; the transition time is when the status last changed. */
+/* Conditions are merged by type. The transition time is when the status last changed. */
 static void merge_conditions(const struct txn *t, thole_v1_ShardStatus *to,
                              const thole_v1_ShardStatus *from, upb_Arena *arena)
 {
@@ -471,7 +469,7 @@ static enum thole_code check_status(struct txn *t, const thole_v1_ShardStatus *s
     return code;
 }
 
-/* NULL: its changes are no news. */
+/* NULL: changes of this condition are no events. */
 static const char *condition_event(upb_StringView type, bool status)
 {
     if (slice_equal(registry_str(type), slice_str("Placed"))) {

@@ -1,13 +1,13 @@
-/* Hosts on which replicas keep failing, whatever is placed there: they get nothing new.
+/* Hosts on which replicas keep failing, whatever is placed there: nothing new is placed on them.
  *
- * One damaged block may fail all replicas of a host at once, and those that are rebuilt there may
- * run for years. So a failure counts against the host only if the replica was placed after the last
- * failure that counts, and is of another shard. Three that count make the host failing, which ends
- * when nothing has failed for a while (hostctl/liveness.c looks at the time), or when a user
- * uncordons it.
+ * One damaged block may fail all replicas of a host at once, and replicas that are rebuilt there
+ * may run for years. So a failure counts against the host only if the replica was placed after the
+ * last failure that counts, and belongs to another shard. Three failures that count make the host
+ * failing. That ends when nothing has failed for a while (hostctl/liveness.c checks the time), or
+ * when a user uncordons the host.
  *
- * If several replicas of one shard are down at once, then a command or the machine is to blame: all
- * replicas do the same. That counts against no host. */
+ * If several replicas of one shard are down at once, a command or the machine is to blame: all
+ * replicas apply the same. That counts against no host. */
 #include "registry/placement/placement.h"
 #include "registry/registry_internal.h"
 
@@ -33,7 +33,7 @@ static thole_v1_HostFailures *edit_failures(struct row *edit)
         thole_v1_Host_mutable_status(edit->host, edit->arena), edit->arena);
 }
 
-/* A host that is failing stays so. */
+/* Removes the shard from the host's failures; a failing host stays failing. */
 static void unlist(struct txn *t, const struct row *host, uint64_t shard_id)
 {
     if (!is_listed(failures_of(host), shard_id)) {
@@ -53,7 +53,8 @@ static void unlist(struct txn *t, const struct row *host, uint64_t shard_id)
     registry__txn_put(t, edit);
 }
 
-/* Are other replicas of the shard down, too? Then it counts no longer against their hosts. */
+/* Are other replicas of the shard down, too? Then its failures no longer count against their
+ * hosts. */
 static bool shard_is_to_blame(struct txn *t, uint64_t replica_id, uint64_t shard_id)
 {
     const struct row *other;

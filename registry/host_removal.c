@@ -1,15 +1,16 @@
-/* May a host be removed for ever? Not while something that was acknowledged may be on it alone.
+/* Whether a host can be removed for ever: not while acknowledged data may be on it alone.
  *
- * A removed host is refused when it comes back, so what it has is lost. It can do without if the
- * others that have the data meet every quorum of the group, and are a quorum themselves. Rows that
- * are on their way in or out count as votes that have no data: that only delays. */
+ * A removed host is refused when it returns, so its data is lost. The group can do without it if
+ * the other replicas with data intersect every quorum of the group, and are a quorum themselves.
+ * Rows of replicas that are joining or leaving count as votes without data: that only delays a
+ * removal. */
 #include "registry/registry_internal.h"
 
 #include <stdio.h>
 
 struct votes {
     uint32_t all;
-    uint32_t live; /* elsewhere, on hosts that answer */
+    uint32_t live; /* on other hosts that are live */
     uint32_t data; /* of these, witnesses not counted */
 };
 
@@ -31,8 +32,9 @@ static bool serves(const struct state *s, const thole_v1_Replica *r)
            thole_v1_HostStatus_liveness(thole_v1_Host_status(host)) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
-/* A demotion is seen when the replica's host reports that it runs in its new role. A dead one never
- * does, but shard zero commits without it, or nobody would ask here. */
+/* A demotion is complete when the replica's host reports that it runs in its new role. A dead host
+ * never reports. For shard zero the demotion must have happened: otherwise shard zero could not
+ * have committed this command without the host. */
 static bool is_learner(const struct state *s, const thole_v1_Replica *r)
 {
     int32_t phase = thole_v1_Replica_phase(r);
@@ -98,7 +100,7 @@ bool registry__host_is_needed(const struct state *s, const struct uuid *host, ch
         bool formed = thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard));
         if (thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT || is_learner(s, r) ||
             thole_v1_Shard_deleting(shard) || (dead && !formed)) {
-            continue; /* one that never formed begins again: apply_host.c */
+            continue; /* a shard that never formed is recreated: apply_host.c */
         }
         struct votes v = count_votes(s, thole_v1_Replica_shard_id(r), after);
         uint32_t quorum = v.all / 2 + 1;

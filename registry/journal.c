@@ -1,7 +1,7 @@
-/* The journal: which rows changed at which revision, newest last. Marks are a few bytes each, and
- * 64 of them a row of the journal's tree: [sequence][revision of the last][bytes of each mark],
- * where a mark is its kind, the revision and the key of what changed. When the oldest row goes, all
- * that is in it is forgotten. */
+/* The journal: which rows changed at which revision, newest last. A mark is a few bytes: its kind,
+ * the revision and the key of the changed row. 64 marks form a row of the journal's tree:
+ * [sequence][revision of the last][bytes of each mark]. Dropping the oldest row drops all its
+ * marks. */
 #include "registry/registry_internal.h"
 
 #include <string.h>

@@ -1,9 +1,10 @@
-/* A new cluster from a snapshot of the registry of one whose hosts are lost (docs/decisions/0013).
+/* A new cluster from a snapshot of the registry of a cluster whose hosts are lost
+ * (docs/decisions/0013).
  *
- * One transaction, as if it were a command, but outside any log: nobody sees the state before it.
- * What users wanted stays; what was observed, placed or under way goes with the hosts. Shards await
- * their data: formed from their specs alone they would be empty under names whose data is in
- * files. */
+ * One transaction, like a command, but outside any log: nobody sees the state before it. The
+ * desired state stays. Observed state, replicas and operations are dropped with the hosts. Shards
+ * await their data: formed from their specs alone they would be empty, under names whose data is
+ * in snapshot files. */
 #include "base/worker.h"
 #include "registry/registry_internal.h"
 
@@ -23,7 +24,7 @@ static void drop_replicas(struct txn *t)
     }
 }
 
-/* Removed ones too: no data directory of the old cluster is ever let into the new one. */
+/* Tombstones too: no data directory of the old cluster is ever admitted to the new one. */
 static uint32_t drop_hosts(struct txn *t)
 {
     struct packed *p;
@@ -67,8 +68,8 @@ static void await_shards(struct txn *t)
     }
 }
 
-/* A pool may have been on its way: the shards that it had yet to make were made since, and hold
- * data. */
+/* The snapshot may show a pool whose shards were not all created yet. They were created since, and
+ * hold data. */
 static void complete_pool(struct txn *t, const struct row *pool)
 {
     char name[LIMIT_NAME_BYTES + 1];
@@ -121,7 +122,7 @@ static enum thole_code add_host(struct txn *t, const struct registry_refound *o)
     return code;
 }
 
-/* Shard zero is founded on the file like any restored shard, but nobody has to ask for it. */
+/* Shard zero starts from the file like any restored shard, but without an operation. */
 static uint64_t found_zero(struct txn *t, const struct registry_refound *o)
 {
     char text[UUID_TEXT_BYTES];

@@ -1,11 +1,11 @@
-/* The registry of a host: the view that is shown, and who is told when it changes.
+/* The registry of a host: the view that is shown, and its subscribers.
  *
- * Readers take a reference to the view that is shown without a lock, and so never wait for the one
- * that publishes nor make it wait. Reading the address and counting the reference must be one step,
- * or the view might be gone between the two. So `shown` holds both: the upper 16 bits count the
- * references taken since the view's own count was last told, and one addition takes one and gives
- * the address. As long as it is shown a view's own count has SHOWN_REFS on top: readers may already
- * give back what it does not know of yet. */
+ * Readers take a reference to the shown view without a lock, so readers and the publisher never
+ * wait for each other. Reading the address and counting the reference must be one atomic step, or
+ * the view might be freed between the two. So `shown` holds both: its upper 16 bits count the
+ * references that were taken since the count was last moved to the view's own, and one addition
+ * takes a reference and returns the address. While a view is shown, its own count is higher by
+ * SHOWN_REFS: readers may already have released references that it does not count yet. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
@@ -13,8 +13,8 @@
 #define ADDRESS_BITS 48
 #define ADDRESS_MASK ((UINT64_C(1) << ADDRESS_BITS) - 1)
 #define ONE_TAKEN (UINT64_C(1) << ADDRESS_BITS)
-/* Told to the view's own count from here on: far from the end, for each of those who find it so may
- * have taken one more meanwhile. */
+/* From here on the count is moved to the view's own. Far below the limit: each reader that finds
+ * the count this high may have been overtaken by others. */
 #define TAKEN_MAX (UINT32_C(1) << 14)
 #define SHOWN_REFS (UINT32_C(1) << 30)
 
@@ -30,7 +30,7 @@ static uint32_t taken_of(uint64_t shown)
     return (uint32_t)(shown >> ADDRESS_BITS);
 }
 
-/* `v` as it is to be shown: takes over a reference. */
+/* The value of `shown` for `v`; takes over a reference. */
 static uint64_t to_show(struct registry_view *v)
 {
     ASSERT(((uintptr_t)v & ~ADDRESS_MASK) == 0);
@@ -38,17 +38,18 @@ static uint64_t to_show(struct registry_view *v)
     return (uintptr_t)v;
 }
 
-/* It is not shown any more. */
+/* The view was replaced. */
 static void retire(uint64_t shown)
 {
     struct registry_view *v = view_of(shown);
-    /* One reference is left for us, so that this cannot be the end of it. */
+    /* One reference remains, so this is never the last release. */
     atomic_fetch_sub_explicit(&v->refs, SHOWN_REFS - taken_of(shown), memory_order_relaxed);
     registry_view_release(v);
 }
 
-/* The caller holds a reference to `v`, so it cannot be another view of the same address. */
-static void tell(struct registry *r, struct registry_view *v, uint64_t shown)
+/* Moves the count of taken references to the view's own count. The caller holds a reference to
+ * `v`, so no other view can have its address. */
+static void move_taken(struct registry *r, struct registry_view *v, uint64_t shown)
 {
     while (view_of(shown) == v && taken_of(shown) >= TAKEN_MAX) {
         uint32_t taken = taken_of(shown);
@@ -99,7 +100,7 @@ void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t 
     ASSERT(at < REGISTRY_SUBSCRIBERS_MAX);
     r->subscribers[at].changed = changed;
     r->subscribers[at].ctx = ctx;
-    atomic_store(&r->subscriber_count, at + 1); /* publishes the entry to who calls it */
+    atomic_store(&r->subscriber_count, at + 1); /* publishes the entry to callers */
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -109,7 +110,7 @@ struct registry_view *registry_view_acquire(struct registry *r)
         atomic_fetch_add_explicit(&r->shown, ONE_TAKEN, memory_order_acq_rel) + ONE_TAKEN;
     struct registry_view *v = view_of(shown);
     if (taken_of(shown) >= TAKEN_MAX) {
-        tell(r, v, shown);
+        move_taken(r, v, shown);
     }
     return v;
 }
@@ -118,7 +119,7 @@ void registry__publish(struct registry *r, struct registry_view *v)
 {
     uint64_t old = 0;
     pthread_mutex_lock(&r->lock);
-    /* A machine that starts over (another replica, a restore) is behind for a while. */
+    /* A machine that replays (another replica, a restore) has old revisions for a while. */
     if (v->s.revision > view_of(atomic_load(&r->shown))->s.revision) {
         ASSERT(v->s.scope == NULL && v->live == &r->views);
         uint64_t shown = to_show(registry_view_ref(v));

@@ -1,21 +1,22 @@
-/* The registry: shard zero's state machine, and the immutable local views that everybody reads.
+/* The registry: shard zero's state machine, and the immutable views that every host reads.
  *
- * One `struct registry` per host. Its machine type ("registry") is given to the engine, which opens
- * one machine for the host's replica of shard zero; after each applied batch the machine publishes
- * a new view. Rows are protobuf messages of thole/v1, immutable and ref-counted; a view is made of
- * path-copying trees of rows, so a change costs O(log n) and readers never block writers.
+ * There is one `struct registry` per host. Its machine type ("registry") is given to the engine,
+ * which opens one machine for the host's replica of shard zero. After each applied batch the
+ * machine publishes a new view. Rows are protobuf messages of thole/v1, immutable and reference-
+ * counted. A view is made of path-copying trees of rows, so a change costs O(log n) and readers
+ * never block writers.
  *
- * The invariants of the design are enforced in apply, whoever the caller is:
- *   - names of hosts and shards are unique; shard and replica ids are never reused;
- *   - at most one replica of a shard on a host that is not desired REMOVE and OUT, GONE;
- *   - `initial` of a shard is written once; its members are not edited until it has formed;
- *   - the etag and generation of a shard or host follow its spec only;
- *   - observed state is accepted only from the row's own host's newest incarnation;
- *   - a replica goes RUN -> REMOVE and never back; phases only move as the removal handshake
- *     allows;
- *   - a removed host never comes back under its id;
- *   - ids of operations are never reused, and one that has ended never changes again;
- *   - an operation whose expected_revision does not match is refused, and with it the command.
+ * Apply enforces these invariants, whoever the proposer is (registry__check_state asserts those
+ * that a state shows):
+ * - names of hosts, shards and pools are unique; ids of shards and replicas are never reused;
+ * - at most one replica of a shard on a host is not desired REMOVE and OUT;
+ * - `initial` of a shard is written once; its members are not edited until it has formed;
+ * - the etag and generation of a row follow its spec only;
+ * - observed state is accepted only from the newest incarnation of the row's own host;
+ * - a replica goes RUN -> REMOVE and never back; phases move only as the removal handshake allows;
+ * - a removed host never comes back under its id;
+ * - ids of operations are never reused, and an operation that has ended never changes;
+ * - an operation whose expected_revision does not match is refused, and with it the command.
  *
  * Threads: views may be acquired, read and released on any thread. */
 #ifndef REGISTRY_REGISTRY_H
@@ -42,8 +43,8 @@ void registry_free(struct registry *r); /* after the engine; every view must hav
 /* Valid as long as the registry. */
 const struct thole_machine_type *registry_machine_type(struct registry *r);
 
-/* Called after each published view, on the applier's thread; must not block: post to a worker.
- * At most 8, for ever; may be called while the engine runs. */
+/* Called after each published view, on the applier's thread; must not block: post to a worker. At
+ * most 8 subscribers, which are never removed. May be called while the engine runs. */
 void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t revision),
                         void *ctx);
 
@@ -60,11 +61,11 @@ bool registry_view_cluster(const struct registry_view *v,
 
 /* Rows are borrowed from the view. NULL: no such row.
  *
- * There are many shards, replicas and events, and they are kept packed. One is opened in a buffer
- * of the caller's, and the message is valid as long as the view and until the buffer is used again.
- * Strings, specs and conditions are the view's own: they stay valid as long as it does. */
+ * Shards, replicas and events are many, and are kept packed. The caller gives a buffer to open one
+ * in. The message is valid as long as the view, and until the buffer is used again. Strings, specs
+ * and conditions in it belong to the view and stay valid as long as it does. */
 struct registry_shard_buf {
-    uint64_t words[320]; /* a row that does not fit is kept as it is, and needs no buffer */
+    uint64_t words[320]; /* a row that does not fit is not packed, and needs no buffer */
 };
 struct registry_replica_buf {
     uint64_t words[20];
@@ -106,29 +107,29 @@ const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_vie
 const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
                                                       const struct uuid *host, uint64_t after_id,
                                                       struct registry_replica_buf *buf);
-/* Has a host come, gone, died, come back or changed its spec since a user handed on the leadership
- * of this shard? If not, balance leaves it where it is. */
+/* A user handed on the leadership of this shard, and since then no host was added, removed,
+ * changed its spec, died or came back. Then balance leaves the leader where it is. */
 bool registry_leader_is_held(const struct registry_view *v, const thole_v1_Shard *shard);
-/* Does anything that was acknowledged depend on the host, so that it must not be removed for ever?
- * Then `ret_why` says what. */
+/* Does acknowledged data depend on the host, so that it must not be removed for ever? Then
+ * `ret_why` says which. */
 bool registry_host_is_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,
                              size_t size);
-/* An id below the watermark that has no row belonged to something that is gone. */
+/* The id watermark. An id below it that has no row belonged to a replica that is gone, ... */
 uint64_t registry_next_replica_id(const struct registry_view *v);
-/* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody
- * knows what became of them but their groups. */
+/* ... unless it may have been given out in entries that a repair of shard zero lost: only its
+ * group knows whether it is a member. */
 bool registry_replica_is_lost(const struct registry_view *v, uint64_t id);
 
-/* Is the answer to this request remembered? A command that repeats it gets that one, and does
- * nothing. */
+/* Is the answer to this request remembered? A command that repeats the request gets that answer
+ * and changes nothing. */
 bool registry_request_is_answered(const struct registry_view *v, struct slice request_id);
 
 /* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
                                           uint64_t *it, struct registry_event_buf *buf);
 
-/* 0: all events since the cluster began are kept; else the revision of the oldest one kept, of
- * which there may have been more. */
+/* 0: all events since the cluster began are kept. Else the revision of the oldest event kept;
+ * others of that revision may have been dropped. */
 uint64_t registry_oldest_event(const struct registry_view *v);
 
 /* What changed from `from` (exclusive) to `v`: calls `row` for each changed or new row and `gone`
@@ -155,12 +156,12 @@ THOLE_MUST_CHECK enum thole_code registry_changes_since(const struct registry_vi
  * operations, then encode it. Texts are copied into the arena. */
 thole_registry_v1_Command *registry_command_new(const char *actor, int64_t time_ms,
                                                 upb_Arena *arena);
-/* Replaces the actor and time of a command that somebody else made. */
+/* Replaces the actor and time of a command that a client made. */
 void registry_command_stamp(thole_registry_v1_Command *c, const char *actor, int64_t time_ms,
                             upb_Arena *arena);
 void registry_command_set_request_id(thole_registry_v1_Command *c, struct slice id,
                                      upb_Arena *arena);
-/* What is proposed to shard zero; a reference of the caller's. */
+/* The bytes to propose to shard zero; the caller owns the reference. */
 struct bufslice registry_command_encode(const thole_registry_v1_Command *c, upb_Arena *arena);
 
 /* ---- Beginning again from a snapshot --------------------------------------------------------- */
@@ -178,19 +179,20 @@ struct registry_refounded {
     uint64_t revision;   /* of the snapshot */
     uint32_t hosts, shards;
 };
-/* Appends to `out` the snapshot of a new cluster, made of the registry's snapshot `in`: its shards
- * and pools, which await their data, and its events; no hosts but the given one, no replicas; ids
- * and revisions go on beyond what may have been given out since. DATA_LOSS CORRUPT;
- * INVALID_ARGUMENT for a bad name of the host. */
+/* Appends to `out` the snapshot of a new cluster, made from the registry's snapshot `in`: its
+ * shards and pools, which await their data, and its events. It has no host but the given one, and
+ * no replicas but that host's of shard zero. Ids and revisions continue above any that may have
+ * been given out since. DATA_LOSS CORRUPT; INVALID_ARGUMENT for a bad name of the host. */
 THOLE_MUST_CHECK enum thole_code registry_refound(struct slice in, const struct registry_refound *o,
                                                   struct bytes *out, struct registry_refounded *ret,
                                                   struct thole_status *st);
 
 /* ---- Small helpers shared by controllers and services ---------------------------------------- */
 
-/* Non-voting replicas that a spec asks for by number, those that cover hosts not counted. */
+/* The non-voting replicas that a spec asks for by number, without those of groups that cover
+ * hosts. */
 uint32_t registry_non_voting(const thole_v1_ShardSpec *spec);
-/* Ready, of the spec that is in force now. */
+/* Is the shard Ready for its newest spec? */
 bool registry_shard_is_ready(const thole_v1_Shard *shard);
 struct slice registry_str(upb_StringView s);
 upb_StringView registry_view_of(struct slice s);

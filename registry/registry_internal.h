@@ -15,16 +15,16 @@
 #include "registry/rows/row.h"
 #include "registry/validate.h"
 
-/* What is skipped when it is not known what was given out: more than any cluster gives out between
- * two entries that reached a majority and only one host. */
+/* How many ids are skipped when it is unknown which were given out: more than any cluster gives
+ * out between two entries of which one reached a majority and the other only one host. */
 #define REGISTRY_LOST_IDS_MAX (UINT64_C(1) << 24)
 
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
 #define REGISTRY_REQUESTS_MAX 1024         /* remembered request ids */
 #define REGISTRY_REQUEST_RESULT_BYTES 4096 /* a larger result is remembered without its rows */
-/* Rows of operations: those that have ended go, the oldest first; too many under way are
- * refused. */
+/* Rows of operations. The oldest ended ones are dropped; a start beyond the open ones is refused.
+ */
 #define REGISTRY_OPERATIONS_ENDED_MAX 256
 #define REGISTRY_OPERATIONS_OPEN_MAX 256
 #define REGISTRY_JOURNAL_MAX 16384 /* changes that registry_changes_since can go back over */
@@ -40,10 +40,12 @@ struct state {
     bool bootstrapped;
     struct uuid cluster;
     uint64_t next_shard_id, next_replica_id, next_operation_id;
-    uint64_t hosts_revision; /* a host last came, went, died, came back or changed its spec */
+    uint64_t
+        hosts_revision; /* a host was last added, removed, changed its spec, died or came back */
     uint64_t repair_epoch, lost_from, lost_to; /* replica ids in [from, to): see RepairZero */
-    uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
-    uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
+    uint64_t
+        compacted_revision; /* changes up to here are not in the journal; differs between hosts */
+    uint64_t event_next, journal_next, request_next; /* sequences; differ between hosts */
     struct node *index[INDEX_COUNT];
     struct row_scope *scope; /* of the command that runs on it; NULL in views */
 };
@@ -88,7 +90,7 @@ struct row *registry__next_of_host(const struct state *s, const struct uuid *hos
 uint32_t registry__count_of_shard(const struct state *s, uint64_t shard_id);
 uint32_t registry__count_of_host(const struct state *s, const struct uuid *host);
 
-/* Into the indexes, without journal or revision. */
+/* Puts and drops rows in the indexes, without journal or revision. */
 void registry__state_put(struct state *s, struct row *row);
 void registry__state_drop(struct state *s, const struct row *row);
 void registry__state_event(struct state *s, struct row *event);
@@ -99,9 +101,9 @@ struct mark {
     enum row_kind kind;
     bool gone;
     uint64_t revision;
-    uint64_t id;         /* of a shard, replica or operation that is there */
-    struct uuid host_id; /* of a host that is there */
-    struct slice name;   /* with its kind: of pools, and of all that went; borrowed */
+    uint64_t id;         /* of an existing shard, replica or operation */
+    struct uuid host_id; /* of an existing host */
+    struct slice name;   /* "pools/orders": of a pool, and of every dropped row; borrowed */
 };
 void registry__journal_add(struct state *s, const struct mark *mark);
 void registry__journal_since(const struct state *s, uint64_t revision,
@@ -110,8 +112,8 @@ void registry__journal_since(const struct state *s, uint64_t revision,
 /* ---- Commands -------------------------------------------------------------------------------- */
 
 struct txn {
-    const struct state *base; /* before the command: what expected_revision speaks of */
-    struct state s;           /* thrown away if an operation is refused */
+    const struct state *base; /* before the command: expected_revision is compared with it */
+    struct state s;           /* discarded if an operation is refused */
     const thole_registry_v1_Command *command;
     struct row_scope scope;
     upb_Arena *arena;  /* of the scope */
@@ -171,16 +173,16 @@ enum thole_code registry__op_record_snapshot(struct txn *t, const thole_registry
 /* The first voter, on the host that has the file. Returns its id. */
 uint64_t registry__place_seed(struct txn *t, uint64_t shard_id, const struct row *host,
                               const thole_v1_ShardSeed *seed);
-/* What has not begun to serve goes; what serves is a shard like any other. */
+/* Deletes a shard that has not formed. A shard that has formed is a shard like any other. */
 enum thole_code registry__restore_cancel(struct txn *t, const thole_v1_Operation *operation);
-/* Whatever is under way is cancelled. */
+/* Cancels every operation that is under way. */
 void registry__operations_cancel(struct txn *t, const char *why);
 /* May one more be under way? */
 enum thole_code registry__operation_room(struct txn *t);
 
-/* The first after `after` of this kind that is under way. */
+/* The first operation of this kind after `after` that is under way. */
 struct row *registry__operation_open(const struct state *s, int32_t kind, uint64_t after);
-/* A row to fill and then to add. `about` NULL: nothing in particular. */
+/* A new row, to fill and then to add. `about` NULL: no particular row. */
 struct row *registry__operation_new(struct txn *t, int32_t kind, const struct row *about);
 void registry__operation_add(struct txn *t, struct row *row);
 enum thole_code registry__move_start(struct txn *t, const thole_registry_v1_StartOperation *given);
@@ -196,17 +198,18 @@ enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_
 enum thole_code registry__check_decided(struct txn *t, const struct row *shard);
 enum thole_code registry__check_etag(struct txn *t, upb_StringView have, upb_StringView given);
 
-/* What shards and pools of them share; the checks are the caller's. */
+/* Changes that shards and pools share. The caller has made the checks. */
 void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
                          struct slice pool);
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);
 void registry__shard_retire(struct txn *t, struct row *shard);
-/* The same for one that cannot begin: it is there again when nothing of it is left, under another
- * id. */
+/* The same for a shard that cannot form: it is recreated under another id when its last replica is
+ * dropped. */
 void registry__shard_begin_again(struct txn *t, struct row *shard);
-/* No replicas, as it is before its data is there; `shard` is of the transaction. */
+/* Marks the shard as awaiting its data, without initial members or status. `shard` is of the
+ * transaction. */
 void registry__shard_await(struct txn *t, const struct row *shard);
-/* A new one, checked, without replicas. */
+/* A new shard without replicas; makes the checks. */
 enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
                                        const thole_v1_ShardSpec *spec);
 /* A shard of a type that no host runs could never form: more likely the name is wrong. `field` is
@@ -217,27 +220,28 @@ enum thole_code registry__check_type_known(struct txn *t, const char *field,
  * Both have been checked; `at` is where `given` is ("spec"). In t->arena. */
 enum thole_code registry__merge_spec(struct txn *t, const char *at, const thole_v1_ShardSpec *have,
                                      const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret);
-/* A shard's row was put, changed or dropped (NULL: there is none): its pool counts it. */
+/* Counts a shard in its pool. `before` NULL: it is new; `after` NULL: it is dropped. */
 void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after);
 void registry__pool_settle(struct txn *t, struct slice name);
 
 /* May the host get a replica of the shard at all? */
 enum thole_code registry__check_place(struct txn *t, const struct row *shard,
                                       const struct row *host);
-/* A new host's row from what it says of itself; the checks are the caller's. */
+/* A new host's row from its own description. The caller has made the checks. */
 void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct uuid *id);
-/* A new replica row; the checks are the caller's. Returns it, borrowed. */
+/* A new replica row, borrowed. The caller has made the checks. */
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
                                   int32_t role, int32_t owner, bool initial);
-/* The row goes, and with the last one its deleted shard or its removed host. */
+/* Drops the row, and with the last one its deleted shard or its removed host. */
 void registry__replica_drop(struct txn *t, struct row *replica, const char *why);
 void registry__replica_failed(struct txn *t, struct row *replica, upb_StringView message);
-/* Drop a shard that is being deleted, or a host that was removed, if nothing of it is left. */
+/* Drops a shard that is being deleted, or turns a removed host into a tombstone, if it has no
+ * replica left. */
 void registry__shard_settle(struct txn *t, uint64_t shard_id);
 void registry__host_settle(struct txn *t, const struct uuid *id);
 enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct row **ret);
-/* Sets the state of a host's spec alone; nothing if it is that already. */
-/* host_failures.c. A replica failed: does its host get nothing new from now on? */
+/* Sets only the state of a host's spec; no change if it has that state. */
+/* host_failures.c. Counts a failed replica against its host. */
 void registry__host_failed(struct txn *t, const struct row *replica, upb_StringView message);
 void registry__host_forgive(struct txn *t, const struct uuid *id, upb_StringView why);
 void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_HostState state);
@@ -255,7 +259,7 @@ enum thole_code registry__refuse(struct txn *t, enum thole_code code, enum thole
 enum thole_code registry__checked(struct txn *t, bool ok, const struct registry_violation *v);
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
                                      size_t bytes_max);
-/* What a host says of itself when it joins. */
+/* The description that a host sends when it joins. */
 enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, struct uuid *ret_id);
 /* NOT_FOUND, in one wording; the request's resource is to blame, not one of its fields. */
 enum thole_code registry__no_such_shard(struct txn *t, upb_StringView name);
@@ -280,8 +284,8 @@ struct registry_view {
 struct registry {
     struct thole_machine_type type;
     pthread_mutex_t lock; /* one publisher at a time */
-    /* The view that is shown and, above its address, how many references were taken to it here
-     * since its own count last heard of them: see registry.c. On a line of its own. */
+    /* The address of the shown view and, in the upper bits, the number of references taken to it
+     * here that its own count does not have yet: see registry.c. On a cache line of its own. */
     _Alignas(64) _Atomic uint64_t shown;
     uint8_t apart[64 - sizeof(uint64_t)];
     _Atomic int64_t views;
@@ -293,11 +297,11 @@ struct registry {
 };
 
 struct registry_view *registry__view_new(struct registry *r, const struct state *s);
-/* Show the view to everybody unless a newer one is already shown. The reference stays yours. */
+/* Show the view unless a newer one is shown. The caller keeps its reference. */
 void registry__publish(struct registry *r, struct registry_view *v);
 void registry__machine_type(struct registry *r, struct thole_machine_type *ret);
 
-/* Times are what proposers say: the difference of any two, as far as it can be told. */
+/* Times come from proposers' clocks: the difference of any two, clamped. */
 static inline int64_t registry__ms_between(int64_t from_ms, int64_t to_ms)
 {
     int64_t ms;

@@ -1,5 +1,5 @@
-/* The machine that the engine runs for a host's replica of shard zero. In memory: its log and
- * snapshots are the engine's. */
+/* The machine that the engine runs for a host's replica of shard zero. Its state is in memory; the
+ * engine has its log and snapshots. */
 #include "registry/registry_internal.h"
 
 #include "base/log.h"

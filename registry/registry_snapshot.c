@@ -1,7 +1,8 @@
 /* The state as a stream of records, each [4-byte little-endian size][SnapshotRecord]: the header,
- * hosts, shards and replicas by id, then events and remembered requests in their order.
+ * hosts, shards, replicas, pools and operations by id or name, then events and remembered requests
+ * in order.
  *
- * What is this host's own (the journal, sequence numbers) is not in it, so the snapshots of two
+ * The journal and sequence numbers belong to one host and are left out, so the snapshots of two
  * replicas at one revision are equal, byte for byte. */
 #include "proto/decode.h"
 #include "registry/registry_internal.h"
@@ -24,7 +25,7 @@ static enum thole_code write_record(struct thole_sink *out,
     return code != THOLE_OK ? code : out->write(out, bytes.data, bytes.size);
 }
 
-/* What a row of any kind that is saved is opened in. */
+/* A buffer to open a row of any saved kind in. */
 union row_buf {
     struct registry_shard_buf shard;
     struct registry_replica_buf replica;

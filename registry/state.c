@@ -1,5 +1,5 @@
 /* The state: rows in their indexes, and two bounded histories (events, requests; journal.c has the
- * third). It keeps the indexes in step with each other and knows nothing of what a change means. */
+ * third). This file keeps the indexes consistent; the meaning of a change is the caller's. */
 #include "registry/registry_internal.h"
 
 #include <string.h>
@@ -174,7 +174,7 @@ void registry__state_put(struct state *s, struct row *row)
     registry__packed_unref(packed);
 }
 
-/* As it was found in the trees. */
+/* `row` is as it was found in the trees. */
 void registry__state_drop(struct state *s, const struct row *row)
 {
     ASSERT(row->kind < ROW_RESOURCES && row->packed != NULL);

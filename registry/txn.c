@@ -1,5 +1,5 @@
-/* What operations change the state with: every change goes through here, so that revision, journal
- * and result follow by themselves. */
+/* Changes of the state by operations. Every change goes through here, so revision, journal and
+ * result always follow. */
 #include "registry/registry_internal.h"
 
 #include <inttypes.h>
@@ -135,7 +135,8 @@ void registry__txn_drop(struct txn *t, struct row *row)
     }
 }
 
-/* Decisions about a shard's replicas change its row too: placement compares-and-sets on it. */
+/* A decision about a shard's replicas changes the shard's row too: placement compares-and-sets on
+ * it. */
 void registry__txn_touch_shard(struct txn *t, uint64_t shard_id)
 {
     struct row *shard = registry__shard(&t->s, shard_id);
@@ -217,7 +218,7 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
                               registry__dup_str(row->arena, registry__row_name(about, name)));
     thole_v1_Event_set_reason(row->event, registry__dup_str(row->arena, reason));
     thole_v1_Event_set_message(row->event, registry__dup_str(row->arena, message));
-    if (about->kind != ROW_REPLICA) { /* these come and go: their events are about many */
+    if (about->kind != ROW_REPLICA) { /* replicas come and go: many events about one are rare */
         coalesce(t, row);
     }
     registry__state_event(&t->s, row);

@@ -1,4 +1,4 @@
-/* Views: what everybody outside reads. A view is a state that never changes again. */
+/* Views: a state that never changes again, for readers on any thread. */
 #include "registry/registry_internal.h"
 
 #include <inttypes.h>
@@ -173,7 +173,7 @@ const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view
     return registry__packed_message(registry__find_of_host(&v->s, host, after_id), buf);
 }
 
-/* `*it` is the sequence of the last event given. */
+/* `*it` is the sequence of the last event that was returned. */
 static const thole_v1_Event *next_event(const struct state *s, uint64_t after_revision,
                                         uint64_t *it, struct registry_event_buf *buf)
 {
@@ -260,7 +260,7 @@ static struct packed *marked_row(const struct state *s, const struct mark *mark)
     return NULL;
 }
 
-/* A name that was used again belongs to the new row now: only that one is reported. */
+/* A reused name belongs to the new row: only that row is reported. */
 static bool is_name_in_use(const struct state *s, const struct mark *mark)
 {
     enum registry_index index = mark->kind == ROW_HOST    ? INDEX_HOST_NAMES
@@ -285,7 +285,7 @@ static void report_gone(const struct changes *all, const struct mark *mark)
     }
 }
 
-/* Reported once, by the mark of its last change. */
+/* A row is reported once, by the mark of its last change. */
 static void report_mark(void *ctx, const struct mark *mark)
 {
     const struct changes *all = ctx;
@@ -298,7 +298,7 @@ static void report_mark(void *ctx, const struct mark *mark)
     const struct packed *p = marked_row(all->s, mark);
     const void *row = registry__packed_message(p, &buf);
     if (row == NULL || (mark->kind == ROW_HOST && registry__packed_name(p).size == 0)) {
-        return; /* went later, or with the same command; a tombstone */
+        return; /* dropped later, or by the same command; or a tombstone */
     }
     if (mark->kind == ROW_HOST && c->host != NULL &&
         thole_v1_Host_revision(row) == mark->revision) {

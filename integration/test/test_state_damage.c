@@ -161,7 +161,7 @@ static void test_flipped_bytes_of_the_state_cost_the_replicas_they_hit(void **st
     cluster_wait_ready(s.c, 2, 20000);
     expect_made_anew(s.c, 2);
     cluster_wait_ready(s.c, 2, 20000);
-    assert_int_equal(s.c->hosts[2].pid, pid); /* it started again within its process */
+    assert_int_equal(s.c->hosts[2].pid, pid); /* the host restarted within its process */
     expect_whole(&s);
 
     /* Damage tables of a host that runs and leads: its reads are served elsewhere. */

@@ -1,5 +1,5 @@
-/* Placement: classification of replicas and hosts, and operations. Which host should have what is
- * found in placement_target.c, the way there in placement_user.c and placement_zero.c. */
+/* Placement: classifies replicas and hosts, and appends operations. placement_target.c finds the
+ * target, placement_user.c and placement_zero.c the next step towards it. */
 #include "registry/placement/placement_internal.h"
 
 #include "base/hash.h"
@@ -143,7 +143,7 @@ static void classify(const struct placement *p, struct placement_member *m,
     m->out = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT;
     m->failed = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_FAILED;
     m->mine = thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_PLACEMENT;
-    /* Who votes alone always leads: no reason to stay. */
+    /* The only voter always leads, so leading is no reason to keep it. */
     m->leader = m->id == leader && thole_v1_ShardSpec_voters(p->spec) != 1;
     m->moving = thole_v1_Replica_moving_by(row) != 0;
     m->pinned = thole_v1_Replica_moved_by(row) > (p->o != NULL ? p->o->unpinned : 0);
@@ -283,7 +283,8 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
             h->used = true;
         }
     }
-    /* Which of its replicas is too many is asked on several hosts, which know the same rows. */
+    /* Several hosts decide which replica is surplus, from the same rows: the order must be the
+     * same everywhere. */
     h->load = h->used ? registry__count_of_host(&p->v->s, &h->id) : placement__host_load(p, &h->id);
     h->full = capacity > 0 && users_load(p, h) >= capacity;
     h->over = capacity > 0 && users_load(p, h) > capacity;
@@ -472,7 +473,7 @@ void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard
         snprintf(ret->explanation, sizeof ret->explanation, "%s",
                  thole_v1_Shard_has_seed(shard)
                      ? "its data is being restored"
-                     : "its data is not here: restore a snapshot, or delete the shard");
+                     : "the shard awaits its data: restore a snapshot, or delete the shard");
         return;
     }
     thole_registry_v1_Command_set_decided_at(command, registry_view_revision(v));

@@ -8,26 +8,26 @@
 #include "registry/registry.h"
 
 #define PLACEMENT_TEXT_BYTES 512
-/* After so many recent failures of a shard's replicas it counts as failing. */
+/* After this many recent failures of its replicas a shard counts as failing. */
 #define PLACEMENT_FAILURES_MAX 6
-/* A failure of a shard's replica on a host is recent for so long. */
+/* How long a failure of a shard's replica on a host is recent. */
 #define PLACEMENT_FAILURE_RECENT_MS (3600 * 1000)
-/* After so many failures that count against it a host gets nothing new (host_failures.c) ... */
+/* After this many failures that count against it a host gets nothing new (host_failures.c) ... */
 #define PLACEMENT_HOST_FAILURES_MAX 3
-/* ... until nothing has failed there for so long. More than the pause of a shard that is failing
- * (hostctl/heal.c), so that its next attempt comes before. */
+/* ... until nothing has failed there for this long. More than the pause of a failing shard
+ * (hostctl/heal.c), so that the next attempt comes first. */
 #define PLACEMENT_HOST_QUIET_MS (30 * 60 * 1000)
 
 enum placement_verdict {
     PLACEMENT_SETTLED,       /* nothing to do */
     PLACEMENT_ACT,           /* `command` has operations to propose */
-    PLACEMENT_WAIT,          /* something is under way; look again when a row changes */
+    PLACEMENT_WAIT,          /* a step is under way; decide again when a row changes */
     PLACEMENT_UNSATISFIABLE, /* `explanation` says why */
 };
 
 struct placement_result {
     enum placement_verdict verdict;
-    bool unbalanced; /* a better spread is possible, and is being made or held back */
+    bool unbalanced; /* a better spread is possible, and is under way or held back */
     char explanation[PLACEMENT_TEXT_BYTES];
 };
 
@@ -36,11 +36,11 @@ struct placement_options {
     /* Replicas on their way to a host, or away from it, that the view does not show. Without it,
      * many shards decided on one view would all choose the same hosts. NULL: none. */
     int32_t (*extra)(void *ctx, const struct uuid *host);
-    /* Balance moves no replica that an operation after this one put where it is. */
+    /* Balance moves no replica that a later operation than this one placed. */
     uint64_t unpinned;
     /* Balance moves nothing to where a replica of the shard failed recently. 0: ever. */
     int64_t now_ms;
-    /* Move nothing that only makes the spread better; what is missing is replaced all the same. */
+    /* Make no move that only improves the spread; missing replicas are still placed. */
     bool hold;
 };
 
@@ -60,16 +60,15 @@ bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shar
                        const struct placement_options *o, const struct uuid *from,
                        thole_registry_v1_Command *command, upb_Arena *arena);
 
-/* May the shard's replica move from `from` to `to`, and stay there? False: `ret` says why not.
- * Whether the rows are fit for it (the replica is there, nothing else moves) is the machine's to
- * say. */
+/* May the shard's replica move from `from` to `to`, and stay there? False: `ret` says why not. The
+ * machine checks the rows: whether the replica exists, and that no other move is under way. */
 bool placement_may_move(const struct registry_view *v, const thole_v1_Shard *shard,
                         const struct uuid *from, const struct uuid *to,
                         char ret[static PLACEMENT_TEXT_BYTES]);
 
-/* Replicas of the shard whose rows say that they vote, and that its target has no place for (a
- * replacement for each runs, or is on its way; users' own are never among them). Returns how many;
- * `ret_wanted` is how many are to vote in the end. Of shard zero the rows say both. */
+/* Voting replicas of the shard that its target has no place for: a replacement for each runs or is
+ * being placed; users' replicas are never among them. Returns how many; `ret_wanted` is the wanted
+ * number of voters. For shard zero both follow from the rows. */
 size_t placement_spare_voters(const struct registry_view *v, const thole_v1_Shard *shard,
                               const struct placement_options *o, uint64_t ret[static LIMIT_MEMBERS],
                               uint32_t *ret_wanted);
@@ -84,10 +83,11 @@ bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *s
 bool placement_host_matches(const thole_v1_Host *host,
                             const thole_v1_Constraint *const *constraints, size_t count,
                             size_t *ret_failed);
-/* Is it a place for a leader: active, live, and as the shard's leader preference says? */
+/* May a leader be placed there: the host is active, live, and matches the shard's leader
+ * preference? */
 bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
                           bool *ret_preferred);
-/* Do replicas keep failing there, so that it gets nothing new? */
+/* Do replicas keep failing there, so that nothing new is placed on it? */
 bool placement_host_is_failing(const thole_v1_Host *host);
 /* How many replicas a host has, those of shard zero among them. */
 uint32_t placement_host_replicas(const struct registry_view *v, const struct uuid *host);

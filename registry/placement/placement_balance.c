@@ -1,6 +1,5 @@
-/* Balance: move a replica from a loaded host to one with less, if that gains something, one replica
- * at a time. The move begins with a new replica; which one then is too many follows from the
- * target. */
+/* Balance: move a replica from a loaded host to a less loaded one, one replica at a time. The move
+ * starts with a new replica; the target then determines which replica is surplus. */
 #include "registry/placement/placement_internal.h"
 
 #include <stdio.h>
@@ -51,7 +50,7 @@ static bool may_go(const struct placement *p, const struct placement_member *m)
     return m->mine && !m->pinned && m->target >= 0 && (!m->leader || p->hosts[m->host_index].over);
 }
 
-/* It would only come back: heal.c rebuilds it elsewhere. */
+/* A failed replica is not moved: heal.c rebuilds it elsewhere. */
 static bool failed_lately(const struct placement *p, const struct placement_host *h)
 {
     return h->failing ||

@@ -51,7 +51,7 @@ static void judge_ready(const struct placement *p, const struct condition *place
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
         running[m->voting] += m->run && m->keep && m->running;
-        /* Shard zero wants what it has, and so do groups that cover. */
+        /* For shard zero, and for groups that cover, the wanted number is the present one. */
         bool counts = thole_v1_Shard_id(p->shard) == REGISTRY_SHARD_ID
                           ? m->run && m->keep
                           : m->target == CLASS_COVER && m->role != thole_v1_REPLICA_ROLE_VOTER;
@@ -67,7 +67,7 @@ static void judge_ready(const struct placement *p, const struct condition *place
              running[true], wanted[true], running[false], wanted[false]);
 }
 
-/* Replicas fail wherever they are: what the controllers do about it is to wait. */
+/* Replicas fail wherever they are placed: the controllers wait. */
 static void judge_failing(const struct placement *p, struct condition *c)
 {
     size_t hosts = 0;
@@ -135,7 +135,8 @@ static void judge_balanced(const struct placement_result *decided, struct condit
     snprintf(c->message, sizeof c->message, "%s", c->status ? "" : "a better spread is possible");
 }
 
-/* What is deleted goes with its last replica: is there one whose host cannot delete it now? */
+/* A deleted shard is dropped with its last replica: is there one whose host cannot delete it now?
+ */
 static bool judge_deletion(const struct placement *p, struct condition *c)
 {
     uint32_t waits = 0;

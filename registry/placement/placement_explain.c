@@ -61,7 +61,7 @@ static void append_constraint(struct bytes *out, const thole_v1_Constraint *c)
     }
 }
 
-/* A host that only one thing rules out, and what. */
+/* A host that only one reason rules out, and that reason. */
 static void append_near(struct explanation *e, const struct placement_host *h, const char *why,
                         const thole_v1_Constraint *c)
 {
@@ -88,7 +88,7 @@ static void rule_host(struct explanation *e, const struct placement_host *h)
     bool dead = placement__host_is_dead(h->row);
     bool removed = placement__host_has_state(h->row, thole_v1_HOST_STATE_REMOVED);
     const bool by[RULED_COUNT] = {
-        [RULED_USED] = h->used && !dead, /* what is lost there would be in nobody's way */
+        [RULED_USED] = h->used && !dead, /* a host that is gone rules nothing out */
         [RULED_STATE] = !placement__host_has_state(h->row, thole_v1_HOST_STATE_ACTIVE),
         [RULED_DEAD] = dead,
         [RULED_FAILING] = h->failing && h->failures == 0,
@@ -186,7 +186,7 @@ void placement__explain(struct placement *p)
 
 /* ---- Dry runs -------------------------------------------------------------------------------- */
 
-/* What placement would say of the shard in the state as the command leaves it. */
+/* Placement's explanation for the shard, in the state as the command leaves it. */
 static void preview(struct txn *t, const thole_v1_Shard *shard, struct placement_result *ret)
 {
     const struct registry_view view = {.s = t->s};
@@ -238,10 +238,10 @@ void placement__preview_pool(struct txn *t)
     registry__txn_show(t, row);
 }
 
-/* So many at most are looked at: each costs a decision. */
+/* At most this many shards are decided: each decision costs time. */
 #define PREVIEW_REPLICAS_MAX 256
 
-/* Why the replica stays where it is, in `ret`; false: it does not. */
+/* True if the replica cannot leave; `ret` says why. */
 static bool is_stuck(struct txn *t, const struct registry_view *view, const thole_v1_Replica *row,
                      char ret[static REGISTRY_TEXT_BYTES])
 {

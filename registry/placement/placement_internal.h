@@ -18,20 +18,19 @@
 
 struct placement_member {
     uint64_t id, revision;
-    const thole_v1_Host *host; /* NULL only if rows contradict each other */
+    const thole_v1_Host *host; /* NULL only if rows are inconsistent */
     struct uuid host_id;
     int host_index; /* into hosts; -1: none */
     int32_t role;   /* wanted role */
     bool run;       /* desired RUN */
-    bool keep;      /* in its role its host can keep it: not draining, removed, dead, against a
-                       constraint */
-    bool voting;    /* a voter or a witness */
-    bool running;   /* observed in its wanted role */
+    bool keep;    /* in its role: its host is not draining, removed, dead or against a constraint */
+    bool voting;  /* a voter or a witness */
+    bool running; /* observed in its wanted role */
     bool failed;
     bool out; /* observed OUT */
     bool leader;
     bool mine;    /* owned by placement */
-    bool moving;  /* an operation moves it away: like one on a draining host */
+    bool moving;  /* an operation moves it away: treated as on a draining host */
     bool pinned;  /* an operation moved it here: balance leaves it */
     bool host_up; /* not dead nor removed */
     int target;   /* class */
@@ -67,7 +66,7 @@ struct placement_class {
     uint32_t unmet; /* in the target */
 };
 
-/* What the decision is made on, and where it goes. */
+/* Input of the decision, and where its operations go. */
 struct placement {
     const struct registry_view *v;
     const thole_v1_Shard *shard;
@@ -111,21 +110,22 @@ void placement__set_role(struct placement *p, struct placement_member *m, int32_
 
 /* ---- placement_target.c ---------------------------------------------------------------------- */
 
-/* Fill the targets of members and hosts, and what is unmet. `hold`: the fewest moves matter more
+/* Fill the targets of members and hosts, and the unmet slots. `hold`: the fewest moves matter more
  * than the best spread. */
 void placement__target(struct placement *p, bool hold);
-/* The cost of the spread of what runs, if host `without` (-1: none) were host `with` instead. */
+/* The cost of the spread of running replicas, if host `without` (-1: none) were host `with`
+ * instead. */
 void placement__spread_cost(const struct placement *p, size_t class, int without, int with,
                             int32_t ret[static REGISTRY_SPREAD_MAX]);
 
 /* ---- placement_explain.c --------------------------------------------------------------------- */
 
-/* Why the target of the hosts that are loaded leaves something unmet. */
+/* Why the target leaves slots unmet, for the hosts that are loaded. */
 void placement__explain(struct placement *p);
 /* In an answer to validate_only: can the last shard, or pool, of the transaction be placed? */
 void placement__preview_shard(struct txn *t);
 void placement__preview_pool(struct txn *t);
-/* The same of the last operation, a drain of this host: how many replicas have to leave, and why
+/* The same for the last operation, a drain of this host: how many replicas have to leave, and why
  * the first of those that cannot will stay. */
 void placement__preview_drain(struct txn *t, const struct uuid *host);
 

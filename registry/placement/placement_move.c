@@ -1,6 +1,6 @@
 /* Would a replica that a user moves stay where it was moved to? The target of the shard is solved
- * with the replica there: if it keeps it, and wants no other host instead, the move is legal. So
- * placement, which follows that target, never undoes it. */
+ * with the replica there. The move is legal if the target keeps the replica and wants no other
+ * host instead. So placement, which follows that target, never undoes it. */
 #include "registry/placement/placement_internal.h"
 
 #include <stdio.h>
@@ -60,7 +60,7 @@ static bool may_have(const struct placement *p, const struct placement_host *h, 
     return why == NULL;
 }
 
-/* The rows as they will be afterwards: the old host is one like others again. */
+/* The rows as they are after the move: the old host is like any other. */
 static void pretend(struct placement *p, int from, int to)
 {
     struct placement_host *left = &p->hosts[from];

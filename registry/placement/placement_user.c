@@ -56,13 +56,13 @@ static uint32_t new_in_target(const struct placement *p, int class)
     return count;
 }
 
-/* Of the class's role, on hosts that keep them; users' own too. */
+/* Replicas of the class's role on hosts that keep them, users' own too. */
 static uint32_t members_that_fit(const struct placement *p, size_t class)
 {
     uint32_t count = 0;
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
-        /* One that is in another group's slot does not count here. */
+        /* A replica in another group's slot does not count here. */
         bool free = m->target == CLASS_NONE || m->target == CLASS_COVER ||
                     m->target == (int)class || class <= CLASS_WITNESSES;
         count += m->role == p->classes[class].role && free && placement__member_fits(p, m, class);
@@ -168,7 +168,7 @@ static bool is_surplus(const struct placement_member *m)
     return m->run && m->voting && m->mine && !target_votes(m);
 }
 
-/* It was placed and never had its vote: nothing is lost with it. */
+/* The replica was placed and never got its vote: removing it loses nothing. */
 static bool is_unfinished(const struct placement_member *m)
 {
     return !m->running && !m->failed;
@@ -187,7 +187,7 @@ static void take_vote(struct placement *p, struct placement_member *m)
 struct voting {
     uint32_t wanted, in_place;        /* by the target */
     uint32_t surplus, stay, stay_run; /* voting replicas; of those that stay, how many run */
-    bool leaving;                     /* another one is on its way out */
+    bool leaving;                     /* another voter is being removed */
 };
 
 static struct voting count_voting(const struct placement *p)
@@ -208,9 +208,9 @@ static struct voting count_voting(const struct placement *p)
     return v;
 }
 
-/* Take the votes of all that are too many at once, so that the group does not pass through an even
- * number of voters: if all that should vote do, and are mostly running. What never had its vote
- * goes in any case. False: some are too many, and have to stay for now. */
+/* Remove all surplus votes at once, so that the group does not pass through an even number of
+ * voters. All wanted voters must vote, and most of them run. A replica that never got its vote is
+ * removed in any case. False: surplus voters have to stay for now. */
 static bool reduce_voting(struct placement *p)
 {
     struct voting v = count_voting(p);
@@ -310,13 +310,13 @@ static void decide_initial(struct placement *p)
         placement__explain(p);
         return;
     }
-    for (size_t c = 0; c < p->class_count; c++) { /* what does not fit is explained next time */
+    for (size_t c = 0; c < p->class_count; c++) { /* the next decision explains what does not fit */
         place(&a, (int)c, UINT32_MAX, "a new shard");
     }
     place(&a, CLASS_COVER, UINT32_MAX, "a new shard");
 }
 
-/* Is anything not yet where it is wanted? */
+/* Is a replica not yet in its wanted place or role? */
 static bool is_waiting(const struct placement *p)
 {
     bool waiting = false;

@@ -32,7 +32,7 @@ static bool has_replica(const struct placement *p, const struct uuid *host)
     return false;
 }
 
-/* Cordoned hosts keep their vote; the constraints of shard zero are none. */
+/* Cordoned hosts keep their vote. Shard zero has no constraints. */
 static void place_missing(struct placement *p)
 {
     thole_registry_v1_PlaceReplicas *op = NULL;
@@ -75,7 +75,7 @@ static bool is_suspect(const struct placement_member *m)
 
 /* ---- The voters that should be --------------------------------------------------------------- */
 
-/* Lower is better: who gets the next vote, and, from the other end, who loses one. */
+/* Rank of a host, lower is better: the best gets the next vote, the worst loses one first. */
 enum rank {
     RANK_FIT,      /* a voter on a host in order */
     RANK_NEW,      /* on an active host, and running */
@@ -92,7 +92,7 @@ struct zero {
     uint32_t hosts;  /* not removed */
     uint32_t had;    /* voters, by the rows as they are */
     size_t count;
-    struct placement_member *order[LIMIT_MEMBERS]; /* best first; in the end, those who vote */
+    struct placement_member *order[LIMIT_MEMBERS]; /* best first; in the end, the voters */
 };
 
 static enum rank rank_of(const struct placement_member *m)
@@ -197,7 +197,8 @@ static void choose(struct zero *z)
             z->order[n++] = z->order[i];
         }
     }
-    /* One less: a newcomer waits; a voter goes, but two of three hosts wait for the third. */
+    /* One voter less: a newcomer waits, or a voter loses its vote; of three hosts two wait for the
+     * third. */
     if (n > 1 && n % 2 == 0 && (!z->order[n - 1]->voting || n > least)) {
         n--;
     }

@@ -1,14 +1,14 @@
-/* Packed messages: what rows are kept as, a third of the size of the message and less.
+/* Packed messages: rows take a third of the size of the message, and less (decision 22).
  *
- * A message is a bit for each field of its type, whether it is there, and then those that are, in
- * the order of the type: numbers as varints, strings after their size, arrays after their count. It
- * never leaves the process, so what is read here was written here. What many rows have in common is
- * not in there, but a reference to where it is held once (share.c); `sharing` says whether a
- * message may.
+ * A message is packed as one bit for each field of its type, set if the field is present, followed
+ * by the present fields in the order of the type: numbers as varints, strings after their size,
+ * arrays after their count. Packed bytes never leave the process, so every reader trusts them. A
+ * part that many rows have in common is replaced by a reference to the one copy (share.c);
+ * `sharing` says whether the message may contain references.
  *
- * To be looked at a message is opened: into memory that is at hand, in the form that upb's
- * accessors expect. Strings stay where they are, and so does what is shared, unless the message is
- * to be edited. */
+ * To be read, a message is opened into memory of the caller, in the form that upb's accessors
+ * expect. Strings are not copied, nor are shared parts, unless the message is opened for editing.
+ */
 #include "registry/rows/row.h"
 
 #include <string.h>
@@ -38,7 +38,7 @@ static const upb_MiniTable *type_of(const upb_MiniTable *table, const upb_MiniTa
     return table->subs[f->submsg_index].submsg;
 }
 
-/* Of a number in a message; 0: none that is known here. */
+/* Size of a number in a message; 0: a type that is not packed. */
 static size_t number_bytes(const upb_MiniTable_Field *f)
 {
     switch (f->descriptortype) {
@@ -69,7 +69,7 @@ static int log2_of(size_t size)
 static uint64_t load(const void *at, size_t size)
 {
     uint64_t value = 0;
-    memcpy(&value, at, size); /* little-endian, as all that Thole runs on */
+    memcpy(&value, at, size); /* little-endian, like every platform of Thole */
     return value;
 }
 
@@ -142,7 +142,7 @@ bool registry__can_pack(const void *msg, const upb_MiniTable *table, bool sharin
         const upb_MiniTable_Field *f = &table->fields[i];
         if (upb_FieldMode_Get(f) == kUpb_FieldMode_Map || f->presence < 0 ||
             (element_bytes(f) == 0)) {
-            return false; /* types that have maps, oneofs, fractions: few rows are of them */
+            return false; /* maps, oneofs and fractions, which few rows have */
         }
         if (is_there(msg, f) && !measure_field(msg, table, f, sharing, opened)) {
             return false;
@@ -243,7 +243,7 @@ const struct part *registry__packed_reference(const uint8_t **from)
     return (const struct part *)(uintptr_t)get_le64(address); /* NOLINT */
 }
 
-/* What makes up an opened message. */
+/* Memory for a part of the opened message. */
 static void *take(struct opening *o, size_t size)
 {
     size = rounded(size);
@@ -327,7 +327,7 @@ void *registry__open_message(struct opening *o, const upb_MiniTable *table)
         bool array = upb_FieldMode_Get(f) == kUpb_FieldMode_Array;
         if ((bitmap[i / 8] >> i % 8 & 1) == 0) {
             if (!array &&
-                is_string(f)) { /* what is empty can be compared and copied like any other */
+                is_string(f)) { /* an empty string must not be NULL for memcmp and memcpy */
                 memcpy(msg + f->offset, &(upb_StringView){.data = ""}, sizeof(upb_StringView));
             }
             continue;

@@ -1,5 +1,5 @@
-/* Packed rows: what trees are made of. Immutable, counted, one allocation each; how a message is
- * packed is in pack.c. A row knows what the indexes order it by without being opened. */
+/* Packed rows: immutable, reference-counted, one allocation each. pack.c packs the message. The
+ * keys of a row can be read without opening it. */
 #include "registry/rows/row.h"
 
 #include <stdlib.h>
@@ -7,16 +7,15 @@
 
 #include "base/hash.h"
 
-/* A row that is not packed: of a kind of which there are few, or too large to be opened in a
- * buffer. */
+/* A row that is not packed: its kind is rare, or it does not fit into the buffer of its kind. */
 struct whole {
-    const void *msg;  /* what follows in this allocation, or of the arena */
+    const void *msg;  /* in this allocation, or in the arena */
     upb_Arena *arena; /* or NULL */
     struct uuid host;
     uint64_t sequence;
 };
 
-/* What the buffers that callers have at hand hold; 0: rows of this kind are kept whole. */
+/* Size of the buffer of this kind; 0: rows of this kind are not packed. */
 static size_t room_of(enum row_kind kind)
 {
     return kind == ROW_SHARD     ? sizeof(struct registry_shard_buf)
@@ -153,13 +152,13 @@ void *registry__packed_open(const struct packed *p, upb_Arena *arena, bool edit)
         return registry__open_message(&o, table);
     }
     return edit ? registry__message_copy(whole_of(p)->msg, table, arena)
-                : (void *)(uintptr_t)whole_of(p)->msg; /* NOLINT: only what is a copy is edited */
+                : (void *)(uintptr_t)whole_of(p)->msg; /* NOLINT: only copies are edited */
 }
 
 /* ---- What orders them ------------------------------------------------------------------------ */
 
-/* The order of the first fields of each kind is that of the proto files; test_registry_pack.c sees
- * to it. */
+/* Keys are read by position: the first fields of each kind are those of the proto files.
+ * test_registry_pack.c checks that. */
 
 static bool is_shared(const struct packed *p, unsigned index, size_t size)
 {
@@ -167,7 +166,7 @@ static bool is_shared(const struct packed *p, unsigned index, size_t size)
     return registry__shares_string(table, &table->fields[index], size);
 }
 
-/* A string that is the first field. */
+/* The first field, which is a string. */
 static struct slice first_string(const struct packed *p, const uint8_t **ret_next)
 {
     size_t size = has_field(body_of(p), 0) ? registry__packed_number(ret_next) : 0;

@@ -1,5 +1,4 @@
-/* Rows: packed in trees, immutable and counted; open while a command looks at them or edits
- * them. */
+/* Open rows, which a command reads or edits, and the messages in them. */
 #include "registry/rows/row.h"
 #include "proto/decode.h"
 
@@ -105,8 +104,7 @@ struct slice registry__encode(const void *msg, const upb_MiniTable *table, upb_A
     size_t size = 0;
     upb_EncodeStatus status =
         upb_Encode(msg, table, kUpb_EncodeOption_Deterministic, arena, &bytes, &size);
-    ASSERT(status ==
-           kUpb_EncodeStatus_Ok); /* it was decoded or built by us: only memory can fail */
+    ASSERT(status == kUpb_EncodeStatus_Ok); /* only memory can be missing: the message is ours */
     return slice_of(bytes, size);
 }
 

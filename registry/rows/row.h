@@ -1,7 +1,7 @@
-/* Rows of shard zero, packed and open, and the persistent tree that indexes them.
+/* Rows of shard zero, packed and open, and the persistent trees that index them.
  *
- * Ownership: a tree node holds references to its row and children. Counts are atomic because the
- * last reader of a view may be any thread. */
+ * Ownership: a tree node holds references to its rows and children. Counts are atomic because the
+ * last reader of a view may be on any thread. */
 #ifndef REGISTRY_ROWS_ROW_H
 #define REGISTRY_ROWS_ROW_H
 
@@ -33,17 +33,17 @@ enum row_kind {
 struct packed {
     _Atomic uint32_t refs;
     uint8_t kind; /* enum row_kind */
-    bool whole;   /* the message is kept as it is, open: see packed_row.c */
-    uint16_t tag; /* events: of what they are about, and why */
+    bool whole;   /* the message is not packed: see packed_row.c */
+    uint16_t tag; /* events: a hash of object and reason */
     _Alignas(8) uint8_t data[];
 };
 
-/* A row that a command looks at, or edits: of the arena of its scope, and gone with it. */
+/* A row that a command reads or edits; in the arena of its scope, and freed with it. */
 struct row {
     enum row_kind kind;
     struct uuid host_id;   /* hosts: the id; replicas: the host they are on */
     uint64_t sequence;     /* events and requests */
-    struct packed *packed; /* what it shows; NULL: it is new, or edited */
+    struct packed *packed; /* the packed row that is open here; NULL: the row is new, or edited */
     upb_Arena *arena;
     union {
         void *msg;
@@ -57,8 +57,8 @@ struct row {
     };
 };
 
-/* Where rows are open. What is looked at stays as long as the scope, whatever becomes of it in the
- * trees. */
+/* Where rows are open. A row that is opened stays valid as long as the scope, even if it is
+ * dropped from the trees. */
 struct row_scope {
     upb_Arena *arena;
     struct held {
@@ -91,7 +91,7 @@ uint64_t registry__packed_shard(const struct packed *p);    /* of a replica */
 struct uuid registry__packed_host(const struct packed *p);  /* a host, or that of a replica */
 uint64_t registry__packed_revision(const struct packed *p); /* of an event; the last of marks */
 uint64_t registry__marks_last(const struct packed *p);      /* journal.c */
-/* Events that differ in it differ in their object or reason. */
+/* A hash: events with different tags differ in their object or reason. */
 uint16_t registry__event_tag(const thole_v1_Event *e);
 
 struct request_buf {
@@ -104,7 +104,7 @@ void registry__clear(void *msg, const upb_MiniTable *table, uint32_t number);
 
 /* Messages, packed (pack.c). */
 #define REGISTRY_REFERENCE_BYTES 6 /* of an address: registry.c relies on 48 bits, too */
-/* If it can be; `opened` grows by the room that it takes when it is opened. */
+/* Can the message be packed? Adds to `opened` the room that it takes when it is opened. */
 bool registry__can_pack(const void *msg, const upb_MiniTable *table, bool sharing, size_t *opened);
 void registry__pack(struct bytes *out, const void *msg, const upb_MiniTable *table, bool sharing);
 struct opening {
@@ -113,15 +113,15 @@ struct opening {
     uint8_t *to;
     size_t room;
     bool sharing; /* as it was packed */
-    bool edit;    /* nothing of it is shared with others, but strings */
+    bool edit;    /* shares only strings with the packed message */
 };
 void *registry__open_message(struct opening *o, const upb_MiniTable *table);
-/* The references that are in it, before it goes. */
+/* Releases the references in a packed message, before it is freed. */
 void registry__give_back(const uint8_t **from, const upb_MiniTable *table);
 uint64_t registry__packed_number(const uint8_t **from);
 const struct part *registry__packed_reference(const uint8_t **from);
 
-/* Parts that packed rows share (share.c); on any thread. */
+/* Parts that packed rows share (share.c). Any thread. */
 struct part {
     struct part *next; /* of the same hash */
     uint64_t hash;
@@ -135,7 +135,8 @@ struct part {
 };
 bool registry__shares(const upb_MiniTable *table);
 bool registry__shares_string(const upb_MiniTable *table, const upb_MiniTable_Field *f, size_t size);
-/* The part that is this, to be given back; `msg` is `packed` open, `table` NULL for texts. */
+/* The shared part with these bytes, a reference for the caller; `msg` is `packed` open, `table`
+ * NULL for texts. */
 const struct part *registry__share(struct slice packed, const upb_MiniTable *table,
                                    const void *msg);
 void registry__unshare(const struct part *part);
@@ -148,7 +149,7 @@ bool registry__message_equal(const void *a, const void *b, const upb_MiniTable *
                              upb_Arena *scratch);
 upb_StringView registry__dup(upb_Arena *arena, struct slice s);
 upb_StringView registry__dup_str(upb_Arena *arena, const char *s);
-/* Cut off the half of a character that a cut text may end in. */
+/* Cut off an incomplete character at the end of a text that was cut. */
 void registry__trim_utf8(char *text);
 
 /* ---- The persistent trees -------------------------------------------------------------------- */
@@ -173,7 +174,7 @@ enum registry_index {
 #define REGISTRY_TREE_MAX ((UINT32_C(1) << 24) - 1) /* rows in one tree */
 #define REGISTRY_TREE_HEIGHT_MAX 16                 /* nodes may be nearly empty */
 
-/* What an index is ordered by; the rest is 0. */
+/* The key of a row in an index; the fields that the index does not use are 0. */
 struct key {
     struct slice name; /* borrowed */
     struct uuid host;

@@ -1,4 +1,4 @@
-/* What rows are ordered by in each index. */
+/* The order of rows in each index. */
 #include "registry/rows/row.h"
 
 #include <string.h>
@@ -23,7 +23,7 @@ struct key registry__key_shard(uint64_t shard, uint64_t id)
     return (struct key){.shard = shard, .id = id};
 }
 
-/* What an index is ordered by, before the id. */
+/* The order of an index, before the id. */
 enum order { ORDER_ID, ORDER_NAME, ORDER_SHARD, ORDER_HOST };
 
 static enum order order_of(enum registry_index index)

@@ -1,7 +1,7 @@
 /* Parts of packed rows that many rows have in common, each held once: specs and conditions of
- * shards, which were made or reported in the same batch, ids and names of hosts, names of pools.
- * What is shared is told by its type, or its field and length, so that who reads a row knows
- * without being told. */
+ * shards (made or reported in the same batch), ids and names of hosts, names of pools. Whether a
+ * part is shared follows from its type, or its field and length, so a reader needs no mark for it.
+ */
 #include "registry/rows/row.h"
 
 #include <pthread.h>
@@ -11,8 +11,8 @@
 #include "base/hash.h"
 #include "base/map.h"
 
-/* One for the process: rows of all views, and their last readers may be any thread. The lock is
- * held for a few instructions, and by readers only when the last row goes that had a part. */
+/* One table for the process: the last reader of a row may be on any thread. The lock is held for a
+ * few instructions. Readers take it only when the last row that refers to a part is freed. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct map parts; /* hash -> struct part */
 

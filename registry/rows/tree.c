@@ -1,12 +1,12 @@
-/* A persistent B+ tree: a change copies the nodes on the way to the root and shares the rest, so
- * that any number of versions live side by side. A node that nobody else refers to is changed in
- * place, so the rows that one command changes copy a way once.
+/* A persistent B+ tree: a change copies the nodes on the way to the root and shares the others, so
+ * that any number of versions exist side by side. A node without another reference is changed in
+ * place, so the rows that one command changes copy a path once.
  *
- * Rows are in the leaves, and know their keys. An inner node has, for each child, a borrowed
+ * Rows are in the leaves and have their keys. An inner node has, for each child, a borrowed
  * pointer to the child's first row (which lives as long as the child) and the number of rows below
- * it. Nodes have just the size of what is in them. One that is short of entries is joined with its
- * neighbour if both fit into one; all leaves are equally deep, so the height, which bounds every
- * recursion here, is small whatever they hold. */
+ * it. Nodes are allocated to fit their entries. A node with few entries is joined with its
+ * neighbour if both fit into one. All leaves are equally deep. The height bounds every recursion
+ * here, and is small. */
 #include "registry/rows/row.h"
 
 #include <string.h>
@@ -102,8 +102,7 @@ static struct node *node_new(uint8_t index, uint8_t height, size_t room)
     return n;
 }
 
-/* Takes over a reference. What is returned nobody else refers to, and has room for `more`
- * entries. */
+/* Takes over a reference. The returned node has no other reference, and room for `more` entries. */
 static struct node *own(struct node *n, size_t more)
 {
     if (atomic_load_explicit(&n->refs, memory_order_acquire) == 1) {
@@ -123,13 +122,13 @@ static struct node *own(struct node *n, size_t more)
     return copy;
 }
 
-/* `n` is owned, and gives up the room it does not need. */
+/* Shrinks the allocation of an owned node to its entries. */
 static struct node *fit(struct node *n)
 {
     return xrealloc(n, sizeof *n + n->count * entry_bytes(n));
 }
 
-/* A gap at `at`, for which there is room. */
+/* Makes a gap at `at`. The node has room for it. */
 static void open_gap(struct node *n, size_t at)
 {
     ASSERT(at <= n->count && n->count <= ENTRIES_MAX);
@@ -150,7 +149,7 @@ static void set_branch(struct node *n, size_t i, struct node *child)
         .child = child, .first = first_of(child, 0), .rows = registry__tree_count(child)};
 }
 
-/* How many entries are not above `key`; the last of them may be equal. */
+/* The number of entries that are not above `key`; the last of them may be equal. */
 static size_t find(const struct node *n, const struct key *key, bool *ret_equal)
 {
     size_t low = 0;
@@ -177,11 +176,11 @@ static size_t find(const struct node *n, const struct key *key, bool *ret_equal)
 
 struct grown {
     struct node *node;
-    struct node *above; /* what did not fit any more; NULL: all did */
+    struct node *above; /* the second half of a split node; NULL: it was not split */
 };
 
-/* An entry was added at `added`. If that is the end it will be so again: what comes in order leaves
- * full nodes behind. */
+/* Splits a full node. If the new entry is the last, more are expected at the end: leave a full
+ * node behind, so that rows that arrive in order fill the tree. */
 static struct grown split(struct node *n, size_t added)
 {
     size_t keep = added + 1 == n->count ? n->count - 1u : n->count / 2u;
@@ -252,8 +251,7 @@ void registry__tree_put(struct node **root, enum registry_index index, struct pa
     }
 }
 
-/* Child `at` of `n`, which is owned, is short of entries: into one with its neighbour, if they
- * fit. */
+/* Joins child `at` of the owned node `n` with its neighbour, if their entries fit into one node. */
 static void join(struct node *n, size_t at)
 {
     size_t left = at > 0 ? at - 1 : at;
@@ -275,7 +273,7 @@ static void join(struct node *n, size_t at)
     set_branch(n, left, into);
 }
 
-/* Takes over a reference to `n`, which has the row. NULL: nothing is left. */
+/* Takes over a reference to `n`, which contains the key. NULL: no entry is left. */
 static struct node *without(struct node *n, const struct key *key)
 {
     bool equal;
@@ -331,7 +329,7 @@ static const struct node *child_of(const struct node *n, size_t i)
     return ((const struct inner *)n)->branches[i].child;
 }
 
-/* What is not const is the count of references. */
+/* Callers may change the reference count only. */
 static struct packed *given(const struct packed *row)
 {
     return (struct packed *)(uintptr_t)row;
