@@ -53,6 +53,7 @@ static void mark_dirty(struct hostctl *h, struct ctl_shard *s)
         s->next_dirty = NULL;
         *h->dirty_tail = s;
         h->dirty_tail = &s->next_dirty;
+        ASSERT(s->next_dirty == NULL);
     }
 }
 
@@ -387,6 +388,8 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     if (h->tombstones_dirty) {
         hostctl__forget_tombstones(h);
     }
+    h->turns++;
+    ASSERT_SLOW(hostctl__check_tables(h));
     return next_turn_ns(h);
 }
 

@@ -193,6 +193,7 @@ struct hostctl {
     const struct clock *clock;
     struct wheel *wheel;
     uint64_t now_ms;
+    uint64_t turns;
     _Atomic bool stopping;
 
     _Atomic bool wake_posted;
@@ -285,6 +286,9 @@ void hostctl__dirty(struct hostctl *h, uint64_t shard_id);
 void hostctl__dirty_all(struct hostctl *h);
 /* Evaluate the shard again at this time, or earlier. */
 void hostctl__again(struct hostctl *h, struct ctl_shard *s, uint64_t at_ms);
+
+/* tables_check.c: asserts that tables and counts agree; returns true. */
+bool hostctl__check_tables(struct hostctl *h);
 
 /* ---- controller_ops.c ------------------------------------------------------------------------ */
 

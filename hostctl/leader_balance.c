@@ -297,6 +297,7 @@ void hostctl__leaders_run(struct hostctl *h)
 void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op)
 {
     struct ctl_shard *s = hostctl__shard(h, op->shard_id);
+    ASSERT(h->transfers > 0);
     h->transfers--;
     s->changing = false;
     if (op->st.code != THOLE_OK) {

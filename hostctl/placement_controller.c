@@ -116,6 +116,7 @@ static bool is_leaving(const struct hostctl *h, uint64_t shard_id)
 static void end_move(struct hostctl *h, struct ctl_shard *s)
 {
     if (s->moving) {
+        ASSERT(h->moving > 0);
         s->moving = false;
         h->moving--;
         hostctl__host(h, &s->work->moving_from)->extra++;
@@ -149,6 +150,7 @@ static void remember(struct hostctl *h, struct ctl_shard *s, const struct placem
 
 void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s)
 {
+    ASSERT(h->unsettled >= is_unsettled(s));
     h->unsettled -= is_unsettled(s);
     s->decided = false;
     end_move(h, s);
