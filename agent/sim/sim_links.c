@@ -44,7 +44,8 @@ void world__name(const char *name, const char *address)
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (names[i].name[0] == '\0' || strcmp(names[i].name, name) == 0) {
             snprintf(names[i].name, sizeof names[i].name, "%s", name);
-            snprintf(names[i].address, sizeof names[i].address, "%s", address != NULL ? address : "");
+            snprintf(names[i].address, sizeof names[i].address, "%s",
+                     address != NULL ? address : "");
             return;
         }
     }
