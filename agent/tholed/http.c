@@ -287,8 +287,8 @@ static bool start_daemon(struct http *h)
     }
     h->oldest = h->newest = NULL;
     h->count = 0;
-    unsigned flags =
-        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | (tls != NULL ? MHD_USE_TLS : 0);
+    unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ITC |
+                     (tls != NULL ? MHD_USE_TLS : 0);
     h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_LISTEN_SOCKET, fd,
                                  MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
                                  MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX,
@@ -340,8 +340,15 @@ void http_renew(struct http *h)
     if (tls == NULL || bus_tls_pem(tls, NULL, NULL) == h->certificates) {
         return;
     }
-    MHD_stop_daemon(h->daemon);
-    h->daemon = NULL;
+    if (h->daemon != NULL) {
+        /* Take the listener away first: the daemon's end would shut it down, and so the copies. */
+        MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+        MHD_stop_daemon(h->daemon);
+        h->daemon = NULL;
+        if (fd != MHD_INVALID_SOCKET) {
+            close(fd);
+        }
+    }
     if (!start_daemon(h)) {
         LOG_ERROR(DAEMON, "the HTTP port cannot use the new certificates; it is closed");
     }

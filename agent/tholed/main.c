@@ -311,6 +311,8 @@ static void reload(struct daemon *d)
     }
 }
 
+#define RENEW_MS 5000
+
 static int run(struct daemon *d)
 {
     uint64_t watchdog_us = 0;
@@ -321,11 +323,14 @@ static int run(struct daemon *d)
     if (pthread_create(&d->status_thread, NULL, status_main, d) == 0) {
         d->status_running = true;
     }
+    /* The HTTP port does not look at certificate files itself, as the bus does. */
+    const bool renews = d->http != NULL && agent_tls(d->agent) != NULL;
     sd_notifyf(0, "READY=1\nMAINPID=%ld", (long)getpid());
     for (;;) {
         struct pollfd fds[] = {{.fd = d->signal_fd, .events = POLLIN},
                                {.fd = d->wake_fd, .events = POLLIN}};
-        int n = poll(fds, 2, timeout_ms);
+        int n = poll(fds, 2,
+                     renews && (timeout_ms < 0 || timeout_ms > RENEW_MS) ? RENEW_MS : timeout_ms);
         if (n < 0 && errno != EINTR) {
             return EXIT_FAILED;
         }
@@ -346,6 +351,9 @@ static int run(struct daemon *d)
         }
         if (timeout_ms > 0) {
             watchdog(d, watchdog_us);
+        }
+        if (renews) {
+            http_renew(d->http);
         }
     }
 }

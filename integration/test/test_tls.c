@@ -392,6 +392,72 @@ static void test_all_certificates_are_replaced_under_load(void **state)
     cluster_free(c);
 }
 
+/* What the HTTP port shows is h1.crt. */
+static bool http_shows_file(void *ctx)
+{
+    const struct cluster *c = ctx;
+    char command[400], shown[8192];
+    char *wanted = read_file(pki, "h1.crt");
+    snprintf(
+        command, sizeof command,
+        "python3 -c 'import ssl; print(ssl.get_server_certificate((\"%.*s\", 7401)), end=\"\")'",
+        (int)strcspn(c->hosts[0].address, ":"), c->hosts[0].address);
+    FILE *p = popen(command, "r");
+    assert_non_null(p);
+    size_t n = fread(shown, 1, sizeof shown - 1, p);
+    shown[n] = '\0';
+    bool same = pclose(p) == 0 && strcmp(shown, wanted) == 0;
+    free(wanted);
+    return same;
+}
+
+static void test_the_http_port_follows_the_files(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    char http[64];
+    snprintf(http, sizeof http, "%.*s:7401", (int)strcspn(c->hosts[0].address, ":"),
+             c->hosts[0].address);
+    host_start(c, 0,
+               (const char *[]){"--dev", "--listen", c->hosts[0].address, "--http", http, NULL});
+    cluster_wait_ready(c, 0, 20000);
+    eventually(20000, "the HTTP port shows the certificate", http_shows_file, c);
+    make_odd("h1", (struct certificate_request){.kind = CERTIFICATE_HOST, .name = "h1"});
+    eventually(20000, "the HTTP port shows the new certificate", http_shows_file, c);
+    cluster_free(c);
+}
+
+/* ---- Files ----------------------------------------------------------------------------------- */
+
+static void test_cert_keeps_keys_private_and_overwrites_nothing(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    char path[300], out[1024];
+    struct stat s;
+    static const char *const keys[] = {"ca", "h1", "alice"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s.key", pki, keys[i]);
+        assert_int_equal(stat(path, &s), 0);
+        assert_int_equal(s.st_mode & 0777, 0600);
+    }
+    char *before = read_file(pki, "h1.key");
+    snprintf(out, sizeof out, "cert host h1 --dir %s", pki);
+    expect_refused(c, out, "h1.crt is there already, and is not overwritten");
+    snprintf(path, sizeof path, "%s/h1.crt", pki);
+    assert_int_equal(unlink(path), 0);
+    expect_refused(c, out, "h1.key is there already, and is not overwritten");
+    char *after = read_file(pki, "h1.key");
+    assert_string_equal(before, after);
+    free(before);
+    free(after);
+    snprintf(out, sizeof out, "cert ca prod --dir %s", pki);
+    expect_refused(c, out, "ca.crt is there already, and is not overwritten");
+    expect_refused(c, "cert host h9 --dir /nonexistent", "make a CA first");
+    expect_refused(c, "cert host ../x", "lower case letters");
+    cluster_free(c);
+}
+
 /* ---- Without TLS ----------------------------------------------------------------------------- */
 
 static void test_plain_text_beyond_the_loopback_must_be_meant(void **state)
@@ -431,6 +497,8 @@ int main(void)
         cmocka_unit_test(test_hosts_that_do_not_belong),
         cmocka_unit_test(test_a_host_cannot_speak_as_another),
         cmocka_unit_test(test_all_certificates_are_replaced_under_load),
+        cmocka_unit_test(test_the_http_port_follows_the_files),
+        cmocka_unit_test(test_cert_keeps_keys_private_and_overwrites_nothing),
         cmocka_unit_test(test_plain_text_beyond_the_loopback_must_be_meant),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
