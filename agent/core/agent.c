@@ -241,6 +241,14 @@ static const char *describe_zero_problem(struct agent *a, const struct registry_
     return text;
 }
 
+/* Its row names the machine types that this start runs: what is placed before that is refused. */
+static bool has_reported(const struct agent *a, const struct registry_view *v)
+{
+    const thole_v1_Host *row = registry_host(v, agent_host_id(a));
+    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
+    return st != NULL && thole_v1_HostStatus_incarnation(st) == a->incarnation;
+}
+
 bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
 {
     struct engine_replica_status s;
@@ -259,7 +267,6 @@ bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
         return false;
     }
     struct registry_view *v = registry_view_acquire(a->registry);
-    bool here = registry_host(v, agent_host_id(a)) != NULL;
     bool any = registry_view_revision(v) > 0;
     if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
         why = "this host's replica of shard zero is not running";
@@ -268,8 +275,8 @@ bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     }
     if (why == NULL && !any) {
         why = "the registry is still empty";
-    } else if (why == NULL && !here) {
-        why = "the registry has no row for this host yet";
+    } else if (why == NULL && !has_reported(a, v)) {
+        why = "this host has not yet reported itself to the registry since it started";
     }
     registry_view_release(v);
     if (why != NULL) {
