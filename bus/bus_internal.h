@@ -307,7 +307,8 @@ struct bus_rpc {
     bool handled;          /* BIDI: the handler was called; loop thread */
     bool open;             /* arrived and not back in the pool; loop thread */
     _Atomic bool finished; /* the owner has finished it */
-    _Atomic bool answered; /* UNARY: the batch that ends the call was started */
+    _Atomic bool answered; /* UNARY: the batch that ends the call was started ... */
+    _Atomic uint64_t answered_ns; /* ... at this time; before that 0 */
     void *data;
     void (*data_free)(void *data);
     pthread_mutex_t mutex; /* of the callbacks */
@@ -384,6 +385,7 @@ struct bus {
     pthread_mutex_t pool_mutex;
     struct bus_rpc *pool, *slots;
     struct bus_task end_task;
+    uint64_t unread_ended_ns; /* when unread answers were last looked for; loop thread */
     _Atomic uint32_t unary_active;
     _Atomic uint32_t streams_active;
     struct pool requests, exchanges;

@@ -13,9 +13,9 @@
 
 #include "bus/bus_internal.h"
 
-/* A later deadline counts as none: nanoseconds must not overflow when added to the clock. Clients
- * may send 99999999 hours. */
-#define DEADLINE_S_MAX (UINT64_MAX / NS_PER_S / 4)
+/* When slots are wanted, an answer that was not read for so long gives its slot back. */
+#define UNREAD_NS (2 * NS_PER_S)
+#define UNREAD_LOOK_NS (NS_PER_S / 10)
 
 static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total",
                              "Calls of clients that started");
@@ -23,6 +23,9 @@ static METRIC_DEFINE_COUNTER(metric_failures, "thole_rpc_failures_total",
                              "Calls of clients that ended with an error");
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_rpc_refused_total",
                              "Calls refused because too many were running");
+static METRIC_DEFINE_COUNTER(metric_unread, "thole_rpc_unread_total",
+                             "Answers not read for two seconds, cancelled because all slots were "
+                             "taken");
 static METRIC_DEFINE_HISTOGRAM_NS(metric_latency, "thole_rpc_unary_seconds",
                                   "From the arrival of a unary call to its answer");
 
@@ -144,6 +147,7 @@ static void slot_clear(struct bus_rpc *r)
     r->cancelled = r->listening = r->counted = r->handled = r->open = false;
     r->cancelled_flag = 0;
     atomic_store_explicit(&r->answered, false, memory_order_relaxed);
+    atomic_store_explicit(&r->answered_ns, 0, memory_order_relaxed);
     atomic_store_explicit(&r->finished, false, memory_order_relaxed);
 }
 
@@ -235,9 +239,11 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
         ops[n].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
         ops[n++].data.recv_close_on_server.cancelled = &r->cancelled_flag;
     }
+    uint64_t now_ns = clock_now(r->bus->clock);
     if (!r->entry->inward) {
-        metric_record(&metric_latency, clock_now(r->bus->clock) - r->started_ns);
+        metric_record(&metric_latency, now_ns - r->started_ns);
     }
+    atomic_store_explicit(&r->answered_ns, now_ns, memory_order_relaxed);
     /* The tag takes the reference. */
     bus__start(r->call, ops, n, &r->sent);
     grpc_slice_unref(text);
@@ -418,12 +424,17 @@ void bus__rpc_end_streams(struct bus *b)
 
 /* Slots are armed, and calls arrive, only on this thread: a referenced call does not change state
  * meanwhile. */
-static bool ref_if_open(struct bus_rpc *r)
+static bool ref_if_used(struct bus_rpc *r)
 {
     uint32_t refs = atomic_load_explicit(&r->refs, memory_order_acquire);
     while (refs > 0 && !atomic_compare_exchange_weak(&r->refs, &refs, refs + 1)) {
     }
-    if (refs == 0) {
+    return refs > 0;
+}
+
+static bool ref_if_open(struct bus_rpc *r)
+{
+    if (!ref_if_used(r)) {
         return false;
     }
     if (r->open && r->pipe == NULL && !atomic_load(&r->answered)) {
@@ -474,6 +485,31 @@ static bool too_many(struct bus_rpc *r)
     return atomic_fetch_add_explicit(active, 1, memory_order_relaxed) >= max;
 }
 
+/* Callers that do not read their answers must not keep all others out. */
+static void end_unread(struct bus *b)
+{
+    uint64_t now_ns = clock_now(b->clock);
+    if (now_ns - b->unread_ended_ns < UNREAD_LOOK_NS) {
+        return;
+    }
+    b->unread_ended_ns = now_ns;
+    pthread_mutex_lock(&b->pool_mutex);
+    struct bus_rpc *all = b->slots;
+    pthread_mutex_unlock(&b->pool_mutex);
+    for (struct bus_rpc *r = all; r != NULL; r = r->next_slot) {
+        if (!ref_if_used(r)) {
+            continue;
+        }
+        uint64_t answered_ns = atomic_load_explicit(&r->answered_ns, memory_order_relaxed);
+        if (r->open && r->pipe == NULL && r->call != NULL && answered_ns > 0 &&
+            now_ns > answered_ns + UNREAD_NS) {
+            metric_add(&metric_unread, 1);
+            grpc_call_cancel(r->call, NULL);
+        }
+        unref(r);
+    }
+}
+
 static void handle(struct bus_rpc *r)
 {
     struct bus_entry *e = r->entry;
@@ -496,6 +532,7 @@ static void handle(struct bus_rpc *r)
     }
     if (too_many(r)) {
         metric_add(&metric_refused, 1);
+        end_unread(r->bus);
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
                          "too many calls are running; retry after a pause");
         bus_rpc_fail(r, &st, 100, NULL);
@@ -538,62 +575,6 @@ static void arrived(struct bus_tag *tag, bool ok)
 }
 
 /* ---- What handlers call ---------------------------------------------------------------------- */
-
-void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *data))
-{
-    rpc->data = data;
-    rpc->data_free = free_fn;
-}
-
-void *bus_rpc_data(const struct bus_rpc *rpc)
-{
-    return rpc->data;
-}
-
-uint64_t bus__deadline_ns(uint64_t now_ns, int64_t left_s, int32_t left_ns)
-{
-    if (left_s < 0) {
-        return now_ns;
-    }
-    if ((uint64_t)left_s >= DEADLINE_S_MAX) {
-        return CLOCK_NEVER;
-    }
-    return now_ns + (uint64_t)left_s * NS_PER_S + (uint64_t)left_ns;
-}
-
-uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc)
-{
-    gpr_timespec d = gpr_convert_clock_type(rpc->deadline, GPR_CLOCK_MONOTONIC);
-    if (gpr_time_cmp(d, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) {
-        return CLOCK_NEVER;
-    }
-    gpr_timespec left = gpr_time_sub(d, gpr_now(GPR_CLOCK_MONOTONIC));
-    return bus__deadline_ns(clock_now(rpc->bus->clock), left.tv_sec, left.tv_nsec);
-}
-
-const char *bus_rpc_peer(const struct bus_rpc *rpc)
-{
-    struct bus_rpc *r = (struct bus_rpc *)(uintptr_t)rpc;
-    pthread_mutex_lock(&r->mutex);
-    if (r->peer == NULL) {
-        r->peer = grpc_call_get_peer(r->call);
-    }
-    pthread_mutex_unlock(&r->mutex);
-    return r->peer != NULL ? r->peer : "?";
-}
-
-void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret)
-{
-    const struct bus_certificate *c = rpc->certificate;
-    *ret = (struct bus_identity){
-        .kind = c == NULL   ? BUS_ANONYMOUS
-                : c->c.host ? BUS_HOST
-                            : BUS_CLIENT,
-        .secure = rpc->bus->o.tls != NULL,
-        .name = c != NULL ? c->c.name : "",
-        .address = bus_rpc_peer(rpc),
-    };
-}
 
 void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx)
 {

@@ -381,6 +381,51 @@ static void test_unread_answers_of_data_streams(void **state)
     free(h);
 }
 
+struct door {
+    struct cluster *c;
+    struct h2 *clients;
+    int n;
+};
+
+/* The clients answer pings meanwhile, or their connections would be taken for broken. */
+static bool lists_hosts(void *ctx)
+{
+    const struct door *d = ctx;
+    char out[1024];
+    for (int i = 0; i < d->n; i++) {
+        h2_read(&d->clients[i], 0);
+    }
+    return cli(d->c, 0, out, sizeof out, "get hosts --command-timeout 1s") == 0;
+}
+
+/* As many calls as the host takes at a time, whose answers nobody reads: the first answer of each
+ * connection uses its window up. Others are let in after a while. */
+static void test_unread_answers_of_calls(void **state)
+{
+    enum { CLIENTS = 12, CALLS = 500 };
+    struct h2 *h = xcalloc(CLIENTS, sizeof *h);
+    cli_ok(*state, 0, "propose orders 'put small 1'");
+    for (int i = 0; i < CLIENTS; i++) {
+        h2_open(&h[i], &((struct cluster *)*state)->hosts[0]);
+        for (int k = 0; k < CALLS && !h[i].closed; k++) {
+            struct bytes query = {0};
+            put_field(&query, 1, slice_str("orders"));
+            put_field(&query, 3, slice_str(k == 0 ? "get big" : "get small"));
+            uint32_t stream = h2_call(&h[i], "/thole.v1.Data/Query", NULL);
+            h2_send(&h[i], stream, false, bytes_slice(&query));
+            h2_frame(&h[i], 0, 1, stream, (struct slice){0});
+            bytes_deinit(&query);
+            (void)poll(NULL, 0, k == 0 ? 300 : 0);
+        }
+        h2_read(&h[i], 100);
+        assert_false(h[i].closed);
+    }
+    eventually(20000, "calls are let in", lists_hosts,
+               &(struct door){.c = *state, .clients = h, .n = CLIENTS});
+    check(*state, h, CLIENTS, RSS_MIB_MAX);
+    free(h);
+}
+
 static void test_messages_that_never_end(void **state)
 {
     enum { CLIENTS = 2, CALLS = 300 };
@@ -433,6 +478,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unread_answers_of_exchanges, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unread_failures_of_exchanges, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unread_answers_of_data_streams, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unread_answers_of_calls, setup, teardown),
         cmocka_unit_test_setup_teardown(test_messages_that_never_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compressed_message_is_not_unpacked, setup, teardown),
     };

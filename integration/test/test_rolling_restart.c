@@ -2,8 +2,8 @@
  * leadership first, so writes never wait for an election, and no acknowledged write is lost.
  *
  * Whether they waited is read from the roles that the logs show, because a busy machine stretches
- * every pause: a replica that was handed leadership becomes a candidate at once; one that missed its
- * leader for an election timeout is a pre-candidate before. */
+ * every pause: a replica that was handed leadership becomes a candidate at once. One that missed
+ * its leader for an election timeout is a pre-candidate before. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
