@@ -44,7 +44,7 @@ static struct uuid uuid_in(const char *json, const char *field)
     assert_non_null(at);
     at = strchr(at + strlen(name), '"') + 1;
     snprintf(text, sizeof text, "%.*s", UUID_TEXT_BYTES - 1, at);
-    assert_true(uuid_parse(text, &id));
+    assert_true(uuid_parse(slice_str(text), &id));
     return id;
 }
 
