@@ -144,7 +144,7 @@ static void test_a_healthy_follower_is_not_forced(void **state)
     struct slice force = slice_of(body->data, body->size);
     const char *address = c->hosts[follower].address;
     struct bus *b = speak_as(c, &nobody, 1);
-    expect_refused(b, address, thole_bus_v1_METHOD_FORCE, force, "only hosts may ask for this");
+    expect_refused(b, address, thole_bus_v1_METHOD_FORCE, force, "only hosts may call this method");
     hang_up(b);
     b = speak_as(c, &stranger, 1);
     struct buf *reply = NULL; /* of a host, the refusal is an answer */
