@@ -265,8 +265,9 @@ static enum thole_code explain(int error, const struct certificate *c, const str
     case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
     case X509_V_ERR_CERT_SIGNATURE_FAILURE:
         return THOLE_FAIL(st, THOLE_UNAUTHENTICATED, THOLE_REASON_CERTIFICATE,
-                          "the certificate of \"%.80s\" was not signed by a CA in %.100s", c->name,
-                          t->path);
+                          "the certificate of \"%.64s\" was not signed by a CA in %.90s, nor by "
+                          "one whose certificate is beside it",
+                          c->name, t->path);
     case X509_V_ERR_INVALID_PURPOSE:
         return THOLE_FAIL(st, THOLE_UNAUTHENTICATED, THOLE_REASON_CERTIFICATE,
                           "the certificate of \"%.80s\" is not for %s (extended key usage)",
