@@ -215,6 +215,7 @@ static uint32_t minus(uint32_t a, uint32_t b)
 
 struct numbers {
     uint32_t come, go;
+    uint32_t spare; /* of those that go, at most so many may stay otherwise */
 };
 
 static struct numbers choose(const struct seats *s)
@@ -233,11 +234,33 @@ static struct numbers choose(const struct seats *s)
     if ((s->voting - less) % 2 == 0 && !all) {
         less = minus(less, 1);
     }
-    return (struct numbers){swapped + more, swapped + less};
+    return (struct numbers){swapped + more, swapped + less, replaced};
 }
 
-/* Do majorities of the voters before and after the change answer? A witness that is added counts
- * as silent. */
+/* Move those that go in this step to the front, in their order. A spare one that nobody replaces
+ * keeps its vote, while those that must go lose theirs. */
+static void pick_going(struct seats *s, struct numbers n)
+{
+    struct seat rest[LIMIT_MEMBERS];
+    uint32_t picked = 0;
+    uint32_t rest_count = 0;
+    uint32_t spare = 0;
+    for (uint32_t i = 0; i < s->go_count; i++) {
+        const struct seat seat = s->go[i];
+        if (picked < n.go && (!seat.spare || spare < n.spare)) {
+            spare += seat.spare;
+            s->go[picked++] = seat;
+        } else {
+            rest[rest_count++] = seat;
+        }
+    }
+    ASSERT(picked == n.go && picked + rest_count == s->go_count);
+    memcpy(s->go + picked, rest, rest_count * sizeof rest[0]);
+}
+
+/* Do majorities of the voters before and after the change answer, with all that is committed? One
+ * that answers and does not catch up may have a disk that hangs. A witness that is added counts as
+ * silent. */
 static bool can_commit(const struct hostctl *h, const struct engine_replica_status *local,
                        const struct raft_config *c, const struct seats *s, struct numbers n)
 {
@@ -249,9 +272,9 @@ static bool can_commit(const struct hostctl *h, const struct engine_replica_stat
         for (uint32_t k = 0; k < n.go; k++) {
             goes |= s->go[k].replica_id == m->replica_id;
         }
-        bool answers = m->role != RAFT_LEARNER && peer_of(h, local, m->replica_id).answers;
-        now += answers;
-        then += answers && !goes;
+        bool follows = m->role != RAFT_LEARNER && peer_of(h, local, m->replica_id).caught_up;
+        now += follows;
+        then += follows && !goes;
     }
     for (uint32_t k = 0; k < n.come; k++) {
         then += s->come[k].op == RAFT_CHANGE_ADD_VOTER;
@@ -259,9 +282,10 @@ static bool can_commit(const struct hostctl *h, const struct engine_replica_stat
     return now * 2 > s->voting && then * 2 > s->voting + n.come - n.go;
 }
 
-/* The remaining voter with the most entries; 0: none answers. */
-static uint64_t successor(const struct hostctl *h, const struct engine_replica_status *local,
-                          const struct raft_config *c, const struct seats *s)
+/* The voter with the most entries that is not among the first `going` of those that go; 0: none
+ * answers. */
+static uint64_t find_successor(const struct hostctl *h, const struct engine_replica_status *local,
+                               const struct raft_config *c, const struct seats *s, uint32_t going)
 {
     uint64_t best = 0;
     uint64_t best_match = 0;
@@ -269,7 +293,7 @@ static uint64_t successor(const struct hostctl *h, const struct engine_replica_s
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer = peer_of(h, local, m->replica_id);
         bool goes = false;
-        for (uint32_t k = 0; k < s->go_count; k++) {
+        for (uint32_t k = 0; k < going; k++) {
             goes |= s->go[k].replica_id == m->replica_id;
         }
         if (m->role == RAFT_VOTER && m->replica_id != local->replica_id && !goes && peer.answers &&
@@ -281,6 +305,14 @@ static uint64_t successor(const struct hostctl *h, const struct engine_replica_s
     return best;
 }
 
+/* Rather one that is to stay for good. */
+static uint64_t successor(const struct hostctl *h, const struct engine_replica_status *local,
+                          const struct raft_config *c, const struct seats *s, uint32_t going)
+{
+    uint64_t stays = find_successor(h, local, c, s, s->go_count);
+    return stays != 0 ? stays : find_successor(h, local, c, s, going);
+}
+
 void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *local,
                          const struct raft_config *c, struct vote_plan *plan)
 {
@@ -289,6 +321,7 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
     find_witnesses(h, c, local->shard_id, &s);
     order_going(&s, local->replica_id);
     struct numbers n = choose(&s);
+    pick_going(&s, n);
     plan->look_again = s.come_count > 0 || s.go_count > s.spare_count;
     /* A new leader would take a voter's vote that did not answer yet, for one that never will. */
     if (n.go > 0 && s.unknown) {
@@ -299,7 +332,7 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
         return;
     }
     plan->self_leaves = n.go > 0 && s.go[n.go - 1].replica_id == local->replica_id;
-    plan->successor = plan->self_leaves ? successor(h, local, c, &s) : 0;
+    plan->successor = plan->self_leaves ? successor(h, local, c, &s, n.go) : 0;
     if (plan->self_leaves && plan->successor == 0 && n.come == 0) {
         return; /* no successor: the leader keeps its vote until another voter answers */
     }

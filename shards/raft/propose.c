@@ -74,7 +74,8 @@ static enum thole_code not_ready(struct thole_status *st, uint64_t id, const cha
 
 /* A learner gets a vote only if it answered lately and has what is committed. A new witness has
  * nothing to catch up with, and counts as a member that does not answer. After each change the
- * members that answer now must be a majority of both halves. */
+ * members that are caught up now must be a majority of both halves: one that answers and stores
+ * nothing, because its disk hangs, would not let the change commit. */
 static enum thole_code check_votes(const struct raft *r, const struct raft_config *after,
                                    struct thole_status *st)
 {
@@ -96,12 +97,13 @@ static enum thole_code check_votes(const struct raft *r, const struct raft_confi
         if (promoted && !raft__lead_caught_up(r, at)) {
             return not_ready(st, m->replica_id, "has not caught up yet");
         }
-        votes[i] = member && raft__lead_answers(r, at) ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
+        votes[i] = member && raft__lead_caught_up(r, at) ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
     }
     if (raft__quorum_joint_tally(after, votes) != RAFT_TALLY_WON) {
         return THOLE_FAIL(
             st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-            "membership change: the members that answer would be no majority of the voters");
+            "membership change: the members that answer and have what is committed would be no "
+            "majority of the voters");
     }
     return THOLE_OK;
 }

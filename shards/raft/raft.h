@@ -259,7 +259,7 @@ THOLE_MUST_CHECK enum thole_code raft_propose(struct raft *r, struct raft_entry 
                                               struct thole_status *st);
 /* Propose a membership change: UNAVAILABLE NOT_LEADER, ABORTED CHANGE_IN_FLIGHT,
  * FAILED_PRECONDITION (raft_change_apply's reasons), UNAVAILABLE NOT_READY: a new voter is not
- * caught up (struct raft_peer_status), or the members that answer would be no majority afterwards;
+ * caught up (struct raft_peer_status), or those that are would be no majority afterwards;
  * retry later. It acts when committed and durable here. */
 THOLE_MUST_CHECK enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c,
                                                         uint64_t now_ms, uint64_t *ret_index,

@@ -178,6 +178,28 @@ TEST(vote_is_given_to_who_answered_lately_and_has_what_is_committed)
     cluster_deinit(&c);
 }
 
+/* A voter whose disk hangs answers heartbeats, and a group that needs it to commit commits nothing:
+ * no change may leave the others without a majority. */
+TEST(voter_that_stores_nothing_is_not_counted_on)
+{
+    (void)state;
+    start(3);
+    c.nodes[2].manual_disk = true;
+    cluster_propose(&c, 3);
+    cluster_run(&c, 3 * TIMEOUT_MS);
+    assert_int_equal(node_role(&c, 1), RAFT_LEADER);
+    assert_true(peer_of(&c, 1, 2).answers);
+    assert_false(peer_of(&c, 1, 2).caught_up);
+    assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 3), THOLE_UNAVAILABLE);
+    assert_int_equal(change(1, RAFT_CHANGE_REMOVE, 3), THOLE_UNAVAILABLE);
+    c.nodes[2].manual_disk = false;
+    (void)node_sync(&c, 2, SIZE_MAX);
+    cluster_run(&c, 3 * HEARTBEAT_MS);
+    assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 3), THOLE_OK);
+    settle_down();
+    cluster_deinit(&c);
+}
+
 /* The age of an answer is that of the message that it answers, however late it arrives. */
 TEST(late_answer_is_no_recent_one)
 {
@@ -992,6 +1014,7 @@ int main(void)
         RUN(add_learner),
         RUN(add_node_check_quorum),
         RUN(vote_is_given_to_who_answered_lately_and_has_what_is_committed),
+        RUN(voter_that_stores_nothing_is_not_counted_on),
         RUN(late_answer_is_no_recent_one),
         RUN(change_leaves_a_majority_that_answers),
         RUN(one_grows_to_three_in_one_change_and_back),
