@@ -80,30 +80,28 @@ static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct
 
 /* Replicas that have yet to leave. A replica on a dead host only has to be OUT. */
 static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, bool dead,
-                               bool users_stay, struct ctl_progress *p)
+                               struct ctl_progress *p)
 {
     struct registry_replica_buf replica_buf;
     uint32_t count = 0;
-    uint32_t users = 0;
+    uint64_t first = 0;
     uint64_t after = 0;
     const thole_v1_Replica *row;
     while ((row = registry_next_replica_of_host(h->view, id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         bool out = thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
                    thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT;
-        bool user = thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_USER;
-        if (thole_v1_Replica_shard_id(row) == REGISTRY_SHARD_ID || (dead && out) ||
-            (user && !users_stay)) {
+        if (thole_v1_Replica_shard_id(row) == REGISTRY_SHARD_ID || (dead && out)) {
             continue;
         }
-        count++;
-        users += user && thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
+        first = count++ == 0 ? after : first;
         explain(h, row, p);
     }
-    if (p->message[0] == '\0' && count > 0 && count == users) {
-        snprintf(p->message, sizeof p->message,
-                 "what is left was created by users, who have to delete it: %" PRIu32 " replicas",
-                 users);
+    row = registry_replica(h->view, first, &replica_buf);
+    if (p->message[0] == '\0' && row != NULL) {
+        upb_StringView name = thole_v1_Replica_shard(row);
+        snprintf(p->message, sizeof p->message, "waits for shards/%.*s%s", (int)name.size,
+                 name.data, count > 1 ? " and others" : "");
     }
     return count;
 }
@@ -132,7 +130,7 @@ static void progress_of_removal(const struct hostctl *h, const thole_v1_Host *ho
         return;
     }
     p->step = "removing";
-    hostctl__progress_left(p, count_replicas(h, id, true, true, p));
+    hostctl__progress_left(p, count_replicas(h, id, true, p));
 }
 
 static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *row,
@@ -160,7 +158,7 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
     }
     bool dead = is_dead(host);
     uint32_t leaders = hostctl__leads(h, &id);
-    uint32_t replicas = count_replicas(h, &id, dead, !decommission, p);
+    uint32_t replicas = count_replicas(h, &id, dead, p);
     hostctl__progress_left(p, leaders + replicas);
     p->step = leaders > 0 ? "leaders" : replicas > 0 ? "replicas" : "";
     if (hostctl__is_paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {

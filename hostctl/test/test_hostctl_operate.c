@@ -195,6 +195,91 @@ static void test_stuck_drain_says_why_and_a_changed_host_ends_it(void **state)
     cluster_free(h);
 }
 
+static uint64_t replica_of(struct cluster *h, const char *shard, uint64_t host)
+{
+    struct registry_replica_buf buf;
+    struct registry_view *v = cluster_view(h);
+    struct uuid id = test_uuid(host);
+    uint64_t shard_id = cluster_shard_id(h, shard);
+    uint64_t found = 0;
+    const thole_v1_Replica *row;
+    for (uint64_t after = 0; (row = registry_next_replica_of_host(v, &id, after, &buf)) != NULL;) {
+        after = thole_v1_Replica_id(row);
+        found = thole_v1_Replica_shard_id(row) == shard_id ? after : found;
+    }
+    registry_view_release(v);
+    return found;
+}
+
+static enum thole_code delete_replica(struct cluster *h, uint64_t id)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_RemoveReplica *o =
+        thole_registry_v1_Operation_mutable_remove_replica(cmd_op(&c), c.arena);
+    thole_registry_v1_RemoveReplica_set_replica_id(o, id);
+    return cluster_command(h, &c);
+}
+
+/* What must go goes, although the others are on their way out as well: nobody else could make room
+ * for them. */
+static void test_deleted_replica_is_made_again_while_the_other_hosts_are_drained(void **state)
+{
+    (void)state;
+    struct cluster *h = cluster_new(55);
+    cluster_bootstrap(h, 3);
+    assert_int_equal(cluster_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h2"), THOLE_OK);
+    RUN_UNTIL(h, 10000, message_has(h, 2, "shards/a cannot move"));
+    uint64_t before = replica_of(h, "a", 0);
+    assert_int_equal(delete_replica(h, before), THOLE_OK);
+    RUN_UNTIL(h, 20000, replica_of(h, "a", 0) > before && cluster_voters(h, "a") == 2);
+    /* It takes the place of one of them; the other one waits, and says for what. */
+    RUN_UNTIL(h, 10000,
+              (cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE &&
+               message_has(h, 2, "shards/a cannot move")) ||
+                  (cluster_operation_state(h, 2) == thole_v1_OPERATION_STATE_DONE &&
+                   message_has(h, 1, "shards/a cannot move")));
+    cluster_free(h);
+}
+
+static void drain_moves_what_a_user_created(uint32_t voters, int32_t role)
+{
+    struct cluster *h = cluster_new(56);
+    cluster_bootstrap(h, 3);
+    cluster_join(h, 3);
+    assert_int_equal(cluster_create(h, "a", voters, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a") && cluster_settled(h, "zero"));
+    uint64_t host = 3;
+    while (replica_of(h, "a", host) != 0) {
+        host--;
+    }
+    char name[8];
+    snprintf(name, sizeof name, "h%d", (int)host);
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateReplica *r =
+        thole_registry_v1_Operation_mutable_create_replica(cmd_op(&c), c.arena);
+    thole_registry_v1_CreateReplica_set_shard(r, upb_StringView_FromString("a"));
+    thole_registry_v1_CreateReplica_set_host(r, upb_StringView_FromString(name));
+    thole_registry_v1_CreateReplica_set_role(r, role);
+    assert_int_equal(cluster_command(h, &c), THOLE_OK);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, name), THOLE_OK);
+    RUN_UNTIL(h, 30000, cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    assert_int_equal(replica_of(h, "a", host), 0);
+    RUN_UNTIL(h, 20000, cluster_settled(h, "a") && cluster_voters(h, "a") == voters);
+    cluster_free(h);
+}
+
+static void test_drain_moves_what_users_created(void **state)
+{
+    (void)state;
+    drain_moves_what_a_user_created(1, thole_v1_REPLICA_ROLE_VOTER);
+    drain_moves_what_a_user_created(3, thole_v1_REPLICA_ROLE_VOTER);
+    drain_moves_what_a_user_created(3, thole_v1_REPLICA_ROLE_NON_VOTING);
+}
+
 static void test_paused_placement_places_nothing_until_resumed(void **state)
 {
     (void)state;
@@ -266,6 +351,8 @@ int main(void)
         cmocka_unit_test(test_decommission_of_the_only_voter_of_zero_waits_and_says_so),
         cmocka_unit_test(test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed),
         cmocka_unit_test(test_stuck_drain_says_why_and_a_changed_host_ends_it),
+        cmocka_unit_test(test_deleted_replica_is_made_again_while_the_other_hosts_are_drained),
+        cmocka_unit_test(test_drain_moves_what_users_created),
         cmocka_unit_test(test_paused_placement_places_nothing_until_resumed),
         cmocka_unit_test(test_restore_without_its_file_fails_and_leaves_no_shard),
         cmocka_unit_test(test_restore_on_a_host_that_died_fails_and_leaves_no_shard),

@@ -130,6 +130,15 @@ uint32_t placement__host_load(const struct placement *p, const struct uuid *id)
 
 /* ---- Members --------------------------------------------------------------------------------- */
 
+/* What a user created stays as long as its host does. A vote on a dead host helps nobody; a copy
+ * without vote may come back with it. */
+static bool must_leave(const struct placement_member *m)
+{
+    return m->host == NULL || placement__host_has_state(m->host, thole_v1_HOST_STATE_REMOVED) ||
+           placement__host_has_state(m->host, thole_v1_HOST_STATE_DRAINING) ||
+           (placement__host_is_dead(m->host) && m->voting);
+}
+
 static void classify(const struct placement *p, struct placement_member *m,
                      const thole_v1_Replica *row)
 {
@@ -142,7 +151,6 @@ static void classify(const struct placement *p, struct placement_member *m,
     m->running = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_RUNNING;
     m->out = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT;
     m->failed = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_FAILED;
-    m->mine = thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_PLACEMENT;
     /* The only voter always leads, so leading is no reason to keep it. */
     m->leader = m->id == leader && thole_v1_ShardSpec_voters(p->spec) != 1;
     m->moving = thole_v1_Replica_moving_by(row) != 0;
@@ -153,6 +161,7 @@ static void classify(const struct placement *p, struct placement_member *m,
         m->keep = m->host_up && !m->moving &&
                   !placement__host_has_state(m->host, thole_v1_HOST_STATE_DRAINING);
     }
+    m->mine = thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_PLACEMENT || must_leave(m);
 }
 
 void placement__load_members(struct placement *p)

@@ -29,7 +29,7 @@ struct placement_member {
     bool failed;
     bool out; /* observed OUT */
     bool leader;
-    bool mine;    /* owned by placement */
+    bool mine;    /* owned by placement, or a user's on a host that it has to leave */
     bool moving;  /* an operation moves it away: treated as on a draining host */
     bool pinned;  /* an operation moved it here: balance leaves it */
     bool host_up; /* not dead nor removed */

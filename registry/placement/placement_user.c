@@ -10,7 +10,7 @@
  *   a better spread     one replica at a time, when nothing else is to be done
  *   surplus             remove: all of them at once
  *
- * Users' replicas count as what they are, and are never touched. */
+ * Users' replicas count as what they are, and are not touched while their hosts stay. */
 #include "registry/placement/placement_internal.h"
 
 #include <stdio.h>
