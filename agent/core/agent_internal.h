@@ -67,7 +67,8 @@ struct agent {
     pthread_t bootstrap_thread;
     bool bootstrap_running;
     pthread_t replace_zero_thread;
-    bool replace_zero_running; /* owned by the reconciler's worker until it stops */
+    bool replace_zero_running;     /* owned by the reconciler's worker until it stops */
+    atomic_bool replace_zero_over; /* its thread ends: there is a leader again */
 
     struct latch stop; /* opened by agent_stop: pauses end */
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/availability.h"
 #include "agent/core/health.h"
 #include "agent/core/reconciler.h"
 #include "agent/core/tags.h"
@@ -265,9 +266,14 @@ static uint64_t decommission_step(struct reconciler *r, uint64_t now)
 
 /* ---- Shard zero's replica -------------------------------------------------------------------- */
 
+/* Voters ask each other for votes, and hear then that they were removed. One without a vote calls
+ * nobody, and would wait for a leader for ever. */
+#define ZERO_SILENT_MS 10000
+
 /* Without this replica the host has no view, and learns nothing that is decided about it: it must
- * ask other hosts whether the host was removed, or only the replica. */
-static void check_zero_replica(struct reconciler *r)
+ * ask other hosts whether the host was removed, or only the replica.
+ * Returns when to look again. */
+static uint64_t check_zero_replica(struct reconciler *r, uint64_t now)
 {
     struct agent *a = r->agent;
     struct engine_replica_status s;
@@ -275,17 +281,19 @@ static void check_zero_replica(struct reconciler *r)
     bool member = a->member && !a->failed;
     pthread_mutex_unlock(&a->lock);
     if (!member || !engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
-        return;
+        return CLOCK_NEVER;
     }
+    uint64_t silent_ms = s.voter ? 0 : agent_view_age_ms(a);
     if (s.unopened && !s.removed_by_peer) { /* keep its data: another start may open it */
         struct thole_status st = {0};
         thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
                          "the replica of shard zero cannot be opened: %.160s; its data is kept",
                          s.failure);
         agent__fail(a, &st);
-    } else if (s.failed || s.removed_by_peer) {
+    } else if (s.failed || s.removed_by_peer || silent_ms >= ZERO_SILENT_MS) {
         join__replace_zero_start(a, &s);
     }
+    return silent_ms > 0 ? now + NS_PER_S : CLOCK_NEVER;
 }
 
 /* ---- A turn ---------------------------------------------------------------------------------- */
@@ -388,7 +396,7 @@ static uint64_t reconciler_turn(void *ctx, struct msgq *batch, uint64_t now)
     }
     uint64_t next = membership_step(r, now);
     next = earlier(next, decommission_step(r, now));
-    check_zero_replica(r);
+    next = earlier(next, check_zero_replica(r, now));
     next = earlier(next, join__admissions_step(r->admissions, now));
     if (r->peers_due_ns == 0 && join__addresses_changed(r->agent->peer_addresses)) {
         r->peers_due_ns = now + PEERS_DELAY_NS;

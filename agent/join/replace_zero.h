@@ -4,8 +4,9 @@
 
 #include "agent/core/agent_internal.h"
 
-/* Ask other hosts for a new replica of shard zero, because `zero` failed or was removed from its
- * group, and restart with it. On the reconciler's worker. */
+/* A member whose replica of shard zero failed or was removed from the group gets another one from
+ * the others, and restarts with it. One that only hears no leader asks whether there is another
+ * one, until it hears a leader. On the reconciler's worker. */
 void join__replace_zero_start(struct agent *a, const struct engine_replica_status *zero);
 void join__replace_zero_stop(struct agent *a); /* after the worker stopped */
 
