@@ -84,10 +84,12 @@ static void check_replicas(int n)
 
 /* ---- Quorums --------------------------------------------------------------------------------- */
 
-/* A leader may take a host for one that answers for as long as this after its last word. */
+/* A leader may take a host, or a replica that failed alone, for one that answers for as long as this
+ * after its last word. */
 #define SILENCE_NS (1500 * NS_PER_MS)
 
 static uint64_t answered_ns[WORLD_HOSTS_MAX];
+static struct map ran_ns; /* replica id -> when it was last seen to run */
 
 static bool answers(int n)
 {
@@ -123,7 +125,10 @@ static bool member_runs(const struct raft_member *m, uint64_t shard_id)
         bool here = engine_shard_status(agent_engine(h->life->agent), shard_id, &s) && !s.failed &&
                     s.replica_id == m->replica_id;
         life__leave(earlier);
-        return here;
+        if (here) {
+            (void)map_put(&ran_ns, m->replica_id, (void *)(uintptr_t)world__now_ns());
+        }
+        return here || (uintptr_t)map_get(&ran_ns, m->replica_id) + SILENCE_NS > world__now_ns();
     }
     return false;
 }
