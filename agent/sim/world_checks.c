@@ -84,8 +84,8 @@ static void check_replicas(int n)
 
 /* ---- Quorums --------------------------------------------------------------------------------- */
 
-/* A leader may take a host, or a replica that failed alone, for one that answers for as long as this
- * after its last word. */
+/* A leader may take a host, or a replica that failed alone, for one that answers for as long as
+ * this after its last word. */
 #define SILENCE_NS (1500 * NS_PER_MS)
 
 static uint64_t answered_ns[WORLD_HOSTS_MAX];
