@@ -93,8 +93,11 @@ static bool host_cost(const struct network *n, size_t c, int host, struct flow_c
     if (!m->mine) {
         ret->level[LEVEL_USER] = -1;
     }
-    ret->level[n->moves_level] = (m->role != p->classes[c].role ? MOVE_ROLE + !m->running : 0) +
-                                 (m->failed ? MOVE_FAILED : 0);
+    /* One that runs is promoted first, and demoted last: else one that has just lost its vote would
+     * get it back for another one, and so on for ever. */
+    bool awkward = m->running != (c == CLASS_VOTERS);
+    ret->level[n->moves_level] =
+        (m->role != p->classes[c].role ? MOVE_ROLE + awkward : 0) + (m->failed ? MOVE_FAILED : 0);
     /* Not whether it runs already: else a move would be given up as soon as it has begun. */
     ret->level[LEVEL_STAY] = 8 * h->over + 4 * !m->pinned + 2 * h->suspect + !m->leader;
     return placement__member_fits(p, m, c);

@@ -527,6 +527,45 @@ static bool is_failing(struct fixture *f, uint64_t host)
     return failing;
 }
 
+static uint64_t only_spare(struct fixture *f, uint64_t shard)
+{
+    const struct placement_options o = {.hold = true};
+    struct registry_shard_buf shard_buf;
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint64_t spare[LIMIT_MEMBERS];
+    uint32_t wanted = 0;
+    size_t count =
+        placement_spare_voters(v, registry_shard(v, shard, &shard_buf), &o, spare, &wanted);
+    registry_view_release(v);
+    assert_int_equal(count, 1);
+    return spare[0];
+}
+
+/* Of four voters of which three are wanted, and a copy without vote: whoever has just given its
+ * vote away would have to be given it back, if another one were chosen then. */
+static void test_placement_spare_voter_stays_the_one_that_lost_its_vote(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f);
+    do_bootstrap(&f, 4);
+    assert_int_equal(do_create_shard(&f, "s", 4, 0), THOLE_OK);
+    assert_int_equal(do_place(&f, 1, 0, 4), THOLE_OK);
+    assert_int_equal(do_formed(&f, 1, replica_on(&f, 1, 1), 1), THOLE_OK);
+    for (uint64_t host = 0; host < 4; host++) {
+        uint64_t id = replica_on(&f, 1, host);
+        assert_int_equal(do_observe(&f, id, thole_v1_REPLICA_PHASE_RUNNING, 0), THOLE_OK);
+    }
+    assert_int_equal(do_update_shard(&f, "s", 3, 1, ""), THOLE_OK);
+    for (uint64_t host = 0; host < 4; host++) {
+        uint64_t id = replica_on(&f, 1, host);
+        assert_int_equal(do_observe(&f, id, thole_v1_REPLICA_PHASE_CATCHING_UP, 0), THOLE_OK);
+        assert_int_equal(only_spare(&f, 1), id);
+        assert_int_equal(do_observe(&f, id, thole_v1_REPLICA_PHASE_RUNNING, 0), THOLE_OK);
+    }
+    fixture_deinit(&f);
+}
+
 /* On h1, h2 and h3. */
 static void create_placed(struct fixture *f, uint64_t shard)
 {
@@ -698,6 +737,7 @@ int main(void)
         cmocka_unit_test(test_placement_balances_many_shards),
         cmocka_unit_test(test_placement_unsatisfiable_explains_constraint),
         cmocka_unit_test(test_placement_host_that_keeps_failing_gets_nothing_new),
+        cmocka_unit_test(test_placement_spare_voter_stays_the_one_that_lost_its_vote),
         cmocka_unit_test(test_placement_shard_that_fails_everywhere_counts_against_no_host),
         cmocka_unit_test(test_placement_promotes_before_it_places),
         cmocka_unit_test(test_placement_draining_voter_is_replaced_first),
