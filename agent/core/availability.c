@@ -8,8 +8,8 @@
  *   the spec     placement has seen the current generation
  *   the leader   the local replica knows a leader whose host is connected and can write;
  *                without a local replica, the row names one whose host is also live by its row
- *   the quorum   without a local replica: a majority of the votes is on such hosts. A leader
- *                without a quorum steps down within two election timeouts.
+ *   the quorum   without a local replica that campaigns: a majority of the votes is on such hosts.
+ *                A leader without a quorum steps down within two election timeouts.
  *
  * A check sends no message and writes nothing. Changes of connections, disks, rows and local
  * replicas record since when something cannot be confirmed (outages). */
@@ -505,6 +505,8 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     uint64_t quorum_since_ns = count_votes(check, id, ret);
     bool here = engine_shard_status(check->agent->engine, id, &s) && !s.failed &&
                 (s.voter || knows_leader(&s));
+    /* A replica that never campaigns does not notice that its leader is none any more. */
+    here = here && ((s.voter && !s.witness) || ret->silent * 2 < ret->voters);
     if (here) {
         check_by_local_replica(check, &s, ret);
     } else {
