@@ -12,6 +12,7 @@
  * three of which one never catches up stay one, five stay three. A voter that goes keeps its vote
  * as long as somebody is to come for it who is not ready. Whoever comes and is dead is not waited
  * for: placement takes its row away and places another one. */
+#include "base/canary.h"
 #include "hostctl/hostctl_internal.h"
 
 #include <string.h>
@@ -164,7 +165,8 @@ static void find_members(const struct hostctl *h, const struct engine_replica_st
         struct raft_peer_status peer = peer_of(h, local, m->replica_id);
         if (m->role == RAFT_LEARNER) {
             if (wants_vote(row) && !is_spare) {
-                add_coming(s, RAFT_CHANGE_ADD_VOTER, m->replica_id, m->host, peer.caught_up);
+                add_coming(s, RAFT_CHANGE_ADD_VOTER, m->replica_id, m->host,
+                           peer.caught_up || CANARY(promoted_unanswered));
             }
             continue;
         }
@@ -328,7 +330,7 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
         return;
     }
     if (n.come + n.go == 0 || n.come + n.go > RAFT_CHANGE_ITEMS_MAX ||
-        !can_commit(h, local, c, &s, n)) {
+        !(can_commit(h, local, c, &s, n) || CANARY(change_without_quorum))) {
         return;
     }
     plan->self_leaves = n.go > 0 && s.go[n.go - 1].replica_id == local->replica_id;

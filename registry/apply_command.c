@@ -3,6 +3,7 @@
  * A transaction works on a copy of the state (the roots of its trees); a refusal discards the
  * copy. Everything a command changes gets one revision, the state's next one. A command without
  * effect takes none. Refusals are results with a gRPC code, never failures of the machine. */
+#include "base/canary.h"
 #include "proto/decode.h"
 #include "registry/registry_internal.h"
 
@@ -139,7 +140,8 @@ static bool is_answer(enum thole_code code)
 static void remember(struct state *s, struct txn *t, enum thole_code code, struct slice bytes)
 {
     upb_StringView id = thole_registry_v1_Command_request_id(t->command);
-    if (id.size == 0 || !s->bootstrapped || thole_registry_v1_Command_validate_only(t->command)) {
+    if (id.size == 0 || !s->bootstrapped || thole_registry_v1_Command_validate_only(t->command) ||
+        CANARY(request_forgotten)) {
         return;
     }
     if (bytes.size > REGISTRY_REQUEST_RESULT_BYTES) {

@@ -4,6 +4,7 @@
  *   desired REMOVE   any of these -> OUT (membership) -> GONE (its host): the row is dropped
  *                    any of these -> GONE, when the whole shard is being deleted
  * A replica whose host was removed is dropped as soon as it is OUT: that host never reports. */
+#include "base/canary.h"
 #include "registry/placement/placement.h"
 #include "registry/registry_internal.h"
 
@@ -55,6 +56,8 @@ void registry__replica_drop(struct txn *t, struct row *replica, const char *why)
     uint64_t shard_id = thole_v1_Replica_shard_id(replica->replica);
     registry__txn_event(t, replica, "ReplicaGone", "%s", why);
     registry__txn_drop(t, replica);
+    t->s.next_replica_id -= CANARY(replica_id_reused) &&
+                            thole_v1_Replica_id(replica->replica) + 1 == t->s.next_replica_id;
     registry__shard_settle(t, shard_id);
     registry__host_settle(t, &replica->host_id);
 }
@@ -71,7 +74,7 @@ enum thole_code registry__check_place(struct txn *t, const struct row *shard,
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                           "the shard awaits its data: restore a snapshot, or delete the shard");
     }
-    if (there != NULL) {
+    if (there != NULL && !CANARY(two_replicas)) {
         return THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
                           "host %.*s already has replica %" PRIu64 " of this shard", (int)name.size,
                           name.data, thole_v1_Replica_id(there->replica));

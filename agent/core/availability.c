@@ -23,6 +23,7 @@
 
 #include "agent/core/agent_internal.h"
 #include "base/assert.h"
+#include "base/canary.h"
 #include "base/map.h"
 
 /* ---- The view -------------------------------------------------------------------------------- */
@@ -455,6 +456,9 @@ static void check_by_local_replica(const struct availability_check *check,
                                    const struct engine_replica_status *s,
                                    struct shard_availability *ret)
 {
+    if (CANARY(ready_without_leader)) {
+        return;
+    }
     if (!knows_leader(s)) {
         report_unconfirmed(ret,
                            leaderless_since_ns(check->agent->outages,

@@ -9,6 +9,7 @@
 #include "agent/core/reconciler.h"
 #include "base/address.h"
 #include "base/assert.h"
+#include "base/canary.h"
 #include "base/log.h"
 #include "proto/decode.h"
 
@@ -101,7 +102,8 @@ void join__addresses_learn(struct addresses *as, const struct uuid *host, uint64
         p = &as->hosts[as->count++];
         *p = (struct host_address){.host = *host};
     }
-    if (p != NULL && (fresh || is_newer(p, incarnation, source, up))) {
+    bool counts = source == ADDRESSES_ROW || !CANARY(addresses_from_rows);
+    if (p != NULL && (fresh || (counts && is_newer(p, incarnation, source, up)))) {
         moved = strcmp(p->address, address) != 0;
         if (moved || p->incarnation != incarnation) {
             mark_changed(as);

@@ -8,6 +8,7 @@
 #include "agent/routing/forward_codec.h"
 #include "agent/routing/router.h"
 #include "base/assert.h"
+#include "base/canary.h"
 #include "proto/status_decode.h"
 
 #define NUMBER_BYTES_MAX (1 + VARINT_BYTES_MAX) /* a tag of one byte; a length is no longer */
@@ -158,7 +159,7 @@ bool router_decode_forward(struct slice body, struct forwarded *ret)
             ret->payload = f.bytes;
             break;
         case 4:
-            ret->session = f.value;
+            ret->session = CANARY(forward_drops_session) ? 0 : f.value;
             break;
         case 5:
             ret->sequence = f.value;

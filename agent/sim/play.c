@@ -185,6 +185,7 @@ void play__run(const struct story *s, bool trace, struct play_report *ret)
     }
     supervise(NULL);
     checks__start();
+    claims__start();
     clients__start();
     plan_steps(s);
     world__run(s->end_ns, NULL, NULL);

@@ -54,6 +54,9 @@ struct registry_view *checks__view(int n);
 /* Who answers may be another one from now on: what was seen before does not count. */
 void checks__note_fault(void);
 
+/* claims_checks.c: what hosts say, and how much is done in a minute. */
+void claims__start(void);
+
 void host_name_of(int n, char ret[16]);
 void shard_name_of(int n, char ret[16]);
 

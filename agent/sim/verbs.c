@@ -7,6 +7,7 @@
 #include "agent/sim/play.h"
 #include "agent/sim/register_machine.h"
 #include "base/buf.h"
+#include "proto/decode.h"
 #include "registry/registry.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/operations.upb.h"
@@ -14,13 +15,53 @@
 #define VERB_TIMEOUT_NS (10 * NS_PER_S)
 
 struct verb {
+    const struct step *step;
     char what[160];
 };
+
+/* What the first of two calls with one request id was answered; the newest such requests. */
+struct request_answer {
+    uint64_t request_id, operation;
+    bool ok;
+};
+static struct request_answer request_answers[64];
+
+/* A request is executed once: both calls get the answer of the same execution. */
+static void check_once(const struct step *p, const struct thole_status *st, uint64_t operation)
+{
+    struct request_answer *known = &request_answers[p->request_id % 64];
+    bool ok = st->code == THOLE_OK;
+    if (known->request_id != p->request_id) {
+        *known = (struct request_answer){p->request_id, operation, ok};
+    } else if (known->ok && ok && known->operation != operation) {
+        world__fail("one request began operation %" PRIu64 " and operation %" PRIu64,
+                    known->operation, operation);
+    } else if (known->ok && p->kind == STEP_CREATE && st->code == THOLE_ALREADY_EXISTS) {
+        world__fail("a request made a shard, and its repetition is told: %s", st->message);
+    }
+}
+
+static void check_answer(const struct step *p, const struct thole_status *st, struct slice reply)
+{
+    upb_Arena *a = upb_Arena_New();
+    uint64_t operation = 0;
+    if (st->code == THOLE_OK && (p->kind == STEP_MOVE_REPLICA || p->kind == STEP_DRAIN ||
+                                 p->kind == STEP_DECOMMISSION || p->kind == STEP_REBALANCE)) {
+        const thole_v1_Operation *o = PROTO_DECODE(thole_v1_Operation, reply, a);
+        operation = o != NULL ? thole_v1_Operation_id(o) : 0;
+    }
+    if (p->twice) {
+        check_once(p, st, operation);
+    }
+    upb_Arena_Free(a);
+}
 
 static void answered(void *ctx, const struct thole_status *st, struct slice reply)
 {
     struct verb *v = ctx;
-    (void)reply;
+    if (v->step != NULL) {
+        check_answer(v->step, st, reply);
+    }
     play.verbs++;
     play.verbs_ok += st->code == THOLE_OK;
     world__trace("operator: %s: %s", v->what, st->code == THOLE_OK ? "OK" : st->message);
@@ -32,6 +73,7 @@ static void send(const struct step *p, const char *path, const char *bytes, size
 {
     for (int i = 0; i < (p->twice ? 2 : 1); i++) {
         struct verb *v = xcalloc(1, sizeof *v);
+        v->step = play.calm ? NULL : p; /* of the story, which stays */
         story__describe(p, v->what, sizeof v->what);
         int through = i == 0 ? p->through : p->other;
         world__call(through, path, slice_of(bytes, size), VERB_TIMEOUT_NS, answered, v);

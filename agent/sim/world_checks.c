@@ -316,6 +316,31 @@ static bool operations_settled(const struct registry_view *v, char *ret, size_t 
     return true;
 }
 
+/* Draining takes no vote away that no other host can be given. */
+static bool zero_settled(const struct registry_view *v, char *ret, size_t size)
+{
+    uint32_t hosts = 0, voters = 0;
+    const thole_v1_Host *h = NULL;
+    for (struct slice name = {0}; (h = registry_next_host(v, name)) != NULL;) {
+        name = registry_str(thole_v1_Host_name(h));
+        hosts +=
+            thole_v1_HostSpec_state(thole_v1_Host_spec(h)) != thole_v1_HOST_STATE_REMOVED &&
+            thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) == thole_v1_HOST_LIVENESS_LIVE;
+    }
+    struct registry_replica_buf buf;
+    const thole_v1_Replica *r;
+    for (uint64_t id = 0; (r = registry_next_replica_of_shard(v, 0, id, &buf)) != NULL;) {
+        id = thole_v1_Replica_id(r);
+        voters += thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_VOTER;
+    }
+    if (hosts >= 3 && voters < 3) {
+        snprintf(ret, size, "%u hosts live, and shard zero has voters on %u", (unsigned)hosts,
+                 (unsigned)voters);
+        return false;
+    }
+    return true;
+}
+
 bool checks__settled(char *ret, size_t size)
 {
     struct registry_view *v = NULL;
@@ -342,7 +367,8 @@ bool checks__settled(char *ret, size_t size)
         snprintf(ret, size, "no host is left");
         return false;
     }
-    bool ok = shards_settled(v, ret, size) && operations_settled(v, ret, size);
+    bool ok = zero_settled(v, ret, size) && shards_settled(v, ret, size) &&
+              operations_settled(v, ret, size);
     registry_view_release(v);
     return ok;
 }

@@ -17,6 +17,7 @@
  *
  * The replica of a removed host goes when it is the last one there: without it that host would not
  * learn that its other replicas are to hand over what they lead. */
+#include "base/canary.h"
 #include "registry/placement/placement_internal.h"
 
 #include <stdio.h>
@@ -175,7 +176,7 @@ static bool is_wanted(const struct zero *z, const struct placement_member *m, si
     case RANK_NEW:
         return have < z->target;
     case RANK_DRAINING:
-        return have < kept;
+        return have < kept && !CANARY(drain_shrinks_zero);
     case RANK_CORDONED:
     case RANK_LEAVING:
     case RANK_REMOVED:

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/canary.h"
 #include "base/log.h"
 #include "shards/engine/engine_internal.h"
 
@@ -201,7 +202,7 @@ bool engine__hand_over_low_space(struct loop *l)
     }
     bool low = atomic_load_explicit(&l->e->low_space, memory_order_relaxed);
     l->low_space_due_ms = low ? l->real_ms + LOW_SPACE_RETRY_MS : UINT64_MAX;
-    if (!low || l->handing_over) {
+    if (!low || l->handing_over || CANARY(low_space_leads)) {
         return false;
     }
     while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {

@@ -143,7 +143,8 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "membership change: beside witnesses no caught-up voter would stay");
     }
-    if (code == THOLE_OK && c->item_count > 0 && !CANARY(vote_unanswered)) {
+    if (code == THOLE_OK && c->item_count > 0 && !CANARY(vote_unanswered) &&
+        !CANARY(promoted_unanswered) && !CANARY(change_without_quorum)) {
         code = check_votes(r, &after, st);
     }
     raft_config_deinit(&after);

@@ -6,18 +6,33 @@
 
 enum canary canary_on = CANARY_none;
 
-static const struct {
+struct named_canary {
     const char *name;
     enum canary canary;
-} all[] = {
-#define ROW(name, number) {#name, CANARY_##name},
-    CANARY_LIST(ROW)
-#undef ROW
 };
+
+#define ROW(name, number) {#name, CANARY_##name},
+static const struct named_canary all[] = {CANARY_LIST(ROW)};
+static const struct named_canary of_hosts[] = {CANARY_HOST_LIST(ROW)};
+#undef ROW
 
 const char *sim_canary_name(int i)
 {
     return i >= 0 && (size_t)i < sizeof all / sizeof all[0] ? all[i].name : NULL;
+}
+
+const char *sim_canary_of_hosts(int i)
+{
+    return i >= 0 && (size_t)i < sizeof of_hosts / sizeof of_hosts[0] ? of_hosts[i].name : NULL;
+}
+
+static void look_up(const struct named_canary *in, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(in[i].name, name) == 0) {
+            canary_on = in[i].canary;
+        }
+    }
 }
 
 bool sim_canary_set(const char *name)
@@ -26,10 +41,7 @@ bool sim_canary_set(const char *name)
     if (name == NULL) {
         return true;
     }
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        if (strcmp(all[i].name, name) == 0) {
-            canary_on = all[i].canary;
-        }
-    }
+    look_up(all, sizeof all / sizeof all[0], name);
+    look_up(of_hosts, sizeof of_hosts / sizeof of_hosts[0], name);
     return canary_on != CANARY_none;
 }

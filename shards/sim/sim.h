@@ -79,6 +79,7 @@ bool sim_fault_parse(const char *names, uint32_t *ret); /* comma separated */
 
 /* Names of the injected bugs; NULL after the last. */
 const char *sim_canary_name(int i);
-bool sim_canary_set(const char *name); /* NULL: none. False if unknown. */
+const char *sim_canary_of_hosts(int i); /* those that thole-host-sim finds */
+bool sim_canary_set(const char *name);  /* NULL: none. False if unknown. */
 
 #endif

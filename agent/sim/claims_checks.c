@@ -1,0 +1,229 @@
+/* What hosts and the control plane claim, against what is so. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/availability.h"
+#include "agent/sim/play.h"
+#include "base/map.h"
+#include "shards/engine/engine.h"
+
+#define LOOK_NS (500 * NS_PER_MS)
+/* For so long a claim may be older than what it speaks of: by a voter here; and by rows, which
+ * wait until the leader of shard zero suspects a silent host (10 s). Witnesses and
+ * replicas without a vote never campaign, so they do not notice that their leader gave up. */
+#define TRUTH_NS (5 * NS_PER_S)
+#define TRUTH_BY_ROWS_NS (15 * NS_PER_S)
+/* For so long a leader may keep its place on a disk that is nearly full. */
+#define HAND_OVER_NS (8 * NS_PER_S)
+/* In any minute. The most in the first 20 stories were 21 and 127. */
+#define REPLICAS_PER_MINUTE 60
+#define REVISIONS_PER_MINUTE 600
+
+static struct map quorum_ns; /* shard id -> when a quorum of it was last up; see store_ns */
+static uint64_t disturbed_ns[WORLD_HOSTS_MAX];
+
+static bool is_up(int n)
+{
+    const struct world_host *h = world__host(n);
+    return h->life != NULL && h->paused_until_ns <= world__now_ns();
+}
+
+static bool is_host_of(int n, const struct raft_member *m)
+{
+    return memcmp(world__host(n)->id.bytes, m->host, sizeof m->host) == 0;
+}
+
+static bool is_member_up(const struct raft_member *m)
+{
+    int n = 0;
+    while (n < world__host_count() && !is_host_of(n, m)) {
+        n++;
+    }
+    return n < world__host_count() && is_up(n);
+}
+
+static bool is_half_up(const struct raft_config *c, bool outgoing)
+{
+    uint32_t all = 0, up = 0;
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        uint8_t role = outgoing ? c->members[i].outgoing_role : c->members[i].role;
+        if (role == RAFT_VOTER || role == RAFT_WITNESS) {
+            all++;
+            up += is_member_up(&c->members[i]);
+        }
+    }
+    return up * 2 > all;
+}
+
+static void store_ns(struct map *m, uint64_t key, uint64_t ns)
+{
+    if (ns == 0) {
+        (void)map_remove(m, key + 1);
+    } else {
+        (void)map_put(m, key + 1, (void *)(uintptr_t)ns);
+    }
+}
+
+static uint64_t stored_ns(const struct map *m, uint64_t key)
+{
+    return (uint64_t)(uintptr_t)map_get(m, key + 1);
+}
+
+/* By every configuration that a replica has: of two, the group's is not known here. */
+static void note_quorums(struct engine *e)
+{
+    struct engine_replica_status *all = NULL;
+    size_t count = engine_replicas(e, &all);
+    for (size_t i = 0; i < count; i++) {
+        struct raft_config c = {0};
+        if (engine_shard_config(e, all[i].shard_id, &c) && is_half_up(&c, false) &&
+            (!c.joint || is_half_up(&c, true))) {
+            store_ns(&quorum_ns, all[i].shard_id, world__now_ns());
+        }
+        raft_config_deinit(&c);
+    }
+    free(all);
+}
+
+/* A shard that a host calls available has had a quorum of hosts that are up. */
+static void check_claims(int n, struct agent *a, const struct registry_view *v)
+{
+    const struct availability_check check = agent_availability_begin(a, v);
+    struct registry_shard_buf buf;
+    const thole_v1_Shard *row;
+    char name[64] = "";
+    while ((row = registry_next_shard(v, slice_str(name), &buf)) != NULL) {
+        struct slice text = registry_str(thole_v1_Shard_name(row));
+        struct shard_availability claim;
+        struct engine_replica_status s;
+        uint64_t seen_ns = stored_ns(&quorum_ns, thole_v1_Shard_id(row));
+        snprintf(name, sizeof name, "%.*s", (int)text.size, (const char *)text.data);
+        agent_check_shard(&check, row, &claim);
+        bool by_voter = engine_shard_status(agent_engine(a), thole_v1_Shard_id(row), &s) &&
+                        s.voter && !s.witness;
+        uint64_t allowed_ns = by_voter ? TRUTH_NS : TRUTH_BY_ROWS_NS;
+        if (claim.available && seen_ns != 0 && world__now_ns() - seen_ns > allowed_ns) {
+            world__fail("h%d says that shard %s is available, which has had no quorum for %.1f s",
+                        n + 1, name, (double)(world__now_ns() - seen_ns) / 1e9);
+        }
+    }
+}
+
+/* ---- Leaders without space ------------------------------------------------------------------- */
+
+static struct map low_ns; /* shard id * hosts + host -> since when it leads without need */
+
+/* Could another voter lead, and has it heard of the log's end? */
+static bool has_heir(struct engine *e, int n, const struct engine_replica_status *s)
+{
+    struct raft_config c = {0};
+    bool heir = false;
+    if (engine_shard_config(e, s->shard_id, &c)) {
+        for (uint32_t i = 0; i < c.member_count && !heir; i++) {
+            struct raft_peer_status peer;
+            for (int k = 0; k < world__host_count() && !heir; k++) {
+                heir = k != n && is_host_of(k, &c.members[i]) && is_up(k) &&
+                       c.members[i].role == RAFT_VOTER && !c.joint &&
+                       world__host(k)->free_bytes == UINT64_MAX &&
+                       world__host(k)->disk_stalled_until_ns <= world__now_ns() &&
+                       !world__link(n, k)->cut && !world__link(k, n)->cut &&
+                       engine_shard_peer(e, s->shard_id, c.members[i].replica_id, &peer) &&
+                       peer.answers && peer.caught_up;
+            }
+        }
+    }
+    raft_config_deinit(&c);
+    return heir;
+}
+
+static void check_low_space(int n, struct engine *e)
+{
+    struct engine_replica_status *all = NULL;
+    const struct world_host *h = world__host(n);
+    size_t count = engine_replicas(e, &all);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t key = all[i].shard_id * WORLD_HOSTS_MAX + (uint64_t)n;
+        bool needless = h->free_bytes != UINT64_MAX && all[i].leader_ready &&
+                        h->disk_stalled_until_ns <= world__now_ns() && has_heir(e, n, &all[i]);
+        uint64_t since = stored_ns(&low_ns, key);
+        store_ns(&low_ns, key, !needless ? 0 : since != 0 ? since : world__now_ns());
+        if (needless && since != 0 && world__now_ns() - since > HAND_OVER_NS) {
+            world__fail("h%d has no space, and still leads shard %" PRIu64
+                        ", which another voter could",
+                        n + 1, all[i].shard_id);
+        }
+    }
+    free(all);
+}
+
+/* ---- Bounds ---------------------------------------------------------------------------------- */
+
+static void check_bounds(void *ctx)
+{
+    static uint64_t revision_before, next_before;
+    uint64_t revision = checks__revision(), next = next_before;
+    (void)ctx;
+    for (int n = 0; n < world__host_count(); n++) {
+        struct registry_view *v = checks__view(n);
+        if (v != NULL) {
+            next = registry_next_replica_id(v) > next ? registry_next_replica_id(v) : next;
+            registry_view_release(v);
+        }
+    }
+    uint64_t made = next - next_before;
+    uint64_t revisions = revision > revision_before ? revision - revision_before : 0;
+    world__trace("in a minute: %" PRIu64 " replicas made, %" PRIu64 " revisions", made, revisions);
+    if (made > REPLICAS_PER_MINUTE || revisions > REVISIONS_PER_MINUTE) {
+        world__fail("in one minute %" PRIu64 " replicas were made, and %" PRIu64
+                    " revisions of the registry",
+                    made, revisions);
+    }
+    next_before = next;
+    revision_before = revision > revision_before ? revision : revision_before;
+    world__at(world__now_ns() + 60 * NS_PER_S, NULL, check_bounds, NULL);
+}
+
+/* ---- All of them ----------------------------------------------------------------------------- */
+
+static void look_at_host(int n)
+{
+    struct world_host *h = world__host(n);
+    if (!is_up(n) || h->life->agent == NULL || h->stopping) {
+        disturbed_ns[n] = world__now_ns();
+        return;
+    }
+    struct life *earlier = life__enter(h->life);
+    struct agent *a = h->life->agent;
+    if (world__now_ns() - disturbed_ns[n] > TRUTH_NS) {
+        struct registry_view *v = registry_view_acquire(agent_registry(a));
+        check_claims(n, a, v);
+        registry_view_release(v);
+    }
+    check_low_space(n, agent_engine(a));
+    life__leave(earlier);
+}
+
+static void look(void *ctx)
+{
+    (void)ctx;
+    for (int n = 0; n < world__host_count(); n++) {
+        struct life *life = world__host(n)->life;
+        if (life != NULL && life->agent != NULL) {
+            struct life *earlier = life__enter(life);
+            note_quorums(agent_engine(life->agent));
+            life__leave(earlier);
+        }
+    }
+    for (int n = 0; n < world__host_count() && !world__failed(); n++) {
+        look_at_host(n);
+    }
+    world__at(world__now_ns() + LOOK_NS, NULL, look, NULL);
+}
+
+void claims__start(void)
+{
+    look(NULL);
+    check_bounds(NULL);
+}
