@@ -40,16 +40,15 @@
     X(force_uncommitted, 41)
 
 /* Those of whole hosts, as in the catalogue of agent/sim/README.md. */
-#define CANARY_HOST_LIST(X)       \
-    X(promoted_unanswered, 101)   \
-    X(change_without_quorum, 102) \
-    X(drain_shrinks_zero, 103)    \
-    X(ready_without_leader, 104)  \
-    X(addresses_from_rows, 105)   \
-    X(low_space_leads, 106)       \
-    X(request_forgotten, 107)     \
-    X(replica_id_reused, 108)     \
-    X(two_replicas, 109)          \
+#define CANARY_HOST_LIST(X)      \
+    X(promoted_unanswered, 101)  \
+    X(drain_shrinks_zero, 103)   \
+    X(ready_without_leader, 104) \
+    X(addresses_from_rows, 105)  \
+    X(low_space_leads, 106)      \
+    X(request_forgotten, 107)    \
+    X(replica_id_reused, 108)    \
+    X(two_replicas, 109)         \
     X(forward_drops_session, 110)
 
 enum canary {

@@ -330,7 +330,7 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
         return;
     }
     if (n.come + n.go == 0 || n.come + n.go > RAFT_CHANGE_ITEMS_MAX ||
-        !(can_commit(h, local, c, &s, n) || CANARY(change_without_quorum))) {
+        !can_commit(h, local, c, &s, n)) {
         return;
     }
     plan->self_leaves = n.go > 0 && s.go[n.go - 1].replica_id == local->replica_id;
