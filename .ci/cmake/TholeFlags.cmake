@@ -91,3 +91,10 @@ if(THOLE_FLAVOUR MATCHES "asan|tsan|fuzz")
     set(THOLE_TEST_LAUNCHER setarch -R)
   endif()
 endif()
+
+# The linker looks through all libraries again until nothing is missing: the parts of a host call each
+# other, and CMake's order is right for libraries without cycles only.
+foreach(rule LINK_EXECUTABLE CREATE_SHARED_LIBRARY CREATE_SHARED_MODULE)
+  string(REPLACE "<LINK_LIBRARIES>" "-Wl,--start-group <LINK_LIBRARIES> -Wl,--end-group"
+                 CMAKE_C_${rule} "${CMAKE_C_${rule}}")
+endforeach()
