@@ -1,4 +1,4 @@
-/* What certificates say, and whether to believe it. See certificate.h. */
+/* Parses certificates and verifies their chains. See certificate.h. */
 #include "bus/certificate.h"
 
 #include <arpa/inet.h>
@@ -13,9 +13,9 @@
 #include "base/assert.h"
 
 #define SCHEME "thole://"
-#define CHAIN_MAX 16  /* certificates that are read of what a peer shows */
-#define AUTH_LEVEL 2  /* of OpenSSL: no SHA-1, no RSA below 2048 bits */
-#define NAMES_SHOWN 8 /* in a message */
+#define CHAIN_MAX 16  /* limit on the certificates read from a peer's chain */
+#define AUTH_LEVEL 2  /* OpenSSL's security level: no SHA-1, no RSA below 2048 bits */
+#define NAMES_SHOWN 8 /* limit on the names listed in an error message */
 
 struct trust {
     X509_STORE *store;
@@ -29,7 +29,7 @@ static enum thole_code refused(struct thole_status *st, const char *what)
 
 /* ---- Reading PEM ----------------------------------------------------------------------------- */
 
-/* The certificates of `pem` in order; NULL if there is none, or one does not parse. */
+/* Parse all certificates of `pem`, in order. NULL if `pem` has none, or if one does not parse. */
 static STACK_OF(X509) * read_all(const char *pem)
 {
     STACK_OF(X509) *all = sk_X509_new_null();
@@ -73,7 +73,7 @@ enum thole_code trust_new(const char *pem, const char *path, struct trust **ret,
     t->path = xstrdup(path);
     ASSERT(t->store != NULL);
     for (int i = 0; i < sk_X509_num(all); i++) {
-        (void)X509_STORE_add_cert(t->store, sk_X509_value(all, i)); /* one may be there twice */
+        (void)X509_STORE_add_cert(t->store, sk_X509_value(all, i)); /* duplicates are fine */
     }
     ERR_clear_error();
     sk_X509_pop_free(all, X509_free);
@@ -108,7 +108,7 @@ static void format_time(int64_t at_s, char ret[32])
     }
 }
 
-/* Text that may go to logs and be compared: no control characters, no spaces at the ends. */
+/* Copy text that logs print and checks compare: no control characters, no spaces at the ends. */
 static bool copy_name(const unsigned char *text, int size, char ret[CERTIFICATE_NAME_BYTES])
 {
     if (size <= 0 || size >= CERTIFICATE_NAME_BYTES || text[0] == ' ' || text[size - 1] == ' ') {
@@ -124,7 +124,7 @@ static bool copy_name(const unsigned char *text, int size, char ret[CERTIFICATE_
     return true;
 }
 
-/* As names of hosts are: lower case letters, digits, dots and dashes. */
+/* Copy a label with the characters of host names: lower case letters, digits, dots and dashes. */
 static bool copy_label(const char *text, size_t size, char ret[CERTIFICATE_NAME_BYTES])
 {
     if (size == 0 || size >= CERTIFICATE_NAME_BYTES) {
@@ -185,7 +185,7 @@ static bool read_common_name(X509 *x, struct certificate *ret)
 
 enum uris { URIS_NONE, URIS_NAMED, URIS_BAD };
 
-/* Who the URIs among the alternative names name. */
+/* Read the name from the URIs among the alternative names. */
 static enum uris read_uris(const GENERAL_NAMES *names, struct certificate *ret)
 {
     enum uris found = URIS_NONE;
@@ -199,7 +199,7 @@ static enum uris read_uris(const GENERAL_NAMES *names, struct certificate *ret)
         int size = ASN1_STRING_length(n->d.uniformResourceIdentifier);
         bool thole = size >= (int)sizeof SCHEME - 1 && memcmp(text, SCHEME, sizeof SCHEME - 1) == 0;
         if (thole && (ours || !read_uri(text, size, ret))) {
-            return URIS_BAD; /* two, or malformed */
+            return URIS_BAD; /* more than one thole URI, or a malformed one */
         }
         if (!thole && !ours && found == URIS_NONE && copy_name(text, size, ret->name)) {
             found = URIS_NAMED;
@@ -279,7 +279,7 @@ static enum thole_code explain(int error, const struct certificate *c, const str
     }
 }
 
-/* The chain counts from when all of it is valid until the first of it is not. */
+/* The chain is valid only while all its certificates are valid: intersect their periods. */
 static void narrow(X509_STORE_CTX *ctx, struct certificate *c)
 {
     const STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(ctx);
@@ -399,7 +399,8 @@ enum thole_code certificate_check_key(const char *pem, const char *key, const ch
     X509 *x = read_first(pem);
     BIO *in = BIO_new_mem_buf(key, -1);
     ASSERT(in != NULL);
-    /* The empty password: one that is encrypted must not ask at the terminal. */
+    /* Pass an empty password: otherwise OpenSSL asks at the terminal for that of an encrypted key.
+     * */
     EVP_PKEY *k = PEM_read_bio_PrivateKey(in, NULL, NULL, (void *)(uintptr_t) "");
     enum thole_code code = THOLE_OK;
     if (k == NULL) {

@@ -1,4 +1,4 @@
-/* Making certificates. See certificate_make.h. */
+/* Makes certificates. See certificate_make.h. */
 #include "bus/certificate_make.h"
 
 #include <arpa/inet.h>
@@ -19,9 +19,9 @@
 #define SERIAL_BITS 127
 #define CA_TITLE "Thole CA of "
 
-/* What is signed with what. */
+/* The issuer that signs a certificate. */
 struct signer {
-    X509 *x; /* NULL: itself */
+    X509 *x; /* NULL: the certificate signs itself */
     EVP_PKEY *key;
 };
 
@@ -58,7 +58,8 @@ static bool add_ip(GENERAL_NAMES *names, const char *text)
     return sk_GENERAL_NAME_push(names, n) > 0;
 }
 
-/* Built by hand, not from a line of configuration: a name must not smuggle in another one. */
+/* Build the names directly, not from OpenSSL's configuration syntax: there, a crafted name could
+ * add further names. */
 static bool add_alternative_names(X509 *x, const struct certificate_request *q)
 {
     GENERAL_NAMES *names = GENERAL_NAMES_new();

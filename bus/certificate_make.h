@@ -1,6 +1,7 @@
-/* Making certificates: a CA of one's own, and what it signs. For `thole cert` and tests.
+/* Makes certificates: a private CA, and the certificates it signs. For `thole cert` and tests.
  *
- * Keys are ECDSA P-256. A host's certificate is for servers and clients, a user's for clients. */
+ * Keys are ECDSA P-256. A host's certificate serves for servers and clients, a user's for clients
+ * only. */
 #ifndef BUS_CERTIFICATE_MAKE_H
 #define BUS_CERTIFICATE_MAKE_H
 
@@ -12,21 +13,21 @@ enum certificate_kind { CERTIFICATE_CA, CERTIFICATE_HOST, CERTIFICATE_USER };
 
 struct certificate_request {
     enum certificate_kind kind;
-    const char *name;             /* of the host or user; a CA's is its cluster's */
+    const char *name;             /* of the host or user; for a CA, the cluster's name */
     const char *cluster;          /* lower case letters, digits, dots and dashes */
-    const char *const *addresses; /* HOST: names and IP addresses at which it is reached */
+    const char *const *addresses; /* HOST: its DNS names and IP addresses */
     size_t address_count;
     int64_t not_before_s, not_after_s; /* Unix time */
 };
 
-/* PEM of the certificate and of its private key, to be freed. `ca_pem` and `ca_key` sign it; NULL
- * for a CA, which signs itself. INVALID_ARGUMENT. */
+/* Returns PEM of the certificate and of its private key, which the caller frees. `ca_pem` and
+ * `ca_key` sign the certificate; both are NULL for a CA, which signs itself. INVALID_ARGUMENT. */
 THOLE_MUST_CHECK enum thole_code certificate_make(const struct certificate_request *q,
                                                   const char *ca_pem, const char *ca_key,
                                                   char **ret_pem, char **ret_key,
                                                   struct thole_status *st);
-/* The cluster that a CA made here signs for; INVALID_ARGUMENT: it was made otherwise. To be
- * freed. */
+/* Returns the cluster of a CA made here, which the caller frees. INVALID_ARGUMENT: another tool
+ * made the CA. */
 THOLE_MUST_CHECK enum thole_code certificate_ca_cluster(const char *ca_pem, char **ret,
                                                         struct thole_status *st);
 

@@ -1,8 +1,8 @@
-/* What a handler may ask about a call: its context, its deadline, and who called. */
+/* Accessors of a call for its handler: context, deadline and caller. */
 #include "bus/bus_internal.h"
 
-/* A later deadline counts as none: nanoseconds must not overflow when added to the clock. Clients
- * may send 99999999 hours. */
+/* Treat a later deadline as none: adding its nanoseconds to the clock would overflow. Clients may
+ * send 99999999 hours. */
 #define DEADLINE_S_MAX (UINT64_MAX / NS_PER_S / 4)
 
 void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *data))

@@ -1,9 +1,10 @@
-/* Certificates of a process: files, gRPC's credentials, and who the peers of calls are. See tls.h.
+/* TLS of a process: certificate files, gRPC credentials, and the identity of each call's peer. See
+ * tls.h.
  *
- * gRPC does not verify certificates here: it proves that the peer has the key of the one it shows,
- * and certificate.c verifies that. A client does so before its handshake ends, a server at each
- * call, whose answer can then say what is wrong; a result is remembered for each certificate until
- * the files change. */
+ * gRPC does not verify certificates here. It proves that the peer has the private key of the
+ * certificate it shows; certificate.c verifies the certificate. A client verifies before its
+ * handshake ends. A server verifies at each call, so that the answer can say what is wrong. Results
+ * are cached by certificate until the files change. */
 #include "bus/tls.h"
 
 #include <errno.h>
@@ -20,9 +21,9 @@
 #include "bus/bus_internal.h"
 
 #define FILE_BYTES_MAX MIB
-#define LOOK_NS (1 * NS_PER_S) /* the files are looked at at most so often */
-#define REMEMBERED_MAX 1024    /* verified certificates; then all are forgotten */
-#define REFUSED_S 2            /* so long is a refusal remembered: it may be about the time */
+#define LOOK_NS (1 * NS_PER_S) /* minimum time between two checks of the files */
+#define REMEMBERED_MAX 1024    /* verified certificates in the cache; when full, it is emptied */
+#define REFUSED_S 2            /* lifetime of a cached refusal: time may cure it */
 #define ADDRESSES_MAX 64
 #define DAY_S 86400
 
@@ -40,22 +41,22 @@ enum { FILE_CERT, FILE_KEY, FILE_CA, FILE_CLIENT_CA, FILES };
 static const char *const file_roles[FILES] = {"certificate", "private key", "CA of hosts",
                                               "CA of clients"};
 
-struct file_mark { /* whether a file is still the one that was read */
+struct file_mark { /* identifies a file's content, to notice a replaced file */
     dev_t device;
     ino_t inode;
     off_t size;
     struct timespec changed;
 };
 
-/* What the files held at one time. Immutable but for what is remembered. */
+/* The content of the files at one time. Immutable except for the cache. */
 struct tls_set {
     _Atomic uint32_t refs;
-    uint64_t number;  /* of this one among those of its process */
-    char *pem[FILES]; /* NULL: no such file was given */
+    uint64_t number;  /* sequence number among the sets of this process */
+    char *pem[FILES]; /* NULL: file not configured */
     struct trust *hosts, *users;
     struct certificate own;
     int64_t expiry_s;
-    pthread_mutex_t mutex; /* below */
+    pthread_mutex_t mutex; /* guards `remembered` */
     struct map remembered; /* hash of the PEM -> struct bus_certificate */
 };
 
@@ -63,12 +64,12 @@ struct bus_tls {
     _Atomic uint32_t refs;
     bool host;
     char *path[FILES];
-    pthread_mutex_t mutex; /* below */
+    pthread_mutex_t mutex; /* guards the members below */
     struct file_mark marks[FILES];
     uint64_t looked_ns;
     struct tls_set *set;
-    uint64_t loaded, served; /* numbers of the last set, and of the one that the server has */
-    char said[THOLE_STATUS_MESSAGE_BYTES]; /* the last failure that was logged */
+    uint64_t loaded, served; /* numbers of the newest set, and of the set the server uses */
+    char said[THOLE_STATUS_MESSAGE_BYTES]; /* last logged failure, to log each once */
 };
 
 /* ---- Certificates that were verified --------------------------------------------------------- */
@@ -82,7 +83,7 @@ void bus__certificate_unref(struct bus_certificate *c)
     free(c);
 }
 
-/* The set's mutex is held. */
+/* The caller holds the set's mutex. */
 static void forget_all(struct tls_set *s)
 {
     size_t it = 0;
@@ -107,7 +108,8 @@ static struct bus_certificate *verify(struct tls_set *s, char *pem, enum certifi
     return c;
 }
 
-/* A reference; `pem` is taken over. What did not count yet, or counts no more, is verified anew. */
+/* Returns a reference; takes ownership of `pem`. A certificate that was not yet valid, or has
+ * expired, is verified again. */
 static struct bus_certificate *look_up(struct tls_set *s, char *pem, enum certificate_use use)
 {
     uint64_t key = hash64(pem, strlen(pem), use);
@@ -177,7 +179,7 @@ static enum thole_code read_text(const char *path, int role, char **ret, struct 
     return THOLE_OK;
 }
 
-/* Of the CA that signed it, too, if it is there. */
+/* Check this process's own certificate. A host's must also verify, as server and client. */
 static enum thole_code check_own(const struct bus_tls *t, struct tls_set *s,
                                  struct thole_status *st)
 {
@@ -190,7 +192,7 @@ static enum thole_code check_own(const struct bus_tls *t, struct tls_set *s,
     s->expiry_s = s->own.not_after_s;
     code = certificate_check_key(s->pem[FILE_CERT], s->pem[FILE_KEY], t->path[FILE_KEY], st);
     if (code != THOLE_OK || !t->host) {
-        return code; /* a client's may be signed by a CA that only hosts know */
+        return code; /* hosts may trust a CA for users that this client does not know */
     }
     if (!s->own.host) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_CERTIFICATE,
@@ -240,7 +242,8 @@ static enum thole_code load(const struct bus_tls *t, struct tls_set **ret, struc
     return code;
 }
 
-/* The mutex is held. Another name or cluster is another host: that takes a start. */
+/* The caller holds the mutex. Another name or cluster would be another host: that takes a restart.
+ * */
 static enum thole_code check_same_host(const struct bus_tls *t, const struct tls_set *s,
                                        struct thole_status *st)
 {
@@ -254,7 +257,7 @@ static enum thole_code check_same_host(const struct bus_tls *t, const struct tls
                       t->path[FILE_CERT], s->own.name, s->own.cluster, t->set->own.name);
 }
 
-/* The mutex is held. */
+/* The caller holds the mutex. */
 static enum thole_code reload(struct bus_tls *t, struct thole_status *st)
 {
     struct file_mark marks[FILES];
@@ -282,7 +285,7 @@ static enum thole_code reload(struct bus_tls *t, struct thole_status *st)
     return THOLE_OK;
 }
 
-/* The mutex is held. */
+/* The caller holds the mutex. */
 static void look(struct bus_tls *t)
 {
     uint64_t now_ns = clock_now(&clock_system);
@@ -303,7 +306,7 @@ static void look(struct bus_tls *t)
     if (reload(t, &st) == THOLE_OK) {
         metric_add(&metric_reloads, 1);
         LOG_INFO(BUS, "certificates were read again, as their files changed");
-    } else if (strcmp(t->said, st.message) != 0) { /* once: files are replaced one by one */
+    } else if (strcmp(t->said, st.message) != 0) { /* log once: files are replaced one at a time */
         snprintf(t->said, sizeof t->said, "%s", st.message);
         metric_add(&metric_reload_failures, 1);
         LOG_WARN(BUS, "changed certificate files cannot be used: %s; keeping the old ones",
@@ -311,7 +314,7 @@ static void look(struct bus_tls *t)
     }
 }
 
-/* A reference. */
+/* Returns a reference. */
 static struct tls_set *current(struct bus_tls *t)
 {
     pthread_mutex_lock(&t->mutex);
@@ -431,8 +434,8 @@ static char *property(const grpc_auth_context *context, const char *name)
     return p != NULL && p->value_length > 0 ? xstrndup(p->value, p->value_length) : NULL;
 }
 
-/* The peer's own certificate and what it showed beside it, or NULL. Of a server's the chain begins
- * with its own. */
+/* Returns the peer's own certificate followed by its chain, or NULL. A server's chain begins with
+ * the server's own certificate. */
 static char *peer_pem(grpc_call *call)
 {
     grpc_auth_context *context = grpc_call_auth_context(call);
@@ -490,7 +493,7 @@ enum thole_code bus__tls_check_host(struct bus_tls *t, const struct certificate 
 
 /* ---- gRPC's credentials ---------------------------------------------------------------------- */
 
-/* At the start of each handshake, under a lock of gRPC's. */
+/* gRPC calls this at the start of each handshake, while it holds a lock. */
 static grpc_ssl_certificate_config_reload_status fetch(void *ctx,
                                                        grpc_ssl_server_certificate_config **ret)
 {
@@ -502,7 +505,7 @@ static grpc_ssl_certificate_config_reload_status fetch(void *ctx,
     if (fresh) {
         const grpc_ssl_pem_key_cert_pair pair = {.private_key = s->pem[FILE_KEY],
                                                  .cert_chain = s->pem[FILE_CERT]};
-        /* The CAs are for the request, which names them: clients choose a certificate by them. */
+        /* The handshake's request names these CAs: clients choose a certificate by them. */
         const char *users = s->pem[FILE_CLIENT_CA];
         char *all = xasprintf("%s\n%s", s->pem[FILE_CA], users != NULL ? users : "");
         *ret = grpc_ssl_server_certificate_config_create(all, &pair, 1);
@@ -521,11 +524,11 @@ grpc_server_credentials *bus__tls_server_credentials(struct bus_tls *t)
             GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_BUT_DONT_VERIFY, fetch, t));
 }
 
-/* What a channel believes of the server that it connects to. */
+/* Verifies the certificate of the server that a channel connects to. */
 struct verifier {
     grpc_tls_certificate_verifier_external external;
     struct bus_tls *tls;
-    char *hosts[ADDRESSES_MAX]; /* one of which it must be for; none: see bus__tls_check_host */
+    char *hosts[ADDRESSES_MAX]; /* the expected names; none: see bus__tls_check_host */
     size_t count;
 };
 
@@ -632,7 +635,7 @@ grpc_channel_credentials *bus__tls_channel_credentials(struct bus_tls *t, const 
     }
     grpc_tls_certificate_verifier *verifier =
         grpc_tls_certificate_verifier_external_create(&v->external);
-    grpc_tls_credentials_options_set_verify_server_cert(o, 0); /* the verifier does */
+    grpc_tls_credentials_options_set_verify_server_cert(o, 0); /* the verifier above verifies */
     grpc_tls_credentials_options_set_check_call_host(o, 0);
     grpc_tls_credentials_options_set_certificate_verifier(o, verifier);
     grpc_tls_certificate_verifier_release(verifier);
