@@ -1,5 +1,5 @@
-/* Any bytes as what a server answers the command line: an error, or something that can be shown in
- * every format. */
+/* Any bytes as a server's reply to the command line: an error, or a reply that prints in every
+ * format. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* The parser of the command line, and the tables it is made from. */
+/* The command-line parser, and its option tables. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -147,7 +147,8 @@ static void test_wrong_settings_are_usage_errors(void **state)
     }
 }
 
-/* A read that fails for want of a leader names shard zero, and --stale if the command has it. */
+/* A read that fails without a leader names shard zero, and suggests --stale if the command has
+ * it. */
 static void test_no_leader_of_the_control_plane_is_explained(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* What `wait` makes of the messages of a cluster watch. */
+/* How `wait` interprets the messages of a cluster watch. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,7 +77,7 @@ static void test_a_shard_is_ready_at_its_generation(void **state)
     assert_false(w.done);
     see_shard(&w, "a", 3, true);
     assert_true(w.done);
-    see_shard(&w, "a", 4, false); /* and is no more */
+    see_shard(&w, "a", 4, false); /* and is ready no more */
     assert_false(w.done);
 }
 

@@ -19,7 +19,7 @@ struct fixture {
 
 /* `n` hosts' ports are chosen; nothing is started. */
 struct fixture *fixture_new(int n);
-void fixture_free(struct fixture *f); /* stops what runs, deletes the directory */
+void fixture_free(struct fixture *f); /* stops the running hosts, deletes the directory */
 const char *fixture_address(struct fixture *f, int i);
 char *fixture_dir(struct fixture *f, int i); /* malloced */
 
@@ -33,7 +33,7 @@ void fixture_stop(struct fixture *f, int i);
 bool fixture_ready(struct fixture *f, int i, uint32_t timeout_ms);
 void fixture_wait_ready(struct fixture *f, int i);
 
-/* One command or request on host i, waited for. */
+/* Send one command or request through host i, and wait for its result. */
 enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name, const char *type,
                                      uint32_t voters, struct thole_status *st);
 void fixture_wait_shard(struct fixture *f, int i, const char *name, uint32_t replicas);

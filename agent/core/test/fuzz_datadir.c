@@ -1,5 +1,5 @@
-/* Any lines in the files of a data directory, with a right checksum or as they are: an error, or
- * what can be written and read again. */
+/* Any lines in the files of a data directory, with a valid checksum or without. The result is an
+ * error, or content that survives a write and a read. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size == 0) {
         return 0;
     }
-    static int stop_fd; /* readable: a start that would have to wait ends at once */
+    static int stop_fd; /* readable: a start that would have to wait returns at once */
     if (dir[0] == '\0') {
         stop_fd = eventfd(1, EFD_CLOEXEC);
         ASSERT(stop_fd >= 0);

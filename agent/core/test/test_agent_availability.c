@@ -1,5 +1,5 @@
-/* Whatever says that a shard, or a host, is ready says what holds now, and for how long it has not:
- * conditions, gRPC health, and the waits of the library. */
+/* Readiness of shards and hosts: conditions, gRPC health and the library's waits report the current
+ * state, and how long a shard has been unavailable. */
 #include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -85,7 +85,7 @@ static struct shard_availability look(struct fixture *f, int i, const char *shar
     return now;
 }
 
-/* Until it is not served for this reason, and has not been for `ms`. */
+/* Wait until the shard has been unavailable for this reason for at least `ms`. */
 static void expect_unavailable(struct fixture *f, int i, const char *shard, const char *reason,
                                uint64_t ms)
 {
@@ -173,7 +173,7 @@ static void test_a_host_that_is_left_alone_says_how_old_its_view_is(void **state
     fixture_free(f);
 }
 
-/* The view is not old: three of the five hosts are there, one of them without a replica. */
+/* The view is current: three of the five hosts are up, one of them without a replica. */
 static void test_a_quorum_that_is_silent_is_so_since_its_hosts_are(void **state)
 {
     (void)state;

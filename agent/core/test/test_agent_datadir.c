@@ -1,4 +1,4 @@
-/* The data directory: what is kept, and what is refused. */
+/* The data directory: which files are kept, and which are refused. */
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,7 +66,8 @@ static void test_datadir_new_then_reopened_keeps_identity(void **state)
     fixture_free(f);
 }
 
-/* A leader may count on what a voter of the last life promised, until that much time has passed. */
+/* A leader may rely on a voter's lease promise from before the restart, until the promise
+ * expires. */
 static void test_datadir_shorter_election_timeout_waits_for_the_difference(void **state)
 {
     (void)state;
@@ -83,7 +84,7 @@ static void test_datadir_shorter_election_timeout_waits_for_the_difference(void 
     assert_int_equal(datadir_next_start(&d, 440, stop, &n, &l, NULL), THOLE_OK);
     assert_true(clock_now(&clock_system) - before_ns >= 60 * NS_PER_MS);
     assert_int_equal(n, 2);
-    /* Who wants to stop need not wait, and changes nothing. */
+    /* A caller that wants to stop need not wait, and changes nothing. */
     assert_int_equal(write(stop[1], "", 1), 1);
     assert_int_equal(datadir_next_start(&d, 10, stop, &n, &l, NULL), THOLE_CANCELLED);
     assert_true(clock_now(&clock_system) - before_ns < 400 * NS_PER_MS);
@@ -95,7 +96,8 @@ static void test_datadir_shorter_election_timeout_waits_for_the_difference(void 
     fixture_free(f);
 }
 
-/* In place of a file: one that hangs its reader, and one that leads out of the directory. */
+/* In place of a file: a FIFO that would block its reader, and a link that leads out of the
+ * directory. */
 static void test_datadir_fifo_or_link_is_refused(void **state)
 {
     (void)state;
@@ -146,7 +148,7 @@ static void test_datadir_that_everybody_may_write_is_refused(void **state)
     fixture_free(f);
 }
 
-/* A start that the registry may know is never forgotten, however many there were since. */
+/* A start that the registry may know is never forgotten, however many starts followed. */
 static void test_datadir_lineage_keeps_what_was_admitted(void **state)
 {
     (void)state;

@@ -1,5 +1,4 @@
-/* Ways into a cluster: alone, together, through a member; and what happens when one dies on the
- * way. */
+/* Ways into a cluster: alone, together, through a member; and crashes on the way. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -178,9 +177,9 @@ static void peers_with_death_at(const char *step)
     }
     assert_true(atomic_load(&d.dead));
     fixture_stop(f, 2);
-    fixture_pause_ms(300); /* the others go as far as they can */
+    fixture_pause_ms(300); /* the other hosts go as far as they can */
 
-    /* It comes back, with the same flags: all form, and one cluster. */
+    /* The host restarts with the same flags: all hosts form one cluster. */
     fixture_start_ok(f, 2, AGENT_BOOTSTRAP_PEERS);
     for (int i = 0; i < 3; i++) {
         fixture_wait_ready(f, i);
@@ -276,7 +275,7 @@ static void test_join_grows_one_to_three_and_serves_everywhere(void **state)
     count_once(f, 1, "2");
     count_once(f, 2, "3");
 
-    /* Shard zero becomes three voters, so that it survives its first host. */
+    /* Shard zero grows to three voters, so that it survives the loss of its first host. */
     fixture_wait_shard(f, 1, "zero", 3);
     fixture_free(f);
 }
@@ -287,7 +286,7 @@ static void keep_request(void *ctx, struct bus_request *request)
     atomic_store(kept, request);
 }
 
-/* The host that is asked answers late, as long as shard zero has no leader. */
+/* The contacted host answers late, as long as shard zero has no leader. */
 static void test_stop_ends_a_join_that_is_not_answered(void **state)
 {
     (void)state;

@@ -336,7 +336,7 @@ static void test_view_walks_hosts_shards_and_replicas(void **state)
     thole_view_release(v);
 }
 
-/* Lines come from many threads, one at a time. */
+/* Log lines come from many threads, one at a time. */
 struct logged {
     int of_h1, of_x1, of_none;
     int x1_leads_zero, x1_raft_debug;
@@ -406,7 +406,7 @@ static uint64_t cpu_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* A refused connection answers at once, and is not tried again at once. */
+/* A refused connection fails at once, and is not retried at once. */
 static void test_client_that_waits_for_a_dead_host_rests(void **state)
 {
     struct world *w = *state;
@@ -445,7 +445,7 @@ static void test_options_and_order_are_checked(void **state)
     assert_int_equal(thole_connect("nonsense", &t, &st), THOLE_INVALID_ARGUMENT);
 }
 
-/* Names, tags and specs that no standard client could read again, or that could not be stored. */
+/* Names, tags and specs that no standard client could read back, or that could not be stored. */
 static void test_bad_text_is_refused_with_its_field(void **state)
 {
     struct world *w = *state;

@@ -57,7 +57,7 @@ static void propose(struct thole *client, struct thole_shard *s, int times)
     }
 }
 
-/* Until a single proposal is a single request: the leader was found. */
+/* Wait until one proposal takes one request: the client has found the leader. */
 static void wait_direct(struct thole *client, struct thole_shard *s)
 {
     for (int tries = 0; tries < 1000; tries++) {
@@ -88,7 +88,7 @@ static void test_client_proposes_at_the_leader_and_follows_it(void **state)
     uint64_t shard = fixture_shard_id(f, 0, "c");
     int leader = leader_of(f, shard, -1);
 
-    /* The first address is of a host that does not lead. */
+    /* The first address belongs to a host that does not lead. */
     char addresses[256];
     snprintf(addresses, sizeof addresses, "%s,%s,%s", fixture_address(f, (leader + 1) % HOSTS),
              fixture_address(f, (leader + 2) % HOSTS), fixture_address(f, leader));
@@ -97,14 +97,14 @@ static void test_client_proposes_at_the_leader_and_follows_it(void **state)
     wait_direct(client, s);
     propose(client, s, CALLS);
 
-    /* Another one leads: what was learned is of the past, and is learned anew. */
+    /* Another host leads: the cached leader is stale, and the client finds the new leader. */
     struct router_request r;
     assert_int_equal(fixture_request(f, leader, ROUTER_TRANSFER, shard, "", 0, &r), THOLE_OK);
     int next = leader_of(f, shard, leader);
     assert_int_not_equal(next, leader);
     wait_direct(client, s);
 
-    /* It goes: what is sent there finds nobody, and goes to the others. */
+    /* The leader's host stops: requests to it fail, and the client retries at the other hosts. */
     fixture_stop(f, next);
     propose(client, s, CALLS);
     thole_shard_release(s);
@@ -114,7 +114,7 @@ static void test_client_proposes_at_the_leader_and_follows_it(void **state)
 
 /* ---- Shard zero ------------------------------------------------------------------------------ */
 
-/* What a program on the bus without a host id gets for a request about shard zero. */
+/* The reply to a bus client without a host id that sends a request about shard zero. */
 static struct forward_reply ask_zero(struct bus *bus, const char *address, uint32_t method,
                                      bool open_session, struct slice payload, upb_Arena *arena)
 {
@@ -199,14 +199,14 @@ static void test_shard_zero_takes_no_forged_command_of_a_client(void **state)
     r = ask_zero(bus, at, METHOD_TRANSFER, false, slice_str(""), arena);
     assert_int_equal(r.failure.code, THOLE_PERMISSION_DENIED);
 
-    /* What only hosts decide. */
+    /* Commands that only hosts may propose. */
     thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
     thole_registry_v1_Operation_mutable_repair_zero(
         thole_registry_v1_Command_add_operations(c, arena), arena);
     r = ask_zero(bus, at, METHOD_PROPOSE, false, command_bytes(c, arena), arena);
     assert_int_equal(r.failure.code, THOLE_PERMISSION_DENIED);
 
-    /* What users may do is done as a user, now. */
+    /* A command that users may propose runs as a user's, at the current time. */
     c = thole_registry_v1_Command_new(arena);
     thole_registry_v1_CreateShard *create = thole_registry_v1_Operation_mutable_create_shard(
         thole_registry_v1_Command_add_operations(c, arena), arena);

@@ -1,4 +1,4 @@
-/* Any bytes as a configuration file: an error that says so, or options. */
+/* Any bytes as a configuration file: an error with a message, or options. */
 #include "agent/options/options.h"
 #include "base/assert.h"
 

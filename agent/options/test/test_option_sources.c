@@ -1,5 +1,5 @@
-/* What becomes of flags, environment and file together: one table of inputs and of what is read or
- * refused. */
+/* Flags, environment and file combined: one table of inputs and of the values read or errors
+ * reported. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,8 +87,8 @@ static const struct option_def defs[OPTIONS] = {
 struct row {
     const char *arguments;   /* separated by blanks */
     const char *environment; /* "VARIABLE=TEXT", one */
-    const char *file;        /* NULL: none is read */
-    const char *expected;    /* what is read, or, behind a "!", the message */
+    const char *file;        /* NULL: no file is read */
+    const char *expected;    /* the values read, or, behind a "!", the message */
 };
 
 static const struct row rows[] = {
@@ -148,7 +148,7 @@ static const struct row rows[] = {
     {"--name", NULL, NULL, "!--name needs a value: NAME"},
     {"-qn", NULL, NULL, "!-n needs a value: NAME"},
     {"--quiet a", NULL, NULL, "name=nobody(the default) quiet=1(--quiet) a"},
-    /* A stronger source helps against a wrong value, not against a wrong name. */
+    /* A stronger source overrides a wrong value, but not a wrong name. */
     {"--limit 5", "TEST_LIMIT=many", "limit: much\n", "name=nobody(the default) limit=5(--limit)"},
     {"--limit 5", NULL, "limitless: 1\n", "!t.yaml:1: there is no setting \"limitless\""},
     /* Twice. */
@@ -157,7 +157,7 @@ static const struct row rows[] = {
     {"-qq", NULL, NULL, "!--quiet is given twice"},
     {"", NULL, "name: a\nlimit: 1\nname: b\n", "!t.yaml:3: name is set twice, first at line 1"},
     {"", NULL, "tag: [a]\ntag: [b]\n", "!t.yaml:2: tag is set twice, first at line 1"},
-    /* Exclusive options, whichever sources they come from. */
+    /* Exclusive options, from any combination of sources. */
     {"--alone --peers a", NULL, NULL,
      "!--alone and --peers exclude each other; give only one of them"},
     {"-a", "TEST_PEERS=a", NULL, "!-a and TEST_PEERS exclude each other; give only one of them"},
@@ -289,7 +289,7 @@ static void assert_refused(const char *text, size_t size, const char *message)
     options_deinit(&o);
 }
 
-/* Size, depth, and what libyaml's documents would take quadratic time for. */
+/* Size, depth, and input for which libyaml's documents would take quadratic time. */
 static void test_files_beyond_bounds_are_refused_at_once(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Which replica a repair keeps, and when there may be none. */
+/* Which replica a repair keeps, and when it must keep none. */
 #include "agent/repair/shard_repair.h"
 
 #include <setjmp.h>
@@ -67,7 +67,7 @@ static void repair_plan_with_a_quorum_alive_is_refused(void **state)
     (void)state;
     struct repair_plan *p = plan_new(4, 3);
     answers(p, 0, 1, 10);
-    answers(p, 3, 1, 20); /* a learner has more, and no vote */
+    answers(p, 3, 1, 20); /* a learner has a longer log, and no vote */
     repair_decide(p);
     assert_true(p->possible);
     assert_int_equal(p->chosen, 3);
@@ -75,7 +75,7 @@ static void repair_plan_with_a_quorum_alive_is_refused(void **state)
     repair_decide(p);
     assert_false(p->possible);
     assert_non_null(strstr(p->refused, "2 of 3"));
-    snprintf(p->replicas[1].problem, sizeof p->replicas[1].problem, "failed"); /* is no voter */
+    snprintf(p->replicas[1].problem, sizeof p->replicas[1].problem, "failed"); /* is not a voter */
     repair_decide(p);
     assert_true(p->possible);
     plan_free(p);
@@ -95,7 +95,7 @@ static void repair_plan_of_a_joint_configuration_needs_both_quorums_alive(void *
     }
     answers(p, 0, 1, 10);
     answers(p, 3, 1, 10);
-    repair_decide(p); /* two of the new three, one of the old three */
+    repair_decide(p); /* two of the three new voters, one of the three old voters */
     assert_true(p->possible);
     answers(p, 1, 1, 10);
     repair_decide(p);

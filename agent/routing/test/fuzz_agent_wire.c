@@ -1,5 +1,5 @@
-/* Whatever another host or a client sends as the body of an exchange: refused, or decoded to what
- * is encoded the same way again. */
+/* Any bytes as the body of an exchange: refused, or decoded to a message that encodes the same way
+ * again. */
 #include "agent/lib/api_internal.h"
 #include "agent/routing/forward_codec.h"
 #include "agent/routing/registry_command.h"

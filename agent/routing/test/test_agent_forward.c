@@ -1,4 +1,4 @@
-/* What hosts send each other, and what they remember of leaders. */
+/* Messages between hosts, and the hosts' cache of leaders. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* Requests among hosts that are wrong about each other. */
+/* Requests between hosts whose leader caches are wrong. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -31,8 +31,8 @@ static int home_of(struct fixture *f, uint64_t shard_id)
     return home;
 }
 
-/* Two hosts that each take the other for the leader must find out, and not hand a request to and
- * fro until its deadline. */
+/* Each of two hosts takes the other host for the leader. They must detect the loop, and not forward
+ * a request to and fro until its deadline. */
 static void test_router_request_between_hosts_that_name_each_other_ends(void **state)
 {
     (void)state;

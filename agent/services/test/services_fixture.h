@@ -22,7 +22,7 @@ struct services_fixture {
 struct services_fixture *services_fixture_new(void);
 void services_fixture_free(struct services_fixture *f);
 
-/* NULL: it failed, f->st says why. */
+/* NULL: the call failed, and f->st has the error. */
 const void *services_fixture_call(struct services_fixture *f, const char *path, const void *request,
                                   const upb_MiniTable *request_kind,
                                   const upb_MiniTable *reply_kind);
@@ -36,7 +36,7 @@ const thole_v1_Shard *services_fixture_create(struct services_fixture *f, const 
                                               const char *type);
 void services_fixture_wait_ready(struct services_fixture *f, const char *name);
 upb_StringView sv(const char *text);
-/* Did the last call fail like this? */
+/* Did the last call fail with this error? */
 void assert_failed(struct services_fixture *f, const void *reply, enum thole_code code,
                    enum thole_reason reason);
 

@@ -1,5 +1,4 @@
-/* Hosts, Shards, Replicas, Events and Cluster.Status, called over gRPC: what they answer, and how
- * they refuse. */
+/* Hosts, Shards, Replicas, Events and Cluster.Status, called over gRPC: replies and errors. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +81,7 @@ static void test_hosts_specs_are_updated_and_guarded(void **state)
     /* The etag is stale now. */
     assert_failed(f, set_host(f, thole_v1_HOST_STATE_ACTIVE, "b", etag), THOLE_ABORTED,
                   THOLE_REASON_ETAG_MISMATCH);
-    /* A state that is left out stays. */
+    /* A state that is left out is unchanged. */
     h = set_host(f, thole_v1_HOST_STATE_UNSPECIFIED, "b", "");
     assert_non_null(h);
     assert_int_equal(thole_v1_HostSpec_state(thole_v1_Host_spec(h)), thole_v1_HOST_STATE_CORDONED);
@@ -459,8 +458,8 @@ static void test_bytes_that_do_not_decode_are_refused(void **state)
     }
 }
 
-/* UpdateHostRequest{host{spec{tags: an entry with an unknown field}}}: 70 bytes that upb of this
- * version writes out of bounds for. */
+/* UpdateHostRequest{host{spec{tags: an entry with an unknown field}}}: 70 bytes for which this
+ * version of upb writes out of bounds. */
 static void test_tags_that_upb_cannot_digest_are_refused(void **state)
 {
     struct services_fixture *f = *state;
@@ -477,7 +476,7 @@ static void test_tags_that_upb_cannot_digest_are_refused(void **state)
 }
 
 /* UpdateHostRequest{host{name, spec{}, status{machine_types: a million without a field}}}: 2 MB
- * that would be 60 when decoded. */
+ * that would decode to 60 MB. */
 static void test_a_request_of_too_many_parts_is_refused(void **state)
 {
     enum { PARTS = 1000000 };
@@ -502,7 +501,7 @@ static void test_a_request_of_too_many_parts_is_refused(void **state)
     bytes_deinit(&request);
 }
 
-/* What an error says is never more than clients take of an error. */
+/* An error message is never longer than clients accept. */
 static void test_names_of_any_length_are_refused_as_such(void **state)
 {
     struct services_fixture *f = *state;

@@ -243,7 +243,7 @@ static void test_a_watch_begins_with_a_bookmark_and_sees_changes(void **state)
     } while (thole_v1_WatchResponse_bookmark(m));
     assert_true(thole_v1_WatchResponse_index(m) > from);
     assert_int_equal(thole_v1_WatchResponse_index(m), thole_v1_ProposeResponse_index(p));
-    bus_stream_free(s); /* in the middle: the server must let go of it */
+    bus_stream_free(s); /* in the middle: the server must release the stream */
 }
 
 static void test_an_idle_watch_is_sent_bookmarks(void **state)
@@ -272,7 +272,7 @@ static void test_a_watch_of_nothing_fails(void **state)
     bus_stream_free(s);
 }
 
-/* The reason is what is wrong with the bytes, not that the shard's name is missing. */
+/* The error reports the malformed bytes, not the missing shard name. */
 static void test_streams_of_bytes_that_do_not_decode_are_refused(void **state)
 {
     struct services_fixture *f = *state;
@@ -344,7 +344,7 @@ static struct bus_stream *watch_cluster(struct services_fixture *f, uint64_t fro
     return s;
 }
 
-/* Adds up to the next bookmark; false if the stream failed. */
+/* Count events up to the next bookmark; false if the stream failed. */
 static bool read_batch(struct services_fixture *f, struct bus_stream *s, const char *name,
                        struct seen *seen)
 {
@@ -397,7 +397,7 @@ static void test_a_cluster_watch_is_snapshot_then_changes(void **state)
         assert_true(read_batch(f, s, "wat", &later));
     }
     bus_stream_free(s);
-    /* From where the first snapshot ended: what came since, without what has gone. */
+    /* Resume where the first snapshot ended: the changes since then, without removed objects. */
     s = watch_cluster(f, first.revision);
     assert_true(read_batch(f, s, "wat", &resumed));
     assert_false(resumed.named);
@@ -434,7 +434,7 @@ static struct bus_stream *watch_events(struct services_fixture *f, uint64_t afte
     return s;
 }
 
-/* Events up to the next bookmark, whose revision is given back. */
+/* Read events up to the next bookmark; returns its revision. */
 static size_t read_events(struct services_fixture *f, struct bus_stream *s, uint64_t *ret_revision)
 {
     size_t count = 0;
@@ -471,7 +471,7 @@ static void test_an_event_watch_gives_events_and_resumes(void **state)
     services_fixture_wait_ready(f, "evw");
     bus_stream_free(about);
     bus_stream_free(s);
-    /* From the first bookmark on: what came since, all of it. */
+    /* Resume at the first bookmark: all changes since then. */
     s = watch_events(f, all, "");
     size_t since = read_events(f, s, &later);
     bus_stream_free(s);

@@ -1,4 +1,5 @@
-/* grpc.health.v1 of a host whose shards come, go, and come again under the same names. */
+/* grpc.health.v1 of a host whose shards are created, deleted, and created again under the same
+ * names. */
 #include "agent/services/test/services_fixture.h"
 
 #include "base/buf.h"
@@ -36,7 +37,7 @@ static const char *name_of(int i)
     return name;
 }
 
-/* 0: nothing is called that. */
+/* 0: no shard has that name. */
 static int health_of(struct services_fixture *f, const char *shard)
 {
     char name[64];
@@ -101,7 +102,7 @@ static void test_health_of_a_deleted_shard_is_not_found(void **state)
     expect_health(f, "stays", grpc_health_v1_HealthCheckResponse_SERVING);
 }
 
-/* The name is the new shard's, whenever it is noticed that the old one is gone. */
+/* The name belongs to the new shard, whenever the host notices that the old shard is gone. */
 static void test_health_of_a_shard_made_again_is_its_own(void **state)
 {
     struct services_fixture *f = *state;
@@ -120,7 +121,7 @@ static void test_health_of_a_shard_made_again_is_its_own(void **state)
             services_fixture_wait_ready(f, name_of(i));
             expect_health(f, name_of(i), grpc_health_v1_HealthCheckResponse_SERVING);
         }
-        /* By the time that others are known, all that is gone has been noticed. */
+        /* Once the host serves the other shards, it has noticed every removal. */
         for (int i = 0; i < 2; i++) {
             snprintf(other, sizeof other, "other-%d-%d", round, i);
             services_fixture_create(f, other, "counter");

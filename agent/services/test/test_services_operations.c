@@ -93,7 +93,7 @@ static const thole_v1_Operation *next(struct services_fixture *f, struct bus_str
     return o;
 }
 
-/* Watched to its end; the last row. */
+/* Watch the operation to its end; returns its last row. */
 static const thole_v1_Operation *end_of(struct services_fixture *f, uint64_t id)
 {
     struct bus_stream *stream = watch(f, id);
@@ -177,12 +177,12 @@ static void test_a_watch_shows_each_change_and_ends_with_the_operation(void **st
     assert_true(thole_v1_Operation_end_time_ms(o) >= thole_v1_Operation_start_time_ms(o));
     assert_null(next(f, stream));
     bus_stream_free(stream);
-    /* One that has ended is shown once. */
+    /* An operation that has ended is shown once. */
     assert_int_equal(thole_v1_Operation_state(end_of(f, id)), thole_v1_OPERATION_STATE_CANCELLED);
 }
 
-/* The only host can go nowhere, so the drain waits; cancelling leaves the host as it was:
- * cordoned. */
+/* The only host has no target for its replicas, so the drain waits. Cancelling leaves the host as
+ * it was: cordoned. */
 static void test_a_cancelled_drain_leaves_a_cordoned_host_cordoned(void **state)
 {
     struct services_fixture *f = *state;
@@ -237,7 +237,7 @@ static void test_a_rebalance_of_one_host_is_done(void **state)
     assert_int_equal(thole_v1_Operation_state(o), thole_v1_OPERATION_STATE_DONE);
 }
 
-/* Nobody waits for the record, so it may come a moment after the answer. */
+/* The service does not wait for the record, so the record may appear a moment after the reply. */
 static void test_a_failed_transfer_is_on_record(void **state)
 {
     struct services_fixture *f = *state;
@@ -302,7 +302,7 @@ static upb_StringView save_and_upload(struct services_fixture *f, const char *sh
     return thole_v1_UploadSnapshotResponse_upload(got);
 }
 
-/* Although the upload has been used, and so has the name. */
+/* Although both the upload and the name have been used. */
 static void test_a_repeated_restore_gets_the_first_operation(void **state)
 {
     struct services_fixture *f = *state;

@@ -1,4 +1,4 @@
-/* Repair.PlanRepair and Repair.RunRepair over gRPC, where nothing is to be repaired. */
+/* Repair.PlanRepair and Repair.RunRepair over gRPC, on a cluster that needs no repair. */
 #include <stdio.h>
 #include <string.h>
 

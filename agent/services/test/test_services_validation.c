@@ -1,5 +1,5 @@
-/* Every wrong name, label, spec and role is refused twice in the same way: by the control plane,
- * before it proposes, and by shard zero's machine, which has the last word. */
+/* Every wrong name, label, spec and role is refused twice in the same way. The control plane
+ * refuses it before it proposes; shard zero's machine has the final decision. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,7 +115,7 @@ static const char *text(upb_StringView s, char ret[static 256])
     return ret;
 }
 
-/* `shown`: the row, for people. */
+/* `shown`: the row's name in failure messages. */
 static void assert_refused(const void *reply, const char *shown, enum thole_reason reason,
                            const char *field)
 {
@@ -161,7 +161,7 @@ struct spec {
     struct constraint constraints[2];
     size_t constraint_times; /* the first one; 0: once */
     struct constraint preference;
-    /* How it is refused; in a pool, "spec" is "spec.shard". */
+    /* The error; in a pool, "spec" is "spec.shard". */
     enum thole_reason reason;
     const char *field;
 };
@@ -394,7 +394,7 @@ static void test_wrong_specs_of_shards_and_pools_are_refused_alike(void **state)
                    "spec.count");
 }
 
-/* What cannot change may be left out: it stays. */
+/* A field that cannot change may be left out: it keeps its value. */
 static void test_a_change_may_leave_out_the_type(void **state)
 {
     static const struct spec change = {.type = "", .voters = 1};

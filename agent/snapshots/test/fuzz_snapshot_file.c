@@ -1,4 +1,4 @@
-/* Any bytes as a snapshot file, in pieces of any size: an error, or a file that is right. */
+/* Any bytes as a snapshot file, in pieces of any size: an error, or a valid file. */
 #include "agent/snapshots/snapshot_file.h"
 #include "base/assert.h"
 

@@ -12,7 +12,7 @@
 
 #include "base/hash.h"
 
-/* A file around these bytes as a machine's. */
+/* Wrap these bytes, as a machine's, in a snapshot file. */
 static void make_file(struct slice stream, uint32_t format, struct bytes *out)
 {
     upb_Arena *arena = upb_Arena_New();

@@ -1,4 +1,5 @@
-/* Uploads of snapshot files leave the disk its reserve, whatever comes at the same time. */
+/* Uploads of snapshot files never use the disk's reserve, whatever else is written at the same
+ * time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,7 +24,7 @@ static enum thole_code fake_space(struct engine_files *f, uint64_t *ret, struct 
     return THOLE_OK;
 }
 
-/* The head of a file with a body of so many bytes, and some of it. */
+/* The header of a file with a body of that many bytes, and a part of the body. */
 static void make_beginning(uint64_t body_bytes, size_t some, struct bytes *out)
 {
     upb_Arena *arena = upb_Arena_New();
@@ -94,17 +95,17 @@ static void test_uploads_share_what_is_free_and_keep_the_reserve(void **state)
     struct put small = put(a, "", 0, bytes_slice(&file));
     assert_int_equal(small.st.code, THOLE_OK);
 
-    atomic_store(&disk_free, 256 * mib + 500); /* somebody else wrote */
+    atomic_store(&disk_free, 256 * mib + 500); /* another process wrote */
     struct put rest = put(a, first.name, first.received, slice_of(file.data, 10));
     assert_int_equal(rest.st.code, THOLE_OK);
     uint8_t more[1000] = {0};
     rest = put(a, first.name, rest.received, slice_of(more, sizeof more));
     assert_int_equal(rest.st.code, THOLE_RESOURCE_EXHAUSTED);
     assert_int_equal(rest.st.reason, THOLE_REASON_DISK);
-    rest = put(a, first.name, rest.received, slice_of(more, 10)); /* it was given up */
+    rest = put(a, first.name, rest.received, slice_of(more, 10)); /* the upload was aborted */
     assert_int_equal(rest.st.code, THOLE_NOT_FOUND);
 
-    atomic_store(&disk_free, 1024 * mib); /* so what it was promised is there again */
+    atomic_store(&disk_free, 1024 * mib); /* so its reservation is free again */
     make_beginning(300 * mib, 0, &file);
     assert_int_equal(put(a, "", 0, bytes_slice(&file)).st.code, THOLE_OK);
     bytes_deinit(&file);

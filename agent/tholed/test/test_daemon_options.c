@@ -1,4 +1,4 @@
-/* The daemon's table of options: its defaults, and what it refuses. */
+/* The daemon's option table: its defaults, and the values it refuses. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,7 +88,7 @@ static void test_wrong_lines_are_refused_by_the_name_of_the_option(void **state)
     }
 }
 
-/* Flags that end the program at once do not look at settings, which may be broken. */
+/* Flags that end the program at once do not read the settings, which may be broken. */
 static void test_help_needs_no_settings(void **state)
 {
     (void)state;
