@@ -1,5 +1,6 @@
-/* Any bytes as the registry's snapshot that a new cluster is made of: an error, or a snapshot that
- * is restored, of a registry whose invariants hold, and that a new cluster can be made of again. */
+/* Any bytes as the registry snapshot that founds a new cluster. The result is an error, or a
+ * snapshot that restores. The restored registry keeps its invariants, and can found another
+ * cluster. */
 #include "base/assert.h"
 #include "registry/test/registry_fixture.h"
 

@@ -1,4 +1,5 @@
-/* Any bytes as a command on a small cluster: never a failure, and every invariant holds after. */
+/* Any bytes as a command on a small cluster: the machine never fails, and every invariant holds
+ * afterwards. */
 #include "registry/test/registry_fixture.h"
 
 #include <stddef.h>

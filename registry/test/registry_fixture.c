@@ -390,7 +390,7 @@ struct memory_source {
 static int64_t memory_read(struct thole_source *s, void *data, size_t size)
 {
     struct memory_source *m = (struct memory_source *)(void *)s;
-    /* In odd pieces, as a stream would give them. */
+    /* In odd pieces, as a stream would deliver them. */
     size_t n = size < 13 ? size : 13;
     n = n < m->rest.size ? n : m->rest.size;
     if (n > 0) {

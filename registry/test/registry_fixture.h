@@ -30,7 +30,7 @@ int fixture_teardown(void **state);
 
 struct cmd cmd_new(const char *actor);
 thole_registry_v1_Operation *cmd_op(struct cmd *c);
-/* Apply bytes, or a command (which is freed); the code. The result is in f->result. */
+/* Apply bytes, or a command (which is freed); returns the code. The result is in f->result. */
 uint64_t fixture_apply(struct fixture *f, struct slice bytes);
 uint64_t fixture_run(struct fixture *f, struct cmd *c);
 const char *fixture_reason(const struct fixture *f);
@@ -44,7 +44,7 @@ void fill_host(thole_v1_Host *host, upb_Arena *arena, uint64_t n, uint64_t incar
 void fill_spec(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t voters, uint32_t non_voting);
 uint64_t do_bootstrap(struct fixture *f, uint64_t hosts);
 uint64_t do_admit(struct fixture *f, uint64_t host, uint64_t incarnation);
-/* And says that its replica of shard zero failed. */
+/* Also report that the host's replica of shard zero failed. */
 uint64_t do_admit_failed(struct fixture *f, uint64_t host, uint64_t incarnation, uint64_t failed);
 uint64_t do_host_state(struct fixture *f, uint64_t host, int32_t state);
 uint64_t do_delete_host(struct fixture *f, uint64_t host);
@@ -66,7 +66,7 @@ uint64_t do_formed(struct fixture *f, uint64_t shard, uint64_t leader, uint64_t 
 void fixture_save(struct fixture *f, struct bytes *out);
 void view_digest(const struct registry_view *v, struct bytes *out); /* all rows, in order */
 enum thole_code fixture_restore(struct fixture *f, struct slice bytes, struct thole_status *st);
-/* Every invariant that holds in any state; ends the test if one does not. */
+/* Checks every invariant of a registry; the test ends if one does not hold. */
 void check_invariants(const struct registry_view *v);
 size_t count_replicas(const struct registry_view *v, uint64_t shard);
 

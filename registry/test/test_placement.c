@@ -1,4 +1,4 @@
-/* Placement on thousands of random clusters, each simulated until nothing moves any more. */
+/* Placement on thousands of random clusters, each simulated until no replica moves any more. */
 #include "base/rand.h"
 #include "registry/placement/placement.h"
 #include "registry/test/registry_fixture.h"
@@ -52,7 +52,7 @@ static bool host_up(const struct registry_view *v, const thole_v1_Replica *r)
            thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) != thole_v1_HOST_LIVENESS_DEAD;
 }
 
-/* One replica takes one step of its life; false if there was none to take. */
+/* One replica advances by one phase; false if no replica could. */
 static bool simulate_one(struct fixture *f, uint64_t shard, struct rand *rng)
 {
     struct registry_shard_buf shard_buf;
@@ -92,7 +92,7 @@ struct counts {
     uint32_t voters, live, others, running, members;
 };
 
-/* What placement wants to run, and what of the group would answer. */
+/* The replicas that placement wants to run, and the members of the group that would answer. */
 static struct counts count_shard(struct fixture *f, uint64_t shard)
 {
     struct registry_replica_buf replica_buf;
@@ -125,11 +125,12 @@ static struct placement_result settle(struct fixture *f, uint64_t shard, struct 
         struct counts before = count_shard(f, shard);
         ret = decide(f, shard, rand_chance(rng, 0.5));
         struct counts after = count_shard(f, shard);
-        /* Whatever it takes away, voters that answer keep their majority of those that vote. */
+        /* Whatever placement removes, the live voters keep a majority of the voters. */
         if (shard != 0 && after.live < before.live) {
             assert_true(after.live * 2 > after.voters);
         }
-        /* All votes of shard zero at once, to an odd number; but two of three may wait for one. */
+        /* Shard zero's votes change all at once, to an odd number; but two of three may wait for
+         * the third. */
         if (shard == 0 && after.voters != before.voters) {
             assert_true(after.voters % 2 == 1 || after.voters == 2);
         }
@@ -197,7 +198,7 @@ static bool can_take(const thole_v1_Host *h, const thole_v1_ShardSpec *spec)
            matches(h, spec);
 }
 
-/* After all has settled: as wanted, or a reason why not. */
+/* After the cluster has settled: placed as wanted, or with an explanation. */
 static void check_settled(struct fixture *f, const struct placement_result *result)
 {
     struct registry_shard_buf shard_buf;
@@ -250,7 +251,8 @@ static void check_settled(struct fixture *f, const struct placement_result *resu
         assert_true(free_hosts == 0 || (never && free_hosts < voters));
         assert_true(strlen(result->explanation) > 0);
     } else if (result->verdict == PLACEMENT_WAIT) {
-        /* Only for what a dead host still has to delete, or will run when it is back. */
+        /* Only for the replicas that a dead host still has to delete, or will run when it is
+         * back. */
         bool dead = false;
         name = (struct slice){0};
         while ((h = registry_next_host(v, name)) != NULL) {
@@ -396,7 +398,7 @@ static uint32_t zero_votes_on(struct fixture *f, uint64_t host)
     return votes;
 }
 
-/* A draining host keeps its vote until another one has it. */
+/* A draining host keeps its vote until another host has it. */
 static void test_placement_zero_keeps_the_votes_of_draining_hosts(void **state)
 {
     (void)state;
@@ -420,7 +422,7 @@ static void test_placement_zero_keeps_the_votes_of_draining_hosts(void **state)
     assert_int_equal(zero_votes_on(&f, 1) + zero_votes_on(&f, 2), 1);
     do_admit(&f, 4, 9);
     (void)settle(&f, 0, &rng);
-    assert_int_equal(count_shard(&f, 0).voters, 3); /* draining ones get no new votes */
+    assert_int_equal(count_shard(&f, 0).voters, 3); /* draining hosts get no new votes */
     assert_int_equal(zero_votes_on(&f, 0) + zero_votes_on(&f, 3) + zero_votes_on(&f, 4), 3);
     do_delete_host(&f, 1);
     (void)settle(&f, 0, &rng);
@@ -429,7 +431,7 @@ static void test_placement_zero_keeps_the_votes_of_draining_hosts(void **state)
     do_delete_host(&f, 2);
     (void)settle(&f, 0, &rng);
     assert_int_equal(zero_votes_on(&f, 0) + zero_votes_on(&f, 3) + zero_votes_on(&f, 4), 3);
-    do_delete_host(&f, 3); /* two are left: one votes, and not two */
+    do_delete_host(&f, 3); /* two are left: one of them votes, not both */
     (void)settle(&f, 0, &rng);
     assert_int_equal(count_shard(&f, 0).voters, 1);
     fixture_deinit(&f);
@@ -541,8 +543,8 @@ static uint64_t only_spare(struct fixture *f, uint64_t shard)
     return spare[0];
 }
 
-/* Of four voters of which three are wanted, and a copy without vote: whoever has just given its
- * vote away would have to be given it back, if another one were chosen then. */
+/* Four voters of which three are wanted, and a copy without vote. The replica that just gave its
+ * vote away must stay the spare. Choosing another spare would mean giving that vote back. */
 static void test_placement_spare_voter_stays_the_one_that_lost_its_vote(void **state)
 {
     (void)state;
@@ -592,7 +594,7 @@ static void test_placement_host_that_keeps_failing_gets_nothing_new(void **state
     struct fixture f;
     fixture_init(&f);
     do_bootstrap(&f, 4);
-    /* One failure of the host fails what it has: that may be over. */
+    /* One failure of the host fails its replicas: the cause may be over. */
     for (uint64_t shard = 1; shard <= 4; shard++) {
         create_placed(&f, shard);
     }
@@ -600,7 +602,7 @@ static void test_placement_host_that_keeps_failing_gets_nothing_new(void **state
         fail_on(&f, shard, 3);
     }
     assert_false(is_failing(&f, 3));
-    /* What is placed there afterwards fails as well, and what after that. */
+    /* A replica placed there afterwards fails as well, and so does the next one. */
     create_placed(&f, 5);
     fail_on(&f, 5, 3);
     create_placed(&f, 6);
@@ -613,7 +615,7 @@ static void test_placement_host_that_keeps_failing_gets_nothing_new(void **state
     assert_string_equal(result.explanation,
                         "no host for 1 of 4 voters; of 4 hosts: 1 where replicas keep failing; "
                         "would nearly fit: h3 (where replicas keep failing)");
-    /* What failed there is made anew elsewhere, or there if there is no other host. */
+    /* The failed replicas are replaced elsewhere, or on the same host if there is no other. */
     do_host_state(&f, 0, thole_v1_HOST_STATE_CORDONED);
     for (uint64_t shard = 5; shard <= 6; shard++) {
         uint64_t failed = replica_on(&f, shard, 3);
@@ -632,7 +634,7 @@ static void test_placement_host_that_keeps_failing_gets_nothing_new(void **state
     fixture_deinit(&f);
 }
 
-/* A command that every replica fails on says nothing of the hosts. */
+/* A command that every replica fails on is no evidence against the hosts. */
 static void test_placement_shard_that_fails_everywhere_counts_against_no_host(void **state)
 {
     (void)state;
@@ -669,7 +671,7 @@ static void test_placement_promotes_before_it_places(void **state)
     do_update_shard(&f, "s", 3, 2, "");
     assert_int_equal(settle(&f, 1, &rng).verdict, PLACEMENT_SETTLED);
     v = registry_view_acquire(f.r);
-    assert_int_equal(registry_next_replica_id(v), next); /* the same five all along */
+    assert_int_equal(registry_next_replica_id(v), next); /* the same five hosts throughout */
     registry_view_release(v);
     fixture_deinit(&f);
 }
@@ -693,7 +695,7 @@ static void test_placement_draining_voter_is_replaced_first(void **state)
     do_host_state(&f, host, thole_v1_HOST_STATE_DRAINING);
     assert_int_equal(decide(&f, 1, false).verdict, PLACEMENT_ACT);
     assert_int_equal(count_shard(&f, 1).voters, 4);
-    assert_int_equal(decide(&f, 1, false).verdict, PLACEMENT_WAIT); /* until the new one runs */
+    assert_int_equal(decide(&f, 1, false).verdict, PLACEMENT_WAIT); /* until the new replica runs */
     assert_true(simulate_one(&f, 1, &rng));
     assert_int_equal(decide(&f, 1, false).verdict, PLACEMENT_ACT);
     v = registry_view_acquire(f.r);

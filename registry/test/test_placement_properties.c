@@ -1,5 +1,5 @@
-/* Properties of placement on thousands of random clusters and specs, each simulated step by step
- * until nothing moves any more, and compared with the best of all possible placements.
+/* Properties of placement on thousands of random clusters and specs. Each cluster is simulated step
+ * by step until no replica moves, and compared with the best of all possible placements.
  *
  * PLACEMENT_SEED=n runs that seed alone; PLACEMENT_RUNS=n runs as many. */
 #include "base/rand.h"
@@ -195,7 +195,7 @@ static size_t count_placed(const thole_registry_v1_Command *c)
     return sum;
 }
 
-/* One decision, taken. */
+/* Applies one decision. */
 static struct placement_result step(struct world *w, uint64_t shard, bool conditions)
 {
     struct registry_shard_buf shard_buf, shard_buf2;
@@ -216,14 +216,14 @@ static struct placement_result step(struct world *w, uint64_t shard, bool condit
         upb_Arena_Free(c.arena);
     }
     registry_view_release(v);
-    /* Those that stay can go on without the votes that go: the membership controller holds on to
-     * those for as long as who is to come is not ready. */
+    /* The voters that stay can commit without the voters that leave. The membership controller
+     * keeps a leaving voter until its replacement is ready. */
     struct votes after = count_votes(w, shard);
     CHECK(w, after.live >= before.live || after.live * 2 > after.wanted);
     return ret;
 }
 
-/* What hosts would report. False: nothing. */
+/* Report what hosts would report; false if there is nothing to report. */
 static bool observe_one(struct world *w, uint64_t shard)
 {
     struct registry_replica_buf replica_buf;
@@ -294,7 +294,7 @@ struct model {
     size_t hosts;
     const thole_v1_Host *rows[HOSTS_MAX];
     bool stays[HOSTS_MAX], open[HOSTS_MAX];
-    int32_t role[HOSTS_MAX];     /* of the replica there that runs; 0: none */
+    int32_t role[HOSTS_MAX];     /* of the replica there that runs; 0: no replica */
     uint32_t matches[HOSTS_MAX]; /* bit: slot */
     uint32_t wanted[SLOTS];
     int place[HOSTS_MAX][2];
@@ -302,7 +302,7 @@ struct model {
 };
 
 struct cost {
-    int32_t level[7]; /* unmet voters, witnesses, others; spread; new replicas */
+    int32_t level[7]; /* unmet voters, witnesses, non-voting; spread; new replicas */
 };
 
 static bool all_match(const thole_v1_Host *h, const thole_v1_Constraint *const *k, size_t n)
@@ -449,7 +449,7 @@ static struct cost best_of(const struct model *m)
     return best;
 }
 
-/* The spread of the voting replicas as they are: what may be had better with the same hosts? */
+/* The spread of the current voting replicas: could the same hosts be spread better? */
 static void voting_spread(const struct model *m, int32_t ret[2])
 {
     ret[0] = ret[1] = 0;
@@ -492,7 +492,7 @@ static bool has_cover(const thole_v1_ShardSpec *spec)
     return cover;
 }
 
-/* Everything that runs is where it may be; users' replicas are not made here. */
+/* Every running replica is on an allowed host; users' replicas are not created here. */
 static void check_constraints(struct world *w, const struct registry_view *v)
 {
     struct registry_shard_buf shard_buf;
@@ -597,7 +597,7 @@ static void run_world(uint64_t seed)
         struct placement_result result = settle(&w, 1);
         check_settled(&w, &result);
         disturb(&w);
-        /* How many new replicas does what happened need, at least? */
+        /* At least how many new replicas does this change need? */
         struct registry_view *v = registry_view_acquire(w.f.r);
         const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
         struct model m;
@@ -648,7 +648,7 @@ static uint32_t load_of(struct world *w, uint64_t n)
     return load;
 }
 
-/* The replicas on host n lead; other shards are led by any of theirs. */
+/* The replicas on host n lead their shards; other shards have any of their replicas lead. */
 static void lead_from(struct world *w, uint64_t shards, uint64_t n)
 {
     struct registry_replica_buf replica_buf;
@@ -673,7 +673,7 @@ static void lead_from(struct world *w, uint64_t shards, uint64_t n)
     }
 }
 
-/* One move of any shard from any host; false if none gains. */
+/* One move of any shard from any host; false if no move gains. */
 static bool balance_one(struct world *w, uint64_t shards)
 {
     struct registry_shard_buf shard_buf;
@@ -725,7 +725,7 @@ static void run_balance(uint64_t seed)
         }
         CHECK(&w, w.placed - before < 100); /* it ends */
     } while (balance_one(&w, shards));
-    /* As even as can be, with no more moves than the new host got replicas. */
+    /* As even as possible, with no more moves than the new host got replicas. */
     uint32_t least = UINT32_MAX;
     uint32_t most = 0;
     for (uint64_t n = 0; n < w.hosts; n++) {
@@ -744,7 +744,7 @@ static void placement_balance_ends_even_with_fewest_moves(void **state)
     for_seeds(run_balance, 300);
 }
 
-/* A host gives away what is above its capacity, also if it leads all of that. */
+/* A host gives away the replicas above its capacity, even if it leads all of them. */
 static void run_capacity(uint64_t seed)
 {
     struct registry_replica_buf replica_buf;
@@ -788,7 +788,7 @@ static void placement_balance_empties_a_host_down_to_its_capacity(void **state)
 
 static size_t moves_seen;
 
-/* Hosts by number; whether the shard has a replica there that is to run. */
+/* Hosts by number: does the shard have a replica there that is wanted to run? */
 static bool runs_on(struct world *w, uint64_t n)
 {
     struct registry_replica_buf replica_buf;
@@ -819,7 +819,7 @@ static bool may_move(struct world *w, uint64_t from, uint64_t to)
     return may;
 }
 
-/* A legal move ends where it was told to, placement adds nothing of its own, and it stays
+/* A legal move ends at its target host. Placement adds no moves of its own, and the shard stays
  * settled. */
 static void move_one(struct world *w, uint64_t from, uint64_t to)
 {

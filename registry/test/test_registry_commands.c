@@ -121,7 +121,7 @@ static void test_admit_new_host_gets_replica_of_zero(void **state)
     assert_int_equal(thole_v1_Replica_owner(r), thole_v1_REPLICA_OWNER_PLACEMENT);
     assert_false(thole_v1_Replica_initial(r));
     uint64_t before = revision(f);
-    EXPECT_OK(f, do_admit(f, 3, 5)); /* the answer was lost, and it asks again */
+    EXPECT_OK(f, do_admit(f, 3, 5)); /* the answer was lost, and the host retries */
     assert_int_equal(revision(f), before);
     EXPECT_OK(f, do_admit(f, 3, 6));
     assert_int_equal(thole_v1_HostStatus_incarnation(thole_v1_Host_status(host_row(f, 3))), 6);
@@ -152,8 +152,8 @@ static uint64_t admit_as(struct fixture *f, uint64_t n, const char *name)
     return fixture_run(f, &c);
 }
 
-/* A host whose disk was lost comes back under another id: its name is free when the old one is
- * being removed, although that cannot end before the new one is there. */
+/* A host whose disk was lost comes back under another id. Its name is free once the old host is
+ * being removed, although that removal cannot end before the new host is there. */
 static void test_name_of_a_removed_host_is_free_before_it_is_gone(void **state)
 {
     struct fixture *f = *state;
@@ -283,7 +283,7 @@ static void test_host_spec_etag_and_generation(void **state)
     EXPECT(f, do_host_state(f, 8, thole_v1_HOST_STATE_ACTIVE), THOLE_NOT_FOUND, "NO_SUCH_HOST");
 }
 
-/* upb does not check the strings of maps: one tag that is no UTF-8 breaks every standard client. */
+/* upb does not validate strings in maps: one tag that is not UTF-8 breaks every standard client. */
 static void test_tags_that_are_no_text_are_refused(void **state)
 {
     struct fixture *f = *state;
@@ -410,7 +410,7 @@ static uint64_t do_with_leases(struct fixture *f, const char *name, bool create)
     return fixture_run(f, &c);
 }
 
-/* All voters must agree on it, so it stays as it was; to leave it out is no change. */
+/* All voters must agree on the value, so it is unchanged; leaving it out is no change. */
 static void test_lease_reads_cannot_change(void **state)
 {
     struct fixture *f = *state;
@@ -517,7 +517,8 @@ static void test_retired_replica_is_out_whatever_was_wanted(void **state)
     assert_null(replica_row(f, 5));
     EXPECT_OK(f, do_retire(f, 5));
     EXPECT(f, do_retire(f, 99), THOLE_NOT_FOUND, "NO_SUCH_REPLICA");
-    /* Shard zero's too, although its host stays: and the host may get another one. */
+    /* Shard zero's replica is retired too, although its host stays; the host may get another
+     * replica. */
     EXPECT_OK(f, do_retire(f, 3));
     EXPECT_OK(f, do_observe(f, 3, thole_v1_REPLICA_PHASE_GONE, 0));
     EXPECT_OK(f, do_place_one(f, 0, 2, NON_VOTING));
@@ -572,7 +573,7 @@ static void test_repair_of_zero_skips_ids_that_may_be_in_use(void **state)
     bytes_deinit(&saved);
 }
 
-/* Only what failed: else every host keeps its replica of shard zero. */
+/* Only the failed replica is replaced: otherwise every host keeps its replica of shard zero. */
 static void test_failed_replica_of_zero_is_replaced(void **state)
 {
     struct fixture *f = *state;
@@ -608,7 +609,7 @@ static void test_shard_deletion_skips_out_and_drops_row_last(void **state)
     EXPECT_OK(f, do_create_shard(f, "orders", 1, 0));
     assert_non_null(shard_row(f, 2)); /* ids are not used again */
     EXPECT_OK(f, do_delete_shard(f, "orders"));
-    assert_null(shard_row(f, 2)); /* nothing was placed: it goes at once */
+    assert_null(shard_row(f, 2)); /* no replica was placed: the shard goes at once */
 }
 
 static void test_reports_of_wrong_host_or_incarnation_are_refused(void **state)
@@ -740,7 +741,7 @@ static void test_request_id_gets_first_answer(void **state)
     assert_true(thole_registry_v1_Result_has_shard(f->result));
     c = create_with_id("a", "req-2", false);
     EXPECT(f, fixture_run(f, &c), THOLE_ALREADY_EXISTS, "EXISTS");
-    /* Forgotten after 1024 others. */
+    /* Forgotten after 1024 newer ids. */
     for (int i = 0; i < 1024; i++) {
         char id[32];
         snprintf(id, sizeof id, "other-%d", i);
@@ -782,8 +783,8 @@ static void test_malformed_commands_are_refused(void **state)
     EXPECT(f, fixture_run(f, &c), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
 }
 
-/* UpdateHost of a host with one tag, whose map entry has an unknown field 15. What every replica of
- * shard zero reads at every start must not end one of them. */
+/* UpdateHost of a host with one tag, whose map entry has an unknown field 15. Every replica of
+ * shard zero replays its log at each start, so such an entry must not abort the process. */
 static void test_command_that_upb_cannot_digest_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -883,7 +884,7 @@ static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 #define TEST_EMPTY(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
 
-/* What a proposer says of the time is compared, and must not overflow (UBSan sees it). */
+/* The proposer's time is compared, and must not overflow (UBSan detects that). */
 static void test_extreme_times_are_compared_as_far_as_they_can(void **state)
 {
     (void)state;

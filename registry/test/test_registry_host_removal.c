@@ -1,4 +1,4 @@
-/* When a host may be removed for ever. */
+/* When a host may be removed permanently. */
 #include "registry/test/registry_fixture.h"
 
 #include <setjmp.h>
@@ -15,7 +15,7 @@
 #define SUSPECT thole_v1_HOST_LIVENESS_SUSPECT
 #define LIVE thole_v1_HOST_LIVENESS_LIVE
 
-/* As a user says it. */
+/* As a user writes it. */
 static uint64_t user_deletes(struct fixture *f, const char *host)
 {
     struct cmd c = cmd_new("user");
@@ -110,7 +110,7 @@ static void test_one_of_three_voters_may_go_and_not_the_second(void **state)
     assert_int_equal(do_delete_host(f, 1), THOLE_FAILED_PRECONDITION);
 }
 
-/* What the lost voter and the witness acknowledged, the other voter may lack. */
+/* The other voter may lack entries that the lost voter and the witness acknowledged. */
 static void test_a_witness_is_no_copy(void **state)
 {
     struct fixture *f = *state;
@@ -123,7 +123,7 @@ static void test_a_witness_is_no_copy(void **state)
     assert_true(message_has(f, "shards/orders needs this host"));
 }
 
-/* A vote that is given to a replica which has nothing yet is none. */
+/* The vote of a replica that has no data yet does not count. */
 static void test_a_replica_that_catches_up_is_no_copy(void **state)
 {
     struct fixture *f = *state;
@@ -148,7 +148,7 @@ static void test_only_voter_of_shard_zero_stays(void **state)
     assert_int_equal(do_delete_host(f, 1), THOLE_OK);
 }
 
-/* Its vote was taken, which a dead host never confirms. */
+/* Its vote was removed, which a dead host never confirms. */
 static void test_dead_host_without_a_vote_of_zero_may_go(void **state)
 {
     struct fixture *f = *state;

@@ -1,6 +1,6 @@
 /* Random commands against a naive model: arrays and loops instead of trees. After each command the
- * code and the rows must agree; a mirror fed by registry_changes_since must too; a snapshot must
- * restore to the same bytes; and views that are held must not change. */
+ * codes and the rows must agree, and so must a mirror fed by registry_changes_since. A snapshot
+ * must restore to the same bytes, and held views must not change. */
 #include "base/rand.h"
 #include "registry/test/registry_fixture.h"
 
@@ -301,7 +301,7 @@ static bool is_needed(const struct fixture *f)
     return m.size > 0 && memmem(m.data, m.size, text, sizeof text - 1) != NULL;
 }
 
-/* One random command on both sides. */
+/* Apply one random command to both sides. */
 static void step(struct fixture *f, struct model *m, struct rand *rng)
 {
     static const char *const names[NAMES] = {"a", "b", "c", "d.e", "f-0"};

@@ -1,4 +1,4 @@
-/* Operations as rows: starting, repeating, cancelling, progress, their bounded history. */
+/* Operations as rows: start, retry, cancellation, progress, and their bounded history. */
 #include "registry/test/registry_fixture.h"
 
 #include <setjmp.h>
@@ -19,7 +19,7 @@ static uint64_t start(struct fixture *f, int32_t kind, const char *host)
     return fixture_run(f, &c);
 }
 
-/* A command of one operation, to be sent by the same client again and again. */
+/* A command with one operation, which the same client retries again and again. */
 static struct cmd asked(const char *request_id)
 {
     struct cmd c = cmd_new("user");
@@ -135,7 +135,7 @@ static void test_cancel_sets_the_host_back_and_ids_go_on(void **state)
     assert_int_equal(cancel(f, 77, false), THOLE_NOT_FOUND);
 }
 
-/* Also when another operation took the drain over. */
+/* Also when another operation took over the drain. */
 static void test_cancel_restores_a_cordoned_host(void **state)
 {
     struct fixture *f = *state;
@@ -217,8 +217,8 @@ static void test_pauses_last_until_resumed(void **state)
     assert_int_equal(state_of(f, first + 1), thole_v1_OPERATION_STATE_DONE);
 }
 
-/* The oldest that have ended go; one that is under way stays, however old. A snapshot has them all,
- * and the next id. */
+/* The oldest ended operations are evicted; an operation under way stays, however old. A snapshot
+ * contains them all, and the next id. */
 static void test_history_is_bounded_and_restored(void **state)
 {
     struct fixture *f = *state;
@@ -263,8 +263,8 @@ static uint64_t revision_of(struct fixture *f)
     return revision;
 }
 
-/* Also after the first has ended, when the same request could not be, or would begin another
- * one. */
+/* Also after the first operation has ended, when the same request would be refused, or would start
+ * another operation. */
 static void test_repeated_request_id_gets_the_first_operation(void **state)
 {
     struct fixture *f = *state;
@@ -298,7 +298,7 @@ static void test_repeated_request_id_gets_the_first_operation(void **state)
     assert_int_equal(revision_of(f), before);
 }
 
-/* Its answer is the operation, however large the shard is whose row changed with it. */
+/* The command's result is the operation, however large the shard whose row changed with it. */
 static void test_repeated_move_of_a_large_shard_gets_the_first_operation(void **state)
 {
     struct fixture *f = *state;
@@ -324,8 +324,8 @@ static void test_repeated_move_of_a_large_shard_gets_the_first_operation(void **
     assert_int_equal(state_of(f, id), thole_v1_OPERATION_STATE_CANCELLED);
 }
 
-/* An answer that asks to try again is none: the next try, under the same id, is decided anew.
- * Others are. */
+/* A retryable refusal is not recorded: a retry under the same id is decided anew. Other refusals
+ * are recorded. */
 static void test_refusals_are_remembered_unless_they_ask_for_another_try(void **state)
 {
     struct fixture *f = *state;

@@ -1,4 +1,4 @@
-/* Packed rows: nothing is lost, and what cannot be packed stays as it is. */
+/* Packed rows: no field is lost, and a row that cannot be packed is kept unpacked. */
 #include "registry/registry_internal.h"
 
 #include <setjmp.h>
@@ -57,14 +57,14 @@ static struct slice encode(const void *msg, enum row_kind kind, upb_Arena *arena
     return registry__encode(msg, registry__row_table(kind), arena);
 }
 
-/* Whatever it is kept as, looking at it and editing it show what it was; it knows its keys. */
+/* However a row is stored, reads and edits show its original content, and its keys are known. */
 static void assert_packs(struct row_scope *d, struct row *row, bool packs)
 {
     struct registry_shard_buf buf; /* the largest */
     struct slice before = encode(row->msg, row->kind, d->arena);
     struct packed *p = registry__row_pack(row, &d->scratch);
     assert_int_equal(!p->whole, packs);
-    memset(&buf, 0xee, sizeof buf); /* what was in it before does not matter */
+    memset(&buf, 0xee, sizeof buf); /* earlier content of the buffer does not matter */
     const void *msg = registry__packed_message(p, &buf);
     assert_true(slice_equal(before, encode(msg, row->kind, d->arena)));
     const struct row *open = registry__open(d, p);
@@ -185,7 +185,7 @@ static void test_pack_host_with_tags_is_kept_whole(void **state)
     assert_packs(*state, row, false);
 }
 
-/* More than any buffer has room for, as no command makes it but a snapshot may have it. */
+/* Larger than any buffer: no command creates such a row, but a snapshot may contain it. */
 static void test_pack_row_that_is_too_large_is_kept_whole(void **state)
 {
     struct row *row = full_shard(*state);
@@ -242,8 +242,8 @@ static const thole_v1_ShardSpec *spec_of(const struct packed *p)
     return thole_v1_Shard_spec(registry__packed_message(p, &buf));
 }
 
-/* A spec, two conditions of each time, an id of a host, a pool's name: held once, and as long as
- * some row has them. */
+/* A spec, two conditions of each time, a host id and a pool name are each stored once. They are
+ * freed with the last row that refers to them. */
 static void test_pack_rows_share_what_they_have_in_common(void **state)
 {
     struct row_scope *d = *state;

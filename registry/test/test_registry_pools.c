@@ -100,11 +100,11 @@ static void registry_pool_follows_in_bounded_steps(void **state)
         assert_int_equal(shards_of(f, "p"), done < 10 ? done : 10);
     }
     assert_int_equal(observed(f, "p"), 1);
-    /* An older decision, or one more, does nothing. */
+    /* An older decision, or a repeated one, has no effect. */
     uint64_t revision = thole_registry_v1_Result_revision(f->result);
     assert_int_equal(reconcile(f, "p", 1, 4), THOLE_OK);
     assert_int_equal(thole_registry_v1_Result_revision(f->result), revision);
-    /* Fewer, in the middle of becoming more. */
+    /* A smaller size, while the pool is still growing. */
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 20, .voters = 1}), THOLE_OK);
     assert_int_equal(reconcile(f, "p", 2, 15), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 15);
@@ -157,7 +157,7 @@ static void registry_pool_leaves_names_of_others_alone(void **state)
     upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(thole_v1_ShardPool_status(p));
     assert_true(slice_equal(registry_str(taken), slice_str("p-1")));
     registry_view_release(v);
-    /* It takes the name when that is free. */
+    /* The pool takes the name once it is free. */
     assert_int_equal(observed(f, "p"), 1);
     assert_int_equal(do_delete_shard(f, "p-1"), THOLE_OK);
     assert_int_equal(observed(f, "p"), 0);
@@ -174,7 +174,7 @@ static void registry_pool_leaves_names_of_others_alone(void **state)
     assert_int_equal(do_create_shard(f, "p-1", 1, 0), THOLE_OK);
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 3, .voters = 1}), THOLE_OK);
     assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
-    /* Its own are changed through it alone. */
+    /* The pool's own shards are changed through the pool alone. */
     assert_int_equal(do_update_shard(f, "p-0", 3, 0, ""), THOLE_FAILED_PRECONDITION);
     assert_int_equal(do_delete_shard(f, "p-0"), THOLE_FAILED_PRECONDITION);
     assert_int_equal(delete_pool(f, "p"), THOLE_OK);
@@ -206,7 +206,7 @@ static void registry_pool_dry_run_says_whether_it_can_be_placed(void **state)
     assert_false(thole_v1_Condition_status(c[0]));
     upb_StringView why = thole_v1_Condition_message(c[0]);
     assert_non_null(memmem(why.data, why.size, "zone in (z0) rules out 2", 24));
-    assert_int_equal(shards_of(f, "p"), -1); /* nothing was made */
+    assert_int_equal(shards_of(f, "p"), -1); /* no shard was created */
 }
 
 static void registry_pool_refuses_lost_updates_and_bad_specs(void **state)

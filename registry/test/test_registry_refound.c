@@ -1,5 +1,5 @@
-/* A new cluster from the registry of a lost one: what is kept, what is not, and that no shard of it
- * forms empty before somebody has said so. */
+/* A new cluster from the registry of a lost cluster: what is kept, what is dropped. No shard of it
+ * forms empty before an operator has confirmed that. */
 #include "registry/placement/placement.h"
 #include "registry/test/registry_fixture.h"
 
@@ -204,7 +204,7 @@ static void registry_refound_keeps_what_was_wanted_and_drops_what_was_there(void
     assert_int_equal(b->done.hosts, 3);
     assert_int_equal(b->done.shards, 1);
     assert_int_equal(b->done.revision, registry_view_revision(was));
-    /* Ids and revisions are beyond all that the old cluster can have given out. */
+    /* Ids and revisions are beyond any that the old cluster can have assigned. */
     assert_true(b->done.replica_id > registry_next_replica_id(was) + 1000000);
     assert_true(registry_view_revision(v) > registry_view_revision(was) + 1000000);
     /* One host, one replica: shard zero's, founded on the file. */
@@ -221,7 +221,7 @@ static void registry_refound_keeps_what_was_wanted_and_drops_what_was_there(void
     assert_false(thole_v1_Shard_awaits_restore(zero));
     assert_true(slice_equal(registry_str(thole_v1_ShardSeed_file(thole_v1_Shard_seed(zero))),
                             slice_str(FILE_NAME)));
-    /* What it says when it starts for the first time is taken, tags too. */
+    /* The host's first report after its start is accepted, including its tags. */
     assert_int_equal(thole_v1_HostSpec_tags_size(thole_v1_Host_spec(host)), 2);
 
     const thole_v1_Shard *orders = registry_shard_by_name(v, slice_str("orders"), &shard_buf2);
@@ -267,7 +267,7 @@ static void registry_refound_refuses_what_is_no_registry(void **state)
     fixture_save(&b->old, &in);
     assert_int_equal(registry_refound(slice_str("nonsense"), &o, &out, &done, &st),
                      THOLE_DATA_LOSS);
-    for (size_t cut = 0; cut < in.size; cut++) { /* whole records are a registry, too */
+    for (size_t cut = 0; cut < in.size; cut++) { /* unpacked records are a valid registry, too */
         struct registry_refounded ignored;
         struct bytes some = {0};
         enum thole_code code = registry_refound(slice_of(in.data, cut), &o, &some, &ignored, &st);
@@ -344,8 +344,7 @@ static void registry_awaiting_shard_is_restored_under_its_spec_and_serves(void *
     assert_int_equal(cancel(&b->new, operation), THOLE_FAILED_PRECONDITION);
 }
 
-/* The replica of a restore that was given up goes; then the shard is as before, under another
- * id. */
+/* The replica of an aborted restore is removed; then the shard is as before, under another id. */
 static void finish_removal(struct fixture *f, uint64_t replica)
 {
     assert_int_equal(do_observe(f, replica, thole_v1_REPLICA_PHASE_GONE, 0), THOLE_OK);
@@ -406,7 +405,7 @@ static void registry_awaiting_shard_is_deleted_for_good(void **state)
     assert_int_equal(do_create_shard(&b->new, "orders", 1, 0), THOLE_OK);
     assert_false(awaits(&b->new, "orders"));
     assert_int_equal(do_place(&b->new, id_of(&b->new, "orders"), HOST, 1), THOLE_OK);
-    /* Also while a restore that was given up is being taken back. */
+    /* Also while an aborted restore is being rolled back. */
     assert_int_equal(restore(&b->new, "other"), THOLE_OK);
     uint64_t replica = first_replica(&b->new, id_of(&b->new, "other"));
     assert_int_equal(cancel(&b->new, last_operation(&b->new)), THOLE_OK);
@@ -433,13 +432,13 @@ static void registry_awaiting_pool_is_whole_and_its_shards_are_given_up_one_by_o
     assert_true(id_of(&b->new, "p-3") > id);
     assert_int_equal(do_delete_shard(&b->new, "p-3"), THOLE_FAILED_PRECONDITION);
     assert_true(awaits(&b->new, "p-4"));
-    pool(&b->new, "p", 3, 100); /* made smaller, the others go for good */
+    pool(&b->new, "p", 3, 100); /* after the pool shrinks, its other shards are gone permanently */
     assert_int_equal(id_of(&b->new, "p-4"), UINT64_MAX);
 }
 
 /* ---- Restored again -------------------------------------------------------------------------- */
 
-/* The registry of `from` becomes that of `to`, which forgets what it was. */
+/* The registry of `from` becomes that of `to`, which drops its own state. */
 static void refound_into(struct both *b, struct fixture *from, struct fixture *to, uint8_t cluster)
 {
     struct bytes in = {0}, out = {0};

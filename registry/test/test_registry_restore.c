@@ -1,5 +1,5 @@
-/* Shards that begin with a snapshot: one command makes all of it, and cancelling takes all of it
- * back. */
+/* Shards that are founded on a snapshot: one command creates all their rows, and cancelling removes
+ * them all. */
 #include "registry/test/registry_fixture.h"
 
 #include <setjmp.h>

@@ -1,4 +1,4 @@
-/* Views are read and released on many threads while commands are applied: meant for the thread and
+/* Views are read and released on many threads while commands are applied. Meant for the thread and
  * address sanitizers. */
 #include "registry/test/registry_fixture.h"
 
@@ -104,8 +104,8 @@ static void *take_views(void *ctx)
     return NULL;
 }
 
-/* Between two writes and across some: registry_free fails if one view is left, or given back
- * twice. */
+/* Views held between two writes and across several: registry_free fails if one leaks, or is
+ * released twice. */
 static void test_views_taken_very_often_are_all_given_back(void **state)
 {
     (void)state;

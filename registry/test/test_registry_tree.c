@@ -1,5 +1,5 @@
 /* The persistent tree against sorted arrays: random changes, versions that stay alive, every
- * look. */
+ * lookup. */
 #include "base/rand.h"
 #include "registry/registry_internal.h"
 
@@ -14,7 +14,7 @@
 #define IDS 2000
 #define VERSIONS 12
 
-/* What a version holds: rows by id, NULL where there is none. */
+/* The content of a version: rows by id, NULL where there is no row. */
 struct model {
     struct node *root;
     struct packed *rows[IDS + 1];
@@ -91,7 +91,7 @@ static void assert_agrees(const struct model *m)
     }
 }
 
-/* Runs of ids go and come, so that nodes fill, are split, dwindle and are joined. */
+/* Runs of ids are added and removed, so that nodes fill, split, shrink and merge. */
 static void change(struct model *m, struct rand *r, uint64_t revision)
 {
     uint64_t from = rand_below(r, IDS + 1);
@@ -141,7 +141,7 @@ static void test_tree_in_order_of_revision_is_searched_by_it(void **state)
     for (uint64_t id = 1; id <= IDS; id++) { /* three of each, every fourth is left out */
         put(m, id, (id + 2) / 3 + (id + 2) / 9);
     }
-    for (uint64_t id = 1; id <= 500; id++) { /* what is bounded loses its first ones */
+    for (uint64_t id = 1; id <= 500; id++) { /* a bounded array loses its first elements */
         take_out(m, id);
     }
     uint64_t id = 501;
