@@ -1,6 +1,6 @@
-/* Several hosts in one thread: real engines, registries and controllers on the manual executor,
- * with logs and snapshot files in memory that survive a stop, and a network in virtual time. The
- * layer above (routing of commands, liveness of peers) is played by the harness. */
+/* Several hosts in one thread: real engines, registries and controllers on the manual executor.
+ * Logs and snapshot files are in memory and survive a stop; the network is in virtual time. The
+ * harness stands in for the layer above (routing of commands, liveness of peers). */
 #ifndef HOSTCTL_TEST_CLUSTER_FIXTURE_H
 #define HOSTCTL_TEST_CLUSTER_FIXTURE_H
 
@@ -35,13 +35,13 @@ struct cluster {
     struct executor *ex;
     struct rand rand;
     struct cluster_host hosts[CLUSTER_HOSTS];
-    bool cut[CLUSTER_HOSTS]; /* from everybody */
+    bool cut[CLUSTER_HOSTS]; /* from every other host */
     bool apart[CLUSTER_HOSTS][CLUSTER_HOSTS];
-    bool mute[CLUSTER_HOSTS]; /* connected, but no frame of it arrives */
+    bool mute[CLUSTER_HOSTS]; /* connected, but none of its frames arrive */
     struct packet *packets;
     size_t proposals;              /* by controllers */
     double refuse;                 /* chance that a controller's proposal is not made */
-    double lose;                   /* chance that one is made, and its answer lost */
+    double lose;                   /* chance that a proposal is made, and its answer lost */
     uint64_t snapshot_bytes_per_s; /* of the hosts that are started next */
 };
 
@@ -69,16 +69,16 @@ void cluster_part(struct cluster *h, uint64_t a, uint64_t b, bool apart); /* onl
 void cluster_bootstrap(struct cluster *h, uint64_t hosts);
 void cluster_join(struct cluster *h, uint64_t n);
 
-/* Propose and wait; the code. */
+/* Propose a command and wait; returns the code. */
 enum thole_code cluster_command(struct cluster *h, struct cmd *c);
-/* Of an operation; 0: there is none. */
+/* State of an operation; 0: no such operation. */
 int32_t cluster_operation_state(struct cluster *h, uint64_t id);
 enum thole_code cluster_admit(struct cluster *h, uint64_t n, uint64_t *ret_replica);
 enum thole_code cluster_create(struct cluster *h, const char *shard, uint32_t voters,
                                uint32_t non_voting);
 enum thole_code cluster_create_type(struct cluster *h, const char *shard, const char *type,
                                     uint32_t voters, uint32_t non_voting);
-/* Commit some commands of the counters. False: no leader took them. */
+/* Commit some commands of the counters; false if no leader accepted them. */
 bool cluster_add(struct cluster *h, const char *shard, int count);
 enum thole_code cluster_update(struct cluster *h, const char *shard, uint32_t voters,
                                uint32_t non_voting);
@@ -86,21 +86,22 @@ enum thole_code cluster_delete(struct cluster *h, const char *shard);
 enum thole_code cluster_host_state(struct cluster *h, uint64_t n, int32_t state);
 enum thole_code cluster_delete_host(struct cluster *h, uint64_t n);
 
-/* The view of the first host that is up; release it. */
+/* The view of the first host that is up; the caller releases it. */
 struct registry_view *cluster_view(struct cluster *h);
-/* The shard is Placed and Ready for its newest spec, no replica is leaving, and its leader's
- * configuration is what the rows say. */
+/* The shard is Placed and Ready for its newest spec, no replica is leaving, and the leader's
+ * configuration matches the rows. */
 bool cluster_settled(struct cluster *h, const char *shard);
 void cluster_dump(struct cluster *h); /* for people */
-/* Nothing of the shard is left: no row, no replica, no tombstone on any host that is up. */
+/* The shard has left no row, and no replica or tombstone on any host that is up. */
 bool cluster_gone(struct cluster *h, const char *shard, uint64_t shard_id);
 bool cluster_all_see_same(struct cluster *h);
 uint32_t cluster_voters(struct cluster *h, const char *shard); /* in the leader's configuration */
 size_t cluster_replicas_on(struct cluster *h, uint64_t n);     /* rows */
 uint64_t cluster_shard_id(struct cluster *h, const char *shard);
-uint64_t cluster_zero_leader(struct cluster *h); /* UINT64_MAX: nobody */
+uint64_t cluster_zero_leader(struct cluster *h); /* UINT64_MAX: no leader */
 int32_t cluster_liveness(struct cluster *h, uint64_t n);
-/* How many events with this reason there are about the object; the last one's message. */
+/* The number of events with this reason about the object; `text` receives the last one's
+ * message. */
 size_t cluster_events(struct cluster *h, const char *object, const char *reason, char *ret_last,
                       size_t size);
 

@@ -1,4 +1,4 @@
-/* A counter that fails when its host is told so: in open, apply or restore. */
+/* A counter that fails in open, apply or restore, as its host's flags ask for. */
 #include <stdlib.h>
 
 #include "hostctl/test/cluster_fixture.h"

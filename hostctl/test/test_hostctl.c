@@ -1,5 +1,5 @@
-/* The three controllers at work over real engines: shards come, grow, shrink, move and go; hosts
- * join, drain, die and come back. */
+/* The three controllers over real engines: shards are created, grow, shrink, move and are deleted.
+ * Hosts join, drain, crash and restart. */
 #include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
@@ -39,7 +39,7 @@ static void test_single_host_grows_to_five(void **state)
     cluster_free(h);
 }
 
-/* All founders vote at first: that is what they agreed on. */
+/* All founders vote at first, as they agreed at bootstrap. */
 static void test_even_founders_become_odd_voters(void **state)
 {
     (void)state;
@@ -72,7 +72,7 @@ static void test_shard_three_to_five_to_three(void **state)
         struct engine_replica_status status;
         local += engine_shard_status(h->hosts[i].engine, id, &status);
     }
-    assert_int_equal(local, 3); /* the others' data is deleted */
+    assert_int_equal(local, 3); /* the data of the other replicas is deleted */
     cluster_free(h);
 }
 
@@ -132,7 +132,8 @@ static void test_dead_host_is_replaced_and_comes_back_empty(void **state)
     cluster_stop(h, dead);
     cluster_run(h, CLUSTER_DEAD_MS / 2);
     assert_int_equal(cluster_replicas_on(h, dead), 2); /* within the grace nothing moves */
-    /* Removed and out, but its data waits for the host to come back and delete it. */
+    /* The replica is removed from the group, but its data stays until the host restarts and deletes
+     * it. */
     RUN_UNTIL(h, 30000,
               cluster_voters(h, "a") == 3 && cluster_shard_id(h, "a") == id &&
                   cluster_replicas_on(h, dead) == 2);
@@ -258,7 +259,7 @@ static void test_user_replica_comes_and_goes(void **state)
     assert_int_equal(cluster_command(h, &c), THOLE_OK);
     RUN_UNTIL(h, 10000, engine_shard_status(h->hosts[free_host].engine, id, &status));
     RUN_UNTIL(h, 10000, cluster_settled(h, "a"));
-    cluster_run(h, 3000); /* placement leaves it alone */
+    cluster_run(h, 3000); /* placement does not touch it */
     assert_true(engine_shard_status(h->hosts[free_host].engine, id, &status));
     c = cmd_new("user");
     thole_registry_v1_RemoveReplica_set_replica_id(
@@ -269,8 +270,8 @@ static void test_user_replica_comes_and_goes(void **state)
     cluster_free(h);
 }
 
-/* After a removal down to one voter, that one must start alone: it has to have stored that the
- * removal was committed before the other's data went. */
+/* After a removal down to one voter, that voter must be able to start alone. It must store the
+ * committed removal before the other voter's data is deleted. */
 static void test_survivor_of_removal_restarts_alone(void **state)
 {
     (void)state;
@@ -367,7 +368,7 @@ static void storm(uint64_t seed)
         }
         assert_int_equal(cluster_host_state(h, n, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
     }
-    /* Not before: it may hold one of two votes. */
+    /* Not before: the host may hold one of two votes. */
     RUN_UNTIL(h, 120000, deleted == UINT64_MAX || cluster_replicas_on(h, deleted) == 0);
     if (deleted != UINT64_MAX) {
         cluster_stop(h, deleted);

@@ -46,14 +46,15 @@ static void detector_regular_heartbeats_allow_the_floor(void **state)
 {
     (void)state;
     struct series s = begin();
-    assert_int_equal(detector_allowed_ms(&s.d, &bounds), 2000); /* nothing is known yet */
+    assert_int_equal(detector_allowed_ms(&s.d, &bounds), 2000); /* no interval is known yet */
     regular(&s, 1000);
     assert_int_equal(s.alarms, 0);
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 1000);
     assert_int_equal(detector_due_ms(&s.d, &bounds) - s.now_ms, 1000);
 }
 
-/* A second of a loaded machine, seen a first time, passes; after that even more is allowed. */
+/* The first gap of a second, as on a loaded machine, raises no alarm; afterwards the limit is
+ * higher. */
 static void detector_single_slow_second_raises_no_alarm(void **state)
 {
     (void)state;
@@ -65,7 +66,7 @@ static void detector_single_slow_second_raises_no_alarm(void **state)
     regular(&s, 300);
     interval(&s, 1900);
     assert_int_equal(s.alarms, 0);
-    /* What does not happen again is forgotten. */
+    /* Gaps that do not recur are forgotten. */
     regular(&s, 3 * DETECTOR_WINDOW_MS / 100);
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 1000);
 }
@@ -91,11 +92,11 @@ static void detector_broken_connection_of_a_speaking_host_is_noticed_faster(void
     regular(&s, 200);
     detector_broken(&s.d, &bounds, s.now_ms + 30);
     assert_int_equal(detector_due_ms(&s.d, &bounds) - s.now_ms, 530);
-    /* It is back at once: no alarm, and the gap was no interval of its own. */
+    /* The peer reconnects at once: no alarm, and the gap is not recorded as an interval. */
     detector_heard(&s.d, &bounds, s.now_ms + 400);
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 1000);
     assert_int_equal(s.d.steady_ms, s.now_ms + 400);
-    /* One that was silent before it broke gets no less than it would have got. */
+    /* A peer that was silent before its connection broke keeps at least the time it had left. */
     s.now_ms += 400;
     detector_broken(&s.d, &bounds, s.now_ms + 700);
     assert_int_equal(detector_due_ms(&s.d, &bounds) - s.now_ms, 1000);
@@ -108,7 +109,7 @@ static void detector_our_own_absence_is_no_silence_of_others(void **state)
     regular(&s, 200);
     detector_excuse(&s.d, 5000, s.now_ms + 5100);
     assert_true(detector_due_ms(&s.d, &bounds) > s.now_ms + 5100 + 800);
-    /* More than its silence is not excused. */
+    /* No more than the peer's silence is excused. */
     detector_excuse(&s.d, 50000, s.now_ms + 5200);
     assert_int_equal(s.d.heard_ms, s.now_ms + 5200);
 }
@@ -134,7 +135,7 @@ static void detector_threshold_stays_below_its_ceiling(void **state)
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 10000);
 }
 
-/* Intervals in ms between the signs of life of one of three daemons that shared two cores with
+/* Intervals in ms between heartbeats of one of three daemons. The daemons shared two cores with
  * eight busy loops for most of the time. */
 static const uint16_t recorded[] = {
     24,  20,  104, 54,  155, 100, 89,  103, 199, 232, 166, 103, 199, 200, 198, 100, 102, 198,
@@ -170,8 +171,7 @@ static void detector_recorded_intervals_of_a_loaded_machine_raise_no_alarm(void 
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 1000);
 }
 
-/* Heartbeats of 100 ms with exponential delays, and every twentieth one with a stall of up to 1.5
- * s. */
+/* Heartbeats of 100 ms with exponential delays; every twentieth has a stall of up to 1.5 s. */
 static void detector_random_intervals_rarely_alarm_and_are_noticed_in_time(void **state)
 {
     (void)state;
@@ -196,7 +196,7 @@ static void detector_random_intervals_rarely_alarm_and_are_noticed_in_time(void 
     print_message("%" PRIu64 " alarms in %" PRIu64 " intervals; a death is noticed within %" PRIu64
                   " ms\n",
                   alarms, intervals, worst_ms);
-    /* Fewer than one per host and seven minutes, where a fixed 1 s would alarm 300 times as
+    /* Less than one alarm per host and seven minutes, where a fixed 1 s would alarm 300 times as
      * often. */
     assert_true(alarms * 4000 <= intervals);
     assert_true(worst_ms <= 4500);

@@ -1,4 +1,4 @@
-/* Replicas whose machine fails: they stop alone and are rebuilt, with pauses that grow. */
+/* Replicas whose machine fails: only they stop, and they are rebuilt with growing pauses. */
 #include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
@@ -34,7 +34,7 @@ static uint64_t local_replica(struct cluster *h, uint64_t n, bool *ret_leads, bo
     return s.replica_id;
 }
 
-/* A host whose replica of "f" leads, or does not. */
+/* A host whose replica of "f" leads, or one whose replica follows. */
 static uint64_t host_of_f(struct cluster *h, bool leads)
 {
     bool l = false;
@@ -48,7 +48,8 @@ static uint64_t host_of_f(struct cluster *h, bool leads)
     return 0;
 }
 
-/* Events of a kind about any replica of "f"; a part of the last one's message must be there. */
+/* Counts events of a kind about any replica of "f"; the last message must contain the given
+ * text. */
 static size_t events_of_f(struct cluster *h, const char *reason, const char *part)
 {
     struct registry_event_buf event_buf;
@@ -146,8 +147,8 @@ static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
     }
     assert_true(failing);
     registry_view_release(v);
-    assert_true(cluster_add(h, "f", 3)); /* the others go on */
-    /* When it works again, so does the next attempt. */
+    assert_true(cluster_add(h, "f", 3)); /* the other replicas go on */
+    /* When the machine works again, the next attempt succeeds. */
     h->hosts[n].flaky_apply = false;
     h->hosts[n].flaky_open = false;
     RUN_UNTIL(h, 4 * 60000, cluster_settled(h, "f"));
@@ -169,7 +170,7 @@ static void heal_never_takes_the_majority(void **state)
     cluster_free(h);
 }
 
-/* One that cannot take the snapshot either. The members that are left go on. */
+/* The replacement cannot restore the snapshot either. The remaining members go on. */
 static void heal_failed_restore_is_tried_elsewhere(void **state)
 {
     (void)state;
@@ -193,7 +194,7 @@ static void heal_failed_restore_is_tried_elsewhere(void **state)
     cluster_free(h);
 }
 
-/* Replicas that failed, of any shard on any host, after this time. */
+/* The number of replicas that failed after this time, of any shard on any host. */
 static size_t failed_since(struct cluster *h, int64_t after_ms)
 {
     struct registry_event_buf event_buf;
@@ -241,8 +242,8 @@ static void create_flaky(struct cluster *h, int n)
     assert_int_equal(cluster_create_type(h, name, "flaky", 3, 0), THOLE_OK);
 }
 
-/* Balance would move replica after replica there, and then again, for ever: the host has so few. So
- * would placement with new shards. */
+/* The failing host has few replicas, so balance would move replica after replica there without end.
+ * Placement would do the same with new shards. */
 static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
 {
     enum { SHARDS = 8, MORE = 4, ALL = 16 };
@@ -256,7 +257,7 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
         create_flaky(h, shards++);
     }
     RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && cluster_replicas_on(h, 3) >= 6);
-    /* Its disk goes bad: what it has fails, and what is placed there. */
+    /* The host's disk fails: its replicas fail, and so do replicas placed there. */
     h->hosts[3].flaky_open = h->hosts[3].flaky_apply = true;
     for (int i = 0; i < SHARDS; i++) {
         snprintf(text, sizeof text, "f%d", i);
@@ -280,7 +281,8 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
     }
     RUN_UNTIL(h, 60000, all_settled(h, shards));
     assert_int_equal(cluster_replicas_on(h, 3), 1);
-    /* It was mended. After half an hour it is tried again, with what did not fail there. */
+    /* The disk was repaired. After half an hour the host is tried again, with replicas that did not
+     * fail there. */
     h->hosts[3].flaky_open = h->hosts[3].flaky_apply = false;
     assert_int_equal(cluster_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 0);
     cluster_run(h, 20 * 60000);
@@ -291,7 +293,7 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
     cluster_free(h);
 }
 
-/* A command that no replica can apply is the shard's affair: hosts that have it take others. */
+/* A command that no replica can apply is the shard's fault: its hosts still accept other shards. */
 static void heal_commands_that_fail_everywhere_count_against_no_host(void **state)
 {
     enum { SHARDS = 8 };

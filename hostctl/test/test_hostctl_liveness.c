@@ -1,5 +1,5 @@
-/* Which hosts are called suspect and dead, and why, over real engines in virtual time. The smallest
- * threshold is 500 ms here, the grace CLUSTER_DEAD_MS. */
+/* Which hosts are reported suspect and dead, and why, over real engines in virtual time. The
+ * smallest threshold is 500 ms here, the grace period CLUSTER_DEAD_MS. */
 #include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
@@ -123,13 +123,13 @@ static void liveness_host_that_others_reach_is_not_dead(void **state)
     assert_int_not_equal(cluster_liveness(h, n), thole_v1_HOST_LIVENESS_DEAD);
     assert_int_equal(events(h, n, "HostDead", text, sizeof text), 0);
     assert_int_equal(cluster_replicas_on(h, n), replicas);
-    /* When nobody reaches it any more, it is. */
+    /* Once no host can reach it, it is dead. */
     cluster_stop(h, n);
     RUN_UNTIL(h, 2 * CLUSTER_DEAD_MS, cluster_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
     cluster_free(h);
 }
 
-/* The grace of a new leader begins with it, and who was dead stays so. */
+/* A new leader's grace period begins with its term, and a dead host stays dead. */
 static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **state)
 {
     (void)state;
@@ -141,7 +141,7 @@ static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **stat
     cluster_stop(h, dead);
     RUN_UNTIL(h, 2 * CLUSTER_DEAD_MS, cluster_liveness(h, dead) == thole_v1_HOST_LIVENESS_DEAD);
     RUN_UNTIL(h, 20000, cluster_settled(h, "zero") && cluster_voters(h, "zero") == 3);
-    silent = without_vote(h, dead); /* the next leader does not need it */
+    silent = without_vote(h, dead); /* the next leader does not depend on it */
     cluster_stop(h, silent);
     cluster_run(h, CLUSTER_DEAD_MS - 600);
     cluster_cut(h, leader, true);
@@ -153,7 +153,7 @@ static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **stat
     cluster_free(h);
 }
 
-/* A host that died with the leader is suspect before anybody may count on its vote. */
+/* A host that crashed together with the leader is suspect before its vote may be counted on. */
 static void liveness_new_leader_suspects_who_is_not_connected(void **state)
 {
     (void)state;
@@ -172,7 +172,7 @@ static void liveness_new_leader_suspects_who_is_not_connected(void **state)
     cluster_free(h);
 }
 
-/* It is admitted before the leader hears it. */
+/* The host is admitted before the leader receives a heartbeat from it. */
 static void liveness_started_host_is_suspected_once(void **state)
 {
     (void)state;
@@ -194,7 +194,8 @@ static void liveness_started_host_is_suspected_once(void **state)
     cluster_free(h);
 }
 
-/* Back at the edge of its grace, again and again: never dead, and nothing moves. */
+/* The host returns at the edge of its grace period, again and again: it is never dead, and no
+ * replica moves. */
 static void liveness_host_at_the_edge_of_its_grace_moves_nothing(void **state)
 {
     (void)state;

@@ -45,7 +45,7 @@ static enum thole_code cancel(struct cluster *h, uint64_t id)
     return cluster_command(h, &c);
 }
 
-/* Is there a replica of the shard that is to run on the host, and may it be moved? */
+/* Does the host have a movable replica of the shard that is wanted to run? */
 static bool has(struct cluster *h, const char *shard, uint64_t n)
 {
     struct registry_replica_buf replica_buf;
@@ -94,14 +94,14 @@ static struct cluster *cluster_of_four(uint64_t seed, uint32_t voters)
     return h;
 }
 
-/* Never more votes than are wanted: the new replica gets the vote that the old one gives away. */
+/* Never more votes than wanted: the new replica gets the vote that the old replica gives up. */
 static void test_move_swaps_the_vote_and_stays(void **state)
 {
     (void)state;
     for (uint64_t seed = 60; seed < 66; seed++) {
         struct cluster *h = cluster_of_four(seed, 3);
         uint64_t to = host_with(h, "a", false);
-        /* The leader's own replica is moved, too: every other seed. */
+        /* Every other seed moves the leader's own replica, too. */
         uint64_t from = seed % 2 == 0 ? leader_of(h, "a") : host_with(h, "a", true);
         assert_int_equal(move(h, "a", from, to), THOLE_OK);
         uint32_t most = 0;
@@ -208,8 +208,8 @@ static void test_move_ends_with_its_shard(void **state)
     cluster_free(h);
 }
 
-/* Balance is paused, so that only the operation moves anything; one that was moved by hand may go,
- * too. */
+/* Balance is paused, so that only the operation moves replicas. A replica that was moved by hand
+ * may move, too. */
 static void test_rebalance_evens_out_while_balance_is_paused(void **state)
 {
     (void)state;
@@ -238,7 +238,8 @@ static void test_rebalance_evens_out_while_balance_is_paused(void **state)
     cluster_free(h);
 }
 
-/* More on one host than balance would have left there; balance leaves it, a rebalance does not. */
+/* One host has more replicas than balance would have left there. Balance leaves them; a rebalance
+ * does not. */
 static void test_balance_leaves_what_was_moved_by_hand(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Moves of leadership: where they go, what stays, and that each is an event. */
+/* Leadership transfers: their targets, the leaders that stay, and an event for each transfer. */
 #include "hostctl/test/cluster_fixture.h"
 
 #include <setjmp.h>
@@ -52,7 +52,7 @@ static void done(void *ctx, const struct thole_status *st)
     *(enum thole_code *)ctx = st->code;
 }
 
-/* As the service does it: the transfer, then its record. */
+/* As the service does: the transfer, then its record. */
 static void user_moves(struct cluster *h, const char *shard, uint64_t to)
 {
     struct registry_replica_buf buf;
@@ -110,7 +110,7 @@ static void test_balance_leaves_what_a_user_moved_until_hosts_change(void **stat
     RUN_UNTIL(h, 5000, led_by(h, 0) == SHARDS);
     cluster_run(h, 20000);
     assert_int_equal(led_by(h, 0), SHARDS);
-    /* Another host comes: balance may work again. */
+    /* Another host joins: balance may work again. */
     cluster_join(h, 3);
     RUN_UNTIL(h, 30000, led_by(h, 0) < SHARDS);
     RUN_UNTIL(h, 5000, moved_by(h, "by balance: its host led") > 0);
@@ -133,7 +133,7 @@ static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
     assert_int_equal(cluster_events(h, "shards/zero", "LeaderMoved", last, sizeof last), 1);
     cluster_run(h, 10000);
     assert_int_equal(led_by(h, n), 0);
-    /* Shard zero works, and nothing new is placed where nothing can be written. */
+    /* Shard zero works, and no replica is placed on a host whose disk is full. */
     assert_int_equal(cluster_create(h, "new", 1, 0), THOLE_OK);
     RUN_UNTIL(h, 10000, cluster_settled(h, "new"));
     assert_true(leader_host(h, "new") != n);
@@ -142,7 +142,7 @@ static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
     cluster_free(h);
 }
 
-/* Nobody else could lead: shard zero goes on, so that something can be done about it. */
+/* No other host could lead: shard zero stays writable, so that an operator can act. */
 static void test_low_space_alone_leaves_shard_zero_at_work(void **state)
 {
     (void)state;
@@ -152,7 +152,7 @@ static void test_low_space_alone_leaves_shard_zero_at_work(void **state)
     RUN_UNTIL(h, 20000, cluster_settled(h, "a"));
     cluster_run(h, 2000);
     engine_files_memory_set_free_bytes(h->hosts[0].files, 100 << 20);
-    assert_true(cluster_add(h, "a", 1)); /* its write is what notices */
+    assert_true(cluster_add(h, "a", 1)); /* the write detects the lost leadership */
     cluster_run(h, 3000);
     assert_false(cluster_add(h, "a", 1));
     assert_int_equal(cluster_create(h, "b", 1, 0), THOLE_OK);
@@ -162,7 +162,7 @@ static void test_low_space_alone_leaves_shard_zero_at_work(void **state)
     cluster_free(h);
 }
 
-/* The only voter that is left leads no more: the row says so. */
+/* The only remaining voter lost its leadership: the row reports that. */
 static void test_leader_without_a_quorum_takes_its_report_back(void **state)
 {
     (void)state;
@@ -184,7 +184,7 @@ static void test_leader_without_a_quorum_takes_its_report_back(void **state)
     cluster_free(h);
 }
 
-/* Moves of the shard, those that share an event too. */
+/* Counts the shard's transfers, including those that share an event. */
 static size_t recorded(struct cluster *h)
 {
     struct registry_event_buf buf;
@@ -209,7 +209,7 @@ static void note_move(struct cluster *h, uint64_t n, uint64_t to)
     hostctl_leader_moved(h->hosts[n].hostctl, cluster_shard_id(h, "s0"), 1, to, true);
 }
 
-/* While shard zero is away, moves wait to be recorded. */
+/* While shard zero is unavailable, transfers wait to be recorded. */
 static void test_moves_are_recorded_when_shard_zero_is_back(void **state)
 {
     (void)state;
@@ -218,7 +218,7 @@ static void test_moves_are_recorded_when_shard_zero_is_back(void **state)
     h->refuse = 1;
     note_move(h, 0, 2);
     cluster_run(h, 3000);
-    note_move(h, 0, 3); /* while the first one is tried again and again */
+    note_move(h, 0, 3); /* while the first command is retried again and again */
     cluster_run(h, 3000);
     assert_int_equal(recorded(h), before);
     h->refuse = 0;
@@ -228,7 +228,7 @@ static void test_moves_are_recorded_when_shard_zero_is_back(void **state)
     cluster_free(h);
 }
 
-/* The command took effect and its answer was lost: the retry changes nothing. */
+/* The command was applied and its answer was lost: the retry changes nothing. */
 static void test_a_move_is_recorded_once_although_its_answer_is_lost(void **state)
 {
     (void)state;

@@ -83,8 +83,8 @@ static void test_decommission_removes_the_host_under_each_leader_of_zero(void **
     }
 }
 
-/* Nothing can replace what a dead host had, and yet it goes: another one may then take its
- * place. */
+/* A dead host's replicas cannot be replaced, and yet the host is removed. A new host may then take
+ * its place. */
 static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void **state)
 {
     (void)state;
@@ -102,8 +102,8 @@ static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void
     cluster_free(h);
 }
 
-/* The only copy is on a host that dies in the middle: it is not turned away when it is back, and
- * what it has goes elsewhere. */
+/* The host with the only copy crashes during the operation. It is admitted again when it restarts,
+ * and its replicas move elsewhere. */
 static void test_decommission_waits_for_the_only_copy_on_a_dead_host(void **state)
 {
     (void)state;
@@ -130,7 +130,7 @@ static void test_decommission_waits_for_the_only_copy_on_a_dead_host(void **stat
     cluster_free(h);
 }
 
-/* The others are cordoned, so none of them may take its vote. */
+/* The other hosts are cordoned, so none of them may take its vote. */
 static void test_decommission_of_the_only_voter_of_zero_waits_and_says_so(void **state)
 {
     (void)state;
@@ -152,9 +152,8 @@ static void test_decommission_of_the_only_voter_of_zero_waits_and_says_so(void *
     cluster_free(h);
 }
 
-/* A shard is placed on a host that is dead before anybody has noticed. Nobody knows that it did not
- * form there, as long as the host may come back; when it was removed, nothing is left to wait
- * for. */
+/* A shard is placed on a dead host whose failure is not detected yet. While the host may restart,
+ * the shard may have formed there. Once the host is removed, there is nothing left to wait for. */
 static void test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed(void **state)
 {
     (void)state;
@@ -220,8 +219,8 @@ static enum thole_code delete_replica(struct cluster *h, uint64_t id)
     return cluster_command(h, &c);
 }
 
-/* What must go goes, although the others are on their way out as well: nobody else could make room
- * for them. */
+/* A deleted replica must go, although the other hosts are draining as well. Only its own host can
+ * take the replacement. */
 static void test_deleted_replica_is_made_again_while_the_other_hosts_are_drained(void **state)
 {
     (void)state;
@@ -235,7 +234,8 @@ static void test_deleted_replica_is_made_again_while_the_other_hosts_are_drained
     uint64_t before = replica_of(h, "a", 0);
     assert_int_equal(delete_replica(h, before), THOLE_OK);
     RUN_UNTIL(h, 20000, replica_of(h, "a", 0) > before && cluster_voters(h, "a") == 2);
-    /* It takes the place of one of them; the other one waits, and says for what. */
+    /* The new replica replaces that of one draining host. The other drain waits, and its message
+     * names the reason. */
     RUN_UNTIL(h, 10000,
               (cluster_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE &&
                message_has(h, 2, "shards/a cannot move")) ||
@@ -314,7 +314,7 @@ static bool is_gone(struct cluster *h, const char *name)
     return gone;
 }
 
-/* The hosts here have no files at all. */
+/* The hosts of this test have no files at all. */
 static void test_restore_without_its_file_fails_and_leaves_no_shard(void **state)
 {
     (void)state;
@@ -326,7 +326,7 @@ static void test_restore_without_its_file_fails_and_leaves_no_shard(void **state
     cluster_free(h);
 }
 
-/* Whoever has the file is dead before it could begin. */
+/* The host with the file is dead before the restore could begin. */
 static void test_restore_on_a_host_that_died_fails_and_leaves_no_shard(void **state)
 {
     (void)state;

@@ -35,7 +35,7 @@ static enum thole_code delete_pool(struct cluster *h, const char *name)
     return cluster_command(h, &c);
 }
 
-/* Its shards follow its newest spec, are so many, and are all ready. */
+/* The pool's shards follow its newest spec, have the wanted number, and are all ready. */
 static bool pool_ready(struct cluster *h, const char *name, uint32_t count)
 {
     struct registry_shard_buf shard_buf;
@@ -86,7 +86,7 @@ static void hostctl_pool_grows_changes_shrinks_and_goes(void **state)
     assert_int_equal(apply_pool(h, "p", 5, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 5));
     assert_true(shard_exists(h, "p-4") && !shard_exists(h, "p-5"));
-    /* A name that is still being deleted is waited for. */
+    /* A pool waits for a name whose shard is still being deleted. */
     assert_int_equal(apply_pool(h, "p", 2, 3), THOLE_OK);
     assert_int_equal(apply_pool(h, "p", 8, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 8));
@@ -153,7 +153,7 @@ static void hostctl_witness_votes_and_has_no_data(void **state)
     cluster_free(h);
 }
 
-/* The most and the least that one of the hosts has. */
+/* The highest and the lowest count of any host. */
 struct range {
     uint64_t least, most;
 };
@@ -214,7 +214,7 @@ static void hostctl_new_host_gets_its_share_of_replicas_and_leaders(void **state
               replicas_range(h, 4).most - replicas_range(h, 4).least <= 1 &&
                   pool_ready(h, "p", 24));
     RUN_UNTIL(h, 60000, leaders_range(h, 4).most - leaders_range(h, 4).least <= 1);
-    /* And then it stays so. */
+    /* And then the balance lasts. */
     cluster_run(h, 3000);
     struct registry_view *v = cluster_view(h);
     replica = registry_next_replica_id(v);
@@ -225,7 +225,7 @@ static void hostctl_new_host_gets_its_share_of_replicas_and_leaders(void **state
     v = cluster_view(h);
     assert_int_equal(registry_next_replica_id(v), replica);
     registry_view_release(v);
-    /* 72 of users' and 4 of shard zero: 18 had to move, and hardly more did. */
+    /* 72 of users' replicas and 4 of shard zero: 18 had to move, and hardly more did. */
     assert_in_range(replica, 3 + 72 + 1 + 18, 3 + 72 + 1 + 18 + 4);
     cluster_free(h);
 }
@@ -257,7 +257,7 @@ static void hostctl_leader_goes_where_it_is_preferred(void **state)
     cluster_bootstrap(h, 3); /* zones z0, z1, z2 */
     RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     uint64_t id = create_preferring(h);
-    /* Without it another one leads; it takes over again when it is back. */
+    /* Without h1 another host leads; h1 takes over again after its restart. */
     uint64_t replica;
     cluster_stop(h, 1);
     RUN_UNTIL(h, 20000, leads(h, 0, id) || leads(h, 2, id));
@@ -268,12 +268,13 @@ static void hostctl_leader_goes_where_it_is_preferred(void **state)
     cluster_free(h);
 }
 
-/* It would be tried, and given up, again and again: the one that is preferred has nothing yet. */
+/* The preferred replica has no data yet. Transfers to it would be started and aborted again and
+ * again. */
 static void hostctl_leader_stays_while_it_sends_a_snapshot(void **state)
 {
     (void)state;
     struct cluster *h = cluster_new(35);
-    h->snapshot_bytes_per_s = 2 * 1024; /* 16 KiB, a chunk, are there 8 s after the start */
+    h->snapshot_bytes_per_s = 2 * 1024; /* 16 KiB, a chunk, arrive 8 s after the start */
     cluster_bootstrap(h, 3);
     RUN_UNTIL(h, 20000, cluster_settled(h, "zero"));
     uint64_t id = create_preferring(h), replica;
@@ -291,7 +292,7 @@ static void hostctl_leader_stays_while_it_sends_a_snapshot(void **state)
     RUN_UNTIL(h, 20000, engine_shard_status(h->hosts[leader].engine, id, &s) && s.sends_snapshot);
     int steps = 0;
     for (; s.sends_snapshot && steps < 1000; steps++) {
-        assert_true(cluster_add(h, "a", 1)); /* none is refused */
+        assert_true(cluster_add(h, "a", 1)); /* no command is refused */
         assert_true(engine_shard_status(h->hosts[leader].engine, id, &s));
         assert_int_equal(s.role, RAFT_LEADER);
     }

@@ -26,13 +26,13 @@
 #define HOSTS 6
 #define TROUBLES 14
 #define SHARDS 3
-/* Each trouble may move every replica of every shard, and each move takes some ten commands;
- * liveness and reports come on top. What loops would go far beyond. */
+/* Each fault may move every replica of every shard, and each move takes about ten commands.
+ * Liveness and reports add more. A loop would exceed the limit by far. */
 #define COMMANDS_PER_TROUBLE 250
 
 static const char *const names[SHARDS] = {"a", "b", "f"};
 
-struct watched { /* a shard, when it was looked at last */
+struct watched { /* a shard, when it was last checked */
     uint64_t shard_id, config_index;
     bool majority;
 };
@@ -80,7 +80,7 @@ static void check_rows(struct storm *s)
     registry_view_release(v);
 }
 
-/* Does a majority of the voters run, on hosts that are reached? */
+/* Does a majority of the voters run, on reachable hosts? */
 static bool has_majority(struct storm *s, uint64_t shard_id, const struct raft_config *c)
 {
     uint32_t voters = 0;
@@ -101,8 +101,8 @@ static bool has_majority(struct storm *s, uint64_t shard_id, const struct raft_c
     return run * 2 > voters;
 }
 
-/* From one look to the next there is no new trouble: only the controllers change members. A
- * configuration that could commit is not followed by one that cannot. */
+/* Between two checks there is no new fault: only the controllers change members. A configuration
+ * that could commit is not followed by one that cannot. */
 static void check_majorities(struct storm *s)
 {
     for (size_t k = 0; k < SHARDS; k++) {
@@ -126,8 +126,8 @@ static void check_majorities(struct storm *s)
     }
 }
 
-/* Begins after some trouble: what was looked at before does not count, and who fell silent is only
- * known to be silent after an election timeout. */
+/* Starts after a fault, so earlier observations do not count. A host that fell silent is only known
+ * to be silent after an election timeout. */
 static void run(struct storm *s, uint64_t ms)
 {
     memset(s->watched, 0, sizeof s->watched);
@@ -154,7 +154,7 @@ static void up_again(struct storm *s, uint64_t n)
 static uint64_t pause_ms(struct storm *s)
 {
     struct rand *r = &s->h->rand;
-    /* Often about the grace, where it matters most. */
+    /* Often near the grace period, where timing matters most. */
     return rand_chance(r, 0.3) ? CLUSTER_DEAD_MS - 300 + rand_below(r, 600)
                                : rand_below(r, 2 * CLUSTER_DEAD_MS);
 }
@@ -268,8 +268,8 @@ static bool settled_or_gone(struct cluster *h, const char *shard)
     return cluster_shard_id(h, shard) == UINT64_MAX || cluster_settled(h, shard);
 }
 
-/* What the operator does when machines failed on a majority: nothing rebuilds them, as nobody knows
- * better; their hosts are started again. */
+/* The operator's repair when machines failed on a majority: restart their hosts. No controller
+ * rebuilds such replicas, since no other replica has newer data. */
 static void restart_failed(struct storm *s)
 {
     uint64_t id = cluster_shard_id(s->h, "f");

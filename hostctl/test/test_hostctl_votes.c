@@ -1,5 +1,5 @@
-/* Who gets a vote and who loses one, on simulated hosts: groups of one voter with almost nothing in
- * their log become three and five and go back, while hosts fail in the middle of each step.
+/* Which replica gains a vote and which loses one, on simulated hosts. Groups of one voter with a
+ * nearly empty log grow to three and five and shrink back, while hosts fail during each step.
  *
  * VOTES_SEEDS=N runs so many seeds, VOTES_SEED=N that one. */
 #include "hostctl/test/cluster_fixture.h"
@@ -16,7 +16,7 @@
 #define SEEDS 30
 #define STEPS 10
 
-/* The newest configuration of the shard that a leader has in force; false: nobody leads. */
+/* The newest configuration of the shard that a leader has in force; false if no leader exists. */
 static bool config_of(struct cluster *h, uint64_t shard_id, struct raft_config *ret)
 {
     uint64_t best = 0;
@@ -34,7 +34,7 @@ static bool config_of(struct cluster *h, uint64_t shard_id, struct raft_config *
     return best > 0;
 }
 
-/* Run, and look all the time: the number of voters is odd. */
+/* Runs, and checks all the time that the number of voters is odd. */
 static void run_odd(struct cluster *h, const char *shard, uint64_t ms)
 {
     uint64_t id = cluster_shard_id(h, shard);
@@ -103,12 +103,12 @@ static void shard_zero_goes_from_odd_to_odd(void **state)
         RUN_ODD_UNTIL(h, "zero", 20000, cluster_settled(h, "zero"));
         RUN_ODD_UNTIL(h, "zero", 20000, cluster_voters(h, "zero") == (n == 4 ? 5 : n >= 2 ? 3 : 1));
     }
-    /* A draining host keeps its vote: nobody else could have it. */
+    /* A draining host keeps its vote: no other host could take it. */
     assert_int_equal(cluster_host_state(h, 1, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
     assert_int_equal(cluster_host_state(h, 2, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
     run_odd(h, "zero", 2000);
     assert_int_equal(cluster_voters(h, "zero"), 5);
-    /* One that dies is taken out, together with one more. */
+    /* The voter of a dead host is removed, together with another voter. */
     cluster_stop(h, 3);
     RUN_ODD_UNTIL(h, "zero", 20000, cluster_voters(h, "zero") == 3);
     cluster_free(h);
@@ -136,7 +136,7 @@ static uint64_t host_of_leader(struct cluster *h, const char *shard)
     return n;
 }
 
-/* The other two hosts that may have replicas hear nothing, and are not dead yet. */
+/* The other two hosts that may have replicas are cut off, and are not dead yet. */
 static void silent_hosts_get_no_vote_and_are_let_go(void **state)
 {
     (void)state;
@@ -163,7 +163,7 @@ static void silent_hosts_get_no_vote_and_are_let_go(void **state)
     run_odd(h, "a", CLUSTER_DEAD_MS / 2);
     assert_int_equal(cluster_voters(h, "a"), 1);
     assert_true(cluster_add(h, "a", 1));
-    /* Taken back while they are silent, and once more when they are dead. */
+    /* Reverted while the hosts are silent, and once more when they are dead. */
     for (int i = 0; i < 2; i++) {
         assert_int_equal(cluster_update(h, "a", 1, 0), THOLE_OK);
         run_odd(h, "a", CLUSTER_DEAD_MS);
@@ -200,8 +200,9 @@ static int role_on(struct cluster *h, const char *shard, uint64_t host, uint64_t
     return role;
 }
 
-/* One newcomer, for a dead host's voter and for that of a host that drains. The leader is new, and
- * has not heard from the latter yet: it must not take that one for the one that is gone. */
+/* One new host, and two voters to replace: a dead host's, and a draining host's. The leader is new,
+ * and has not heard from the draining host yet. It must not take the draining host for the dead
+ * one. */
 static void new_leader_takes_no_vote_before_it_knows_who_answers(void **state)
 {
     (void)state;
@@ -271,8 +272,8 @@ static void fail_host(struct cluster *h, uint64_t n, bool crash, bool fails)
     }
 }
 
-/* Without this host, do a majority of the voters know that they are? Before that, who has the only
- * vote cannot be spared. */
+/* Without this host, does a majority of the voters know that it votes? Before that, the group needs
+ * the host with the only vote. */
 static bool others_suffice(struct cluster *h, uint64_t shard_id, uint64_t without)
 {
     uint64_t index = config_index(h, shard_id);
@@ -292,8 +293,8 @@ static bool others_suffice(struct cluster *h, uint64_t shard_id, uint64_t withou
     return know * 2 > voters && voters > 0;
 }
 
-/* One of the hosts fails at a moment of the change to so many voters. If the others suffice, the
- * shard takes writes without it. */
+/* One of the hosts fails at some point of the change to that many voters. If the other hosts
+ * suffice, the shard accepts writes without it. */
 static void fail_while_it_grows(struct cluster *h, uint32_t voters)
 {
     struct rand *r = &h->rand;
@@ -312,7 +313,7 @@ static void fail_while_it_grows(struct cluster *h, uint32_t voters)
     bool crash = rand_chance(r, 0.5);
     bool dispensable = others_suffice(h, id, n);
     fail_host(h, n, crash, true);
-    run_odd(h, "a", 2500); /* less than the grace */
+    run_odd(h, "a", 2500); /* less than the grace period */
     if (dispensable) {
         RUN_ODD_UNTIL(h, "a", 5000, cluster_add(h, "a", 1));
     }
