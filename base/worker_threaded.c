@@ -1,7 +1,7 @@
 /* The threaded executor: one thread per worker, which sleeps on a condition variable when idle.
  *
  * Waking a thread costs 10 to 30 microseconds, more than most turns. So a poster signals only if
- * the worker sleeps and has not been signalled, and does it after unlocking: the woken thread may
+ * the worker sleeps and has not been signalled. It signals after unlocking: the woken thread may
  * take over the core at once, and would only block on the mutex. */
 #include <sched.h>
 #include <signal.h>
@@ -13,13 +13,13 @@
 #include "base/buf.h"
 #include "base/worker_internal.h"
 
-/* Deadlines are in CLOCK_BOOTTIME (or what the executor's clock counts), which a condition variable
- * cannot wait for: the remaining time is added to CLOCK_MONOTONIC instead. The two part only while
- * the machine is suspended, and then a worker wakes late by at most what remained. A sleep is cut
- * at an hour, so that no deadline overflows; the caller looks at the clock again. */
+/* Deadlines are in CLOCK_BOOTTIME (or the time of the executor's clock), which a condition variable
+ * cannot wait for. So add the remaining time to CLOCK_MONOTONIC. The two clocks differ only by the
+ * time that the machine is suspended; a worker then wakes late by at most the remaining time. Limit
+ * a sleep to an hour, so that no deadline overflows; the caller checks the clock again. */
 #define SLEEP_NS_MAX (UINT64_C(3600) * NS_PER_S)
 
-/* About a tenth of the CPU time of a competing thread. */
+/* A background thread gets about a tenth of the CPU time of a competing thread. */
 #define BACKGROUND_NICE 10
 
 static struct timespec monotonic_after(uint64_t delay_ns)
@@ -36,7 +36,7 @@ static struct timespec monotonic_after(uint64_t delay_ns)
     return t;
 }
 
-/* Wait for a message, for the end, or until the deadline; the mutex is held. */
+/* Wait for a message, for the stop, or until the deadline. The caller holds the mutex. */
 static void sleep_until_wanted(struct worker *w)
 {
     while (w->mailbox.head == NULL && !w->stopped) {
@@ -59,7 +59,7 @@ static void *run(void *arg)
 {
     struct worker *w = arg;
     bool last = false;
-    if (w->background) { /* for this thread only; a failure only costs time */
+    if (w->background) { /* affects this thread only; a failure only costs time */
         (void)setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
     }
     while (!last) {
@@ -91,17 +91,17 @@ static void threaded_start(struct worker *w)
     ASSERT(rc == 0);
     pthread_condattr_destroy(&attributes);
 
-    /* Signals belong to the threads of the embedding program. */
+    /* Block all signals in the thread: they belong to the threads of the embedding program. */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     rc = pthread_create(&w->thread, NULL, run, w);
     ASSERT(rc == 0);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void)pthread_setname_np(w->thread, w->name); /* for people only */
+    (void)pthread_setname_np(w->thread, w->name); /* for debuggers and process listings */
 }
 
-/* What was just posted may lead to the worker being freed: threaded_release waits for
+/* The posted message may cause the worker to be freed. threaded_release therefore waits for
  * signallers. */
 static void threaded_unlock_and_wake(struct worker *w)
 {

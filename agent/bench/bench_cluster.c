@@ -1,13 +1,13 @@
-/* Three hosts on loopback, with real stores, and the load beside them in their processes: how many
- * proposals (and queries) a second, at what latency and for how much CPU.
+/* Benchmark: three hosts on loopback with real stores; the load runs in the same processes.
+ * Measures proposals (and queries) per second, their latency and CPU time.
  *
  *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT]
  *                 [--seconds S] [--warmup S] [--hosts N] [--processes 1|HOSTS] [--at leader|any]
  *                 [--type NAME] [--port FIRST] [--dir DIR] [--pki DIR] [--json FILE]
  *
- * The load uses the public API in batches, at the host that leads the shard when the load begins,
- * or at all hosts in turn: a completed operation is at once replaced by another to the same
- * shard. */
+ * The load uses the public API in batches. It calls the host that leads the shard when the load
+ * begins, or all hosts in turn. Each completed operation is replaced at once by another one on the
+ * same shard. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -37,18 +37,17 @@
 struct config {
     uint64_t shards, in_flight, payload, read_share, seconds, warmup, hosts, processes, port;
     const char *type, *dir, *at;
-    const char *pki; /* folder with ca.crt, h1.crt, h1.key, ...: TLS; NULL: plain text */
-    const char
-        *json; /* the result also goes here, metrics to FILE.before.PROCESS, FILE.after.PROCESS */
+    const char *pki;  /* folder with ca.crt, h1.crt, h1.key, ...: TLS; NULL: plain text */
+    const char *json; /* result file; metrics: FILE.before.PROCESS, FILE.after.PROCESS */
 };
 
-struct shared { /* by all processes */
+struct shared { /* shared by all processes */
     pthread_barrier_t barrier;
     struct histogram writes, reads;
     _Atomic uint64_t failed, cpu_ns;
     _Atomic size_t outstanding;
     _Atomic bool measuring, ending;
-    uint8_t leader[SHARDS_MAX]; /* which host leads a shard when the load begins */
+    uint8_t leader[SHARDS_MAX]; /* index of the host that leads each shard when the load begins */
 };
 
 struct slot { /* one operation in flight */
@@ -57,17 +56,17 @@ struct slot { /* one operation in flight */
     bool query;
 };
 
-struct load { /* of this process */
+struct load { /* the load of this process */
     struct config c;
     struct shared *shared;
-    uint64_t from, to; /* its hosts */
+    uint64_t from, to; /* range of the hosts of this process */
     struct thole *hosts[HOSTS_MAX];
     struct thole_shard **shards[HOSTS_MAX];
     struct slot *slots;
     uint8_t *payload;
 };
 
-struct lane { /* a host's share of the slots */
+struct lane { /* the slots of one host */
     struct load *l;
     uint32_t host;
     uint64_t random;
@@ -237,7 +236,7 @@ static void open_shards(struct load *l)
     }
 }
 
-/* Which host leads each shard, by its name: h1 is host 0. */
+/* Find the host that leads each shard, by its name: h1 is host 0. */
 static void find_leaders(const struct load *l)
 {
     struct thole_status st = {0};
@@ -291,7 +290,7 @@ static FILE *open_for_write(const char *path)
     return f;
 }
 
-/* All hosts of a process share its metrics. */
+/* Save the metrics once per process: all its hosts share them. */
 static void save_metrics(const struct load *l, const char *suffix)
 {
     struct bytes text = {0};
@@ -307,8 +306,9 @@ static void save_metrics(const struct load *l, const char *suffix)
     free(path);
 }
 
-/* What the disk below the directory was made to write, by everybody: a process's own count in /proc
- * is of pages made dirty, and the file system's pages are large. 0 if it is no disk. */
+/* Bytes written to the disk below the directory, by all processes of the machine; 0 if there is no
+ * disk. A process's counter in /proc counts dirtied pages instead, and the file system's pages are
+ * large. */
 static uint64_t disk_bytes(const struct load *l)
 {
     struct stat info;
@@ -358,7 +358,7 @@ static void sleep_ms(uint64_t ms)
         NULL);
 }
 
-/* The slots of this process's hosts. */
+/* Start the slots of this process's hosts. */
 static void start_slots(struct load *l, struct lane *lanes)
 {
     struct thole_status st = {0};
@@ -396,7 +396,7 @@ static void report(const struct load *l, double seconds, uint64_t disk)
            done ? cpu / (double)done * 1e6 : 0, cpu, seconds, (uint64_t)atomic_load(&sh->failed));
 }
 
-/* All processes go through this together; the first one has the clock. */
+/* All processes run this in step; the first process keeps the time. */
 static void run(struct load *l)
 {
     struct lane lanes[HOSTS_MAX] = {0};
@@ -465,10 +465,11 @@ static void whole(struct load *l)
     barrier(l);
     run(l);
     finish(l);
-    barrier(l); /* the directory is free */
+    barrier(l); /* all processes have released the directory */
 }
 
-/* A process for each host but the first, before anything has threads. One that dies ends all. */
+/* Fork a process for each host but the first, before any thread exists. If one process dies, all
+ * end. */
 static void fork_hosts(struct load *l)
 {
     l->to = 1;

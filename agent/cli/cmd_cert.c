@@ -1,6 +1,7 @@
-/* `thole cert`: certificates for a cluster, with a CA of its own. Files only; no host is asked.
+/* `thole cert`: makes certificates for a cluster, signed by a private CA. Works on files only and
+ * contacts no host.
  *
- * Private keys are of the user alone (0600), and nothing is ever overwritten. */
+ * Private keys are readable by their owner only (0600). No file is ever overwritten. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #include "bus/certificate_make.h"
 
 #define DAY_S 86400
-#define SKEW_S 300 /* clocks of other machines may be behind ours */
+#define SKEW_S 300 /* tolerance for machines whose clocks are behind */
 #define FILE_BYTES_MAX (64 * 1024)
 #define CA_DAYS 3650
 #define DAYS 365
@@ -66,7 +67,7 @@ static bool is_there(const char *path)
     return lstat(path, &s) == 0;
 }
 
-/* Both or none. */
+/* Write both the certificate and the key, or neither. */
 static enum thole_code write_both(const struct cli *c, const char *name, const char *pem,
                                   const char *key, struct thole_status *st)
 {
@@ -101,7 +102,7 @@ static void set_times(const struct cli *c, uint64_t standard_days, struct certif
     q->not_after_s = now_s + (int64_t)days * DAY_S;
 }
 
-/* The name is part of a path and of a URI. */
+/* The name becomes part of a path and of a URI, so restrict its characters. */
 static bool name_fits(const char *name, bool label)
 {
     size_t n = strlen(name);
@@ -191,7 +192,7 @@ static int issue(struct cli *c, struct certificate_request *q)
     if (code == THOLE_OK) {
         q->cluster = ca.cluster;
         if (q->not_after_s > authority.not_after_s) {
-            q->not_after_s = authority.not_after_s; /* no longer than what it rests on */
+            q->not_after_s = authority.not_after_s; /* a certificate must not outlive its CA */
         }
         code = certificate_make(q, ca.pem, ca.key, &pem, &key, &st);
     }

@@ -1,5 +1,5 @@
-/* Options of a host: checked together with the defaults before anything is opened; and the
- * addresses at which the host listens and is reached. */
+/* Options of a host. They are checked together with the defaults before the host opens anything.
+ * Also the addresses at which the host listens and is reached. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ static enum thole_code bad_time(struct thole_status *st, const char *what, uint3
         (unsigned)value, must, (unsigned)bound);
 }
 
-/* The given times together with the defaults of the others. */
+/* Check the given times together with the defaults of the others. */
 static enum thole_code check_times(const struct agent_options *o, struct thole_status *st)
 {
     uint32_t election =
@@ -121,7 +121,7 @@ bool agent_exposed(const struct agent *a)
 #define DAY_S 86400
 #define DAYS_WARNED 30
 
-/* The certificate names the host. */
+/* The certificate determines the host's name. */
 enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st)
 {
     char name[LIMIT_NAME_BYTES + 32];
@@ -158,7 +158,7 @@ enum thole_code agent__options_open_tls(struct agent *a, struct thole_status *st
 
 /* ---- Addresses ------------------------------------------------------------------------------- */
 
-/* The only address of --peers that is this machine's and has the listen port; else NULL. */
+/* Returns the only address of --peers that is this machine's and has the listen port, or NULL. */
 static char *own_of_peers(struct agent *a)
 {
     char *copy = xstrdup(a->bootstrap == AGENT_BOOTSTRAP_PEERS ? a->addresses : "");
@@ -181,8 +181,8 @@ static char *own_of_peers(struct agent *a)
     return found;
 }
 
-/* A wildcard cannot be advertised, so derive an address of this machine. Not saved for the next
- * start: the machine may have another address then. */
+/* A wildcard cannot be advertised, so derive an address of this machine. Do not save it: the
+ * machine may have another address at the next start. */
 static void default_advertise(struct agent *a)
 {
     char host[ADDRESS_BYTES];

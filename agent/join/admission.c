@@ -22,7 +22,7 @@ struct joiner {
     struct joiner *next;
     struct agent *agent;
     struct bus_request *request;
-    struct bufslice command; /* until it is proposed */
+    struct bufslice command; /* until the proposal */
     struct uuid host;
     char name[LIMIT_NAME_BYTES + 1];
     uint64_t failed; /* a member's failed replica of shard zero, to be replaced; 0: a new host */
@@ -73,8 +73,8 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     return ok;
 }
 
-/* What a row says first of a host, its id and its name, is what its certificate is compared with
- * from then on. */
+/* The first row of a host fixes its id and name, and later certificates are compared with them. So
+ * a host may only ask to join as itself. */
 static bool asks_for_itself(struct joiner *j, struct thole_status *st)
 {
     struct bus_identity who;
@@ -113,7 +113,7 @@ struct worker_msg *join__admission_new(struct agent *a, struct bus_request *requ
     return &j->msg;
 }
 
-/* On any thread. */
+/* May run on any thread. */
 static void admitted(void *ctx, const struct thole_status *st,
                      const thole_registry_v1_Result *result)
 {

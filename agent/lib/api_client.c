@@ -1,10 +1,11 @@
 /* libthole: a client, which is a handle without a host.
  *
- * Requests go to one endpoint that answers, and that host forwards them. Its answers name the
- * leader; if the leader is one of the client's endpoints, the shard's next proposals go there.
+ * A client sends its requests to one endpoint that answers, and that host forwards them. Answers
+ * name the leader. If the leader is one of the client's endpoints, the client sends the shard's
+ * next proposals to it.
  *
- * Endpoints are addresses, and the bus addresses hosts by id. A worker identifies the host at an
- * address at first, and again after an exchange with it failed. */
+ * Endpoints are addresses, but the bus addresses hosts by id. A worker identifies the host at each
+ * address at the start, and again after an exchange with that host failed. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -19,7 +20,7 @@
 
 struct endpoint {
     const char *address;
-    struct uuid host; /* nil: unknown */
+    struct uuid host; /* nil: not identified yet */
     bool identify;    /* the worker must find out its host id */
 };
 
@@ -43,7 +44,7 @@ static bool identify(struct client *c, size_t i, struct thole_status *ret_why)
     struct buf *reply = NULL;
     struct bus_ask_peer peer = {0};
     struct thole_status *st = ret_why;
-    const char *address = c->endpoints[i].address; /* constant */
+    const char *address = c->endpoints[i].address; /* never changes */
     if (bus_ask(c->bus, address, METHOD_PEER_BOOTSTRAP, (struct slice){0}, ASK_MS, &reply, &peer,
                 st) != THOLE_OK) {
         return false;
@@ -86,7 +87,7 @@ static uint64_t client_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 static void client_wake(struct client *c)
 {
     if (!atomic_exchange(&c->woken, true) && !worker_post_internal(c->worker, &c->wake)) {
-        return; /* stopping */
+        return; /* the worker is stopping */
     }
 }
 
@@ -113,7 +114,7 @@ static bool client_pick_host(void *ctx, uint64_t shard_id, uint32_t attempt,
     return found;
 }
 
-/* The requests of a client are all api_requests. */
+/* All requests of a client are api_requests. */
 static struct thole_shard *shard_of(const struct router_request *r)
 {
     const struct api_request *q = (const void *)((const char *)r - offsetof(struct api_request, r));
@@ -140,7 +141,7 @@ static bool client_find_leader(void *ctx, const struct router_request *r, const 
     return true;
 }
 
-/* Only the client's endpoints can be addressed. */
+/* The bus can address only the client's endpoints, so any other leader is ignored. */
 static void client_learn_leader(void *ctx, const struct router_request *r, const struct uuid *host)
 {
     struct client *c = ctx;
@@ -204,7 +205,7 @@ const char *api__client_addresses(const struct client *c)
     return c->addresses;
 }
 
-/* A refused connection fails at once, so pause between rounds. */
+/* A refused connection fails at once, so pause between rounds of attempts. */
 bool api__client_wait(struct client *c, uint32_t timeout_ms)
 {
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;

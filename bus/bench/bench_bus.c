@@ -1,7 +1,7 @@
-/* What the bus costs: unary calls with 1 and 16 in flight, exchanges with 1,000 in flight, frames
- * of
- * 64 B to 64 KiB one way; the server is a process of its own. One line each: rate, latency, CPU per
- * operation (of both processes). Usage: bench_bus [seconds per figure [part of a figure's name]] */
+/* Benchmark of the bus: unary calls with 1 and 16 in flight, exchanges with 1,000 in flight, and
+ * one-way frames of 64 B to 64 KiB. The server runs in its own process. Each figure prints one
+ * line: rate, latency, and CPU per operation (of both processes). Usage: bench_bus [seconds per
+ * figure [part of a figure's name]] */
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -24,7 +24,7 @@ static struct bus *client;
 static pid_t server_pid;
 static struct bus_channel *channel;
 static struct uuid server_id;
-static struct shared { /* by both processes */
+static struct shared { /* shared by both processes */
     _Atomic uint64_t frames_in, bytes_in;
     _Atomic bool serving;
     char address[64];
@@ -32,7 +32,7 @@ static struct shared { /* by both processes */
 static _Atomic uint64_t done_count;
 static _Atomic bool up, stop;
 static struct histogram latency;
-static const char *wanted; /* NULL: all figures */
+static const char *wanted; /* filter on the names of figures; NULL: all */
 
 static uint64_t now(void)
 {

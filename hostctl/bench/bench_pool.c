@@ -1,8 +1,8 @@
-/* One pool spec, many shards: three hosts in one thread, with real engines, registries and
- * controllers in virtual time. How many entries of shard zero, how much time of the processor (of
- * all three hosts together) and how much memory it takes until every shard is ready; what an
- * unchanged cluster costs, one changed row, and the failure of a host that leads a third of
- * them. */
+/* Benchmark of one pool spec that makes many shards: three hosts in one thread, with real engines,
+ * registries and controllers, in virtual time. Measures the entries of shard zero, the CPU time
+ * (all three hosts together) and the memory until every shard is ready. Also measures the cost of
+ * an unchanged cluster, of one changed row, and of the failure of a host that leads a third of the
+ * shards. */
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -98,7 +98,7 @@ static uint32_t ready(struct cluster *h)
     return count;
 }
 
-/* Until nobody has proposed anything for a while. */
+/* Run until no host has proposed anything for a while. */
 static void quiet(struct cluster *h)
 {
     size_t before;

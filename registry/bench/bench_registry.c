@@ -1,6 +1,6 @@
-/* Reads of views against writes: one thread applies status changes to ten thousand shards, while
- * others look at rows of the newest view. A reader takes no lock, so writes should not suffer by
- * more than the processors and caches that are shared. BENCH_SECONDS=n. */
+/* Benchmark of view reads against writes. One thread applies status changes to ten thousand shards,
+ * while other threads look at rows of the newest view. A reader takes no lock, so readers should
+ * slow writes only by sharing processors and caches. BENCH_SECONDS=n. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -68,13 +68,13 @@ static void measure(struct fixture *f, int readers, double seconds, uint64_t *te
     for (int i = 0; i < readers; i++) {
         pthread_join(threads[i], NULL);
     }
-    /* On a busy machine the time of the processor says more than the rate. */
+    /* Print the CPU time, too: on a busy machine it is more telling than the rate. */
     printf("%d readers: %9.0f writes/s (%5.1f us of the processor each) %11.0f reads/s\n", readers,
            (double)writes / time, cpu / (double)writes * 1e6, (double)atomic_load(&r.rows) / time);
     fflush(stdout);
 }
 
-/* All shards by name, and the replicas of each: what a controller does that looks at everything. */
+/* Read all shards by name, and the replicas of each, as a controller does for a full pass. */
 static void walk(struct fixture *f)
 {
     struct registry_shard_buf shard_buf;

@@ -1,5 +1,6 @@
-/* Three engines in one process, a delivering thread per host in place of a network, logs on disk:
- * proposals per second, latencies, CPU per proposal, and how large the synced batches were.
+/* Benchmark: three engines in one process, with logs on disk. A thread per host delivers messages
+ * instead of a network. Measures proposals per second, latencies, CPU per proposal, and the size of
+ * the synced batches.
  *
  *   bench_engine [--shards N] [--in-flight N] [--seconds N] [--bytes N] [--loops N] [--memory]
  *                [--queries] [--machine NAME] */
@@ -28,7 +29,7 @@ struct bench {
     struct buf *payload;
     _Atomic bool measuring, stopping;
     _Atomic uint64_t completed, failed, outstanding;
-    _Atomic int *leaders; /* by shard */
+    _Atomic int *leaders; /* by shard: index of the leader's host */
     struct histogram latency_ns;
     _Atomic uint64_t next_shard;
 };

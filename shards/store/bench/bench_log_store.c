@@ -1,4 +1,4 @@
-/* How fast is the log store? Entries of 16 bytes over 1,000 groups; each write() is one batch with
+/* Benchmark of the log store: entries of 16 bytes over 1,000 groups. Each write() is one batch with
  * one sync. Prints entries/s and CPU per entry (all threads of the process).
  *
  * bench_log_store [DIR [SECONDS PER LINE]] */
@@ -53,7 +53,7 @@ static struct raft_entry *make_entry(void)
     return e;
 }
 
-/* A batch: `n` entries over `groups` groups from `group` on, round robin. */
+/* Fill a batch: `n` entries over `groups` groups from `group` on, round robin. */
 static void write_batch(struct raft_entry **entries, size_t n, size_t groups, size_t group)
 {
     static struct store_update u[GROUPS];
@@ -75,7 +75,7 @@ static void write_batch(struct raft_entry **entries, size_t n, size_t groups, si
         for (size_t j = 0; j < per_group; j++) {
             u[i].entries[j]->index = ++last[g];
         }
-        /* As the engine would: one group now and then, not all at once. */
+        /* Compact as the engine does: a group now and then, not all at once. */
         if (last[g] - start[g] > COMPACT_EVERY) {
             u[i].has_start = true;
             u[i].start_index = start[g] = last[g] - COMPACT_EVERY / 2 - per_group;
@@ -125,7 +125,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
         size_t groups = batches[i] < GROUPS ? batches[i] : GROUPS;
         run(batches[i], groups, seconds, entries);
-        if (groups > 10) { /* the same batch from few groups: long runs */
+        if (groups > 10) { /* the same batch size over few groups gives long runs */
             run(batches[i], 10, seconds, entries);
         }
     }
