@@ -399,8 +399,7 @@ enum thole_code certificate_check_key(const char *pem, const char *key, const ch
     X509 *x = read_first(pem);
     BIO *in = BIO_new_mem_buf(key, -1);
     ASSERT(in != NULL);
-    /* Pass an empty password: otherwise OpenSSL asks at the terminal for that of an encrypted key.
-     * */
+    /* With an empty password, OpenSSL does not ask at the terminal for that of an encrypted key. */
     EVP_PKEY *k = PEM_read_bio_PrivateKey(in, NULL, NULL, (void *)(uintptr_t) "");
     enum thole_code code = THOLE_OK;
     if (k == NULL) {

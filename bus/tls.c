@@ -242,8 +242,8 @@ static enum thole_code load(const struct bus_tls *t, struct tls_set **ret, struc
     return code;
 }
 
-/* The caller holds the mutex. Another name or cluster would be another host: that takes a restart.
- * */
+/* The caller holds the mutex. Another name or cluster would be another host: this takes a
+ * restart. */
 static enum thole_code check_same_host(const struct bus_tls *t, const struct tls_set *s,
                                        struct thole_status *st)
 {

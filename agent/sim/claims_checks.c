@@ -1,4 +1,4 @@
-/* What hosts and the control plane claim, against what is so. */
+/* Compares the claims of hosts and of the control plane with the state of the simulation. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,18 +10,19 @@
 #include "shards/engine/engine.h"
 
 #define LOOK_NS (500 * NS_PER_MS)
-/* For so long a claim may be older than what it speaks of: by a voter here; and by rows, which
- * wait until the leader of shard zero suspects a silent host (10 s). Witnesses and
- * replicas without a vote never campaign, so they do not notice that their leader gave up. */
+/* Limits on how outdated a claim may be. The first is for a host with a local voter. The second is
+ * for a host that relies on rows: these wait until the leader of shard zero suspects a silent host
+ * (10 s). Witnesses and replicas without a vote never campaign, so they do not notice that their
+ * leader stepped down. */
 #define TRUTH_NS (5 * NS_PER_S)
 #define TRUTH_BY_ROWS_NS (15 * NS_PER_S)
-/* For so long a leader may keep its place on a disk that is nearly full. */
+/* A leader on a nearly full disk must hand over within this time. */
 #define HAND_OVER_NS (8 * NS_PER_S)
-/* In any minute. The most in the first 20 stories were 21 and 127. */
+/* Limits in any minute. The maxima in the first 20 stories were 21 and 127. */
 #define REPLICAS_PER_MINUTE 60
 #define REVISIONS_PER_MINUTE 600
 
-static struct map quorum_ns; /* shard id -> when a quorum of it was last up; see store_ns */
+static struct map quorum_ns; /* shard id -> when it last had a quorum up; see store_ns */
 static uint64_t disturbed_ns[WORLD_HOSTS_MAX];
 
 static bool is_up(int n)
@@ -71,7 +72,8 @@ static uint64_t stored_ns(const struct map *m, uint64_t key)
     return (uint64_t)(uintptr_t)map_get(m, key + 1);
 }
 
-/* By every configuration that a replica has: of two, the group's is not known here. */
+/* Checks every configuration that a replica holds: if replicas hold different ones, this check does
+ * not know which one is committed. */
 static void note_quorums(struct engine *e)
 {
     struct engine_replica_status *all = NULL;
@@ -87,7 +89,7 @@ static void note_quorums(struct engine *e)
     free(all);
 }
 
-/* A shard that a host calls available has had a quorum of hosts that are up. */
+/* A shard that a host calls available must recently have had a quorum of running hosts. */
 static void check_claims(int n, struct agent *a, const struct registry_view *v)
 {
     const struct availability_check check = agent_availability_begin(a, v);
@@ -113,9 +115,9 @@ static void check_claims(int n, struct agent *a, const struct registry_view *v)
 
 /* ---- Leaders without space ------------------------------------------------------------------- */
 
-static struct map low_ns; /* shard id * hosts + host -> since when it leads without need */
+static struct map low_ns; /* shard id * hosts + host -> when it began to lead without need */
 
-/* Could another voter lead, and has it heard of the log's end? */
+/* Could another voter lead, and has it caught up with the log? */
 static bool has_heir(struct engine *e, int n, const struct engine_replica_status *s)
 {
     struct raft_config c = {0};

@@ -1,4 +1,4 @@
-/* Faults: what each does to a host, and how it ends. */
+/* Faults: how each affects a host, and how it ends. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,7 +140,7 @@ void faults__do(const struct step *p)
         h->free_bytes = LOW_BYTES;
         world__at(world__now_ns() + p->for_ns, NULL, space_is_back, h);
         break;
-    case STEP_CLOCK: /* two hosts may differ by what leases allow for */
+    case STEP_CLOCK: /* leases allow for such a difference between two clocks */
         host__set_rate(h, p->amount % 2 != 0 ? 1050000 : 950000);
         break;
     default:

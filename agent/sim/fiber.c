@@ -1,7 +1,7 @@
-/* Threads of simulated hosts. Each is a fiber with a stack of its own, and runs until it waits:
- * for a condition, for time, or for another one to end. The calls of the C library that make and
- * block threads, and those that tell the time, are replaced by these at link time, for code that
- * runs in a life; all other code gets the real ones. */
+/* Threads of simulated hosts. Each thread is a fiber with its own stack. It runs until it waits:
+ * for a condition, for a time, or for another fiber to end. At link time, this file replaces the C
+ * library's calls that create and block threads, and those that read the clock. The replacements
+ * apply only to code that runs in a life; all other code calls the C library. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -23,17 +23,17 @@ struct fiber {
     ucontext_t context;
     void *stack;
     const char *name;
-    void *(*main)(void *ctx); /* of pthread_create; or: */
+    void *(*main)(void *ctx); /* the start routine of pthread_create; or: */
     world_fn fn;
     void *ctx;
     void *result;
     bool done, waiting, woken;
-    uint64_t waits;             /* counts, so that a timeout knows whether it is still meant */
-    const pthread_cond_t *cond; /* waited for */
+    uint64_t waits;             /* number of waits, so that a timeout recognizes an earlier wait */
+    const pthread_cond_t *cond; /* the condition that the fiber waits for */
     struct fiber *joiner;
 };
 
-static struct fiber *all; /* that have not ended, newest first */
+static struct fiber *all; /* fibers that have not ended, newest first */
 static struct fiber *here;
 static ucontext_t scheduler;
 
@@ -202,7 +202,7 @@ int __wrap_pthread_join(pthread_t thread, void **ret)
     if (life__now == NULL) {
         return __real_pthread_join(thread, ret);
     }
-    struct fiber *f = (struct fiber *)(uintptr_t)thread; /* kept, so that it may end first */
+    struct fiber *f = (struct fiber *)(uintptr_t)thread; /* still allocated after its end */
     while (!f->done) {
         f->joiner = here;
         (void)fiber__wait(CLOCK_NEVER);
@@ -248,7 +248,7 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex,
 
 static void wake_waiting(const pthread_cond_t *cond, bool every)
 {
-    struct fiber *longest = NULL; /* the oldest fiber of those that wait */
+    struct fiber *longest = NULL; /* the oldest waiting fiber */
     for (struct fiber *f = all; f != NULL; f = f->next) {
         if (!f->waiting || f->cond != cond) {
             continue;
@@ -297,7 +297,7 @@ int __wrap_nanosleep(const struct timespec *pause, struct timespec *rest)
     return 0;
 }
 
-/* What a thread waits for by this, the signal to stop, never comes. */
+/* Simulate the wait as a plain sleep: the awaited stop signal never arrives. */
 int __real_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
 int __wrap_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
 int __wrap_poll(struct pollfd *fds, nfds_t n, int timeout_ms)

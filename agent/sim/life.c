@@ -1,6 +1,6 @@
-/* A life of a host: its workers, one turn at a time of whichever is next in virtual time. How long
- * a message waits for its worker is drawn for each, which interleaves the workers of all hosts in
- * many ways; a hung disk is a writer whose turn does not come. */
+/* A life of a host. It runs the worker with the next turn in virtual time, one turn at a time. The
+ * delay of each message is drawn at random, which interleaves the workers of all hosts in many
+ * ways. A hung disk is a writer that gets no turn. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,7 +97,7 @@ static void due(void *ctx)
     struct work_slot *slot = ctx;
     uint64_t now = world__now_ns();
     if (slot->event_ns > now) {
-        return; /* an earlier event took its place */
+        return; /* an earlier event replaced this one */
     }
     slot->event_ns = CLOCK_NEVER;
     if (slot->worker == NULL) {
@@ -129,7 +129,7 @@ static uint64_t delay_of(const struct work_slot *slot)
         return h->disk_stalled_until_ns > now + delay ? h->disk_stalled_until_ns - now : delay;
     }
     if (rand_below(r, 2000) == 0) {
-        return rand_below(r, 50 * NS_PER_MS); /* the scheduler had others to run */
+        return rand_below(r, 50 * NS_PER_MS); /* the scheduler ran other threads first */
     }
     return rand_below(r, (slot->kind == WORK_SLOW ? 2000 : 200) * NS_PER_US);
 }
@@ -195,7 +195,7 @@ static const struct executor_ops ops = {
     .free = free_executor,
 };
 
-/* In the place of executor_threaded_new, at link time: what a host makes runs here. */
+/* Replaces executor_threaded_new at link time: the workers of a host run here. */
 struct executor *__wrap_executor_threaded_new(const struct clock *clock);
 struct executor *__wrap_executor_threaded_new(const struct clock *clock)
 {

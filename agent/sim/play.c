@@ -1,4 +1,4 @@
-/* Plays a story from its beginning to the moment when everything must be as wanted again. */
+/* Plays a story from its beginning until the cluster must have recovered. */
 #include "agent/sim/play.h"
 
 #include <inttypes.h>
@@ -11,7 +11,7 @@
 #include "base/log.h"
 
 #define SUPERVISE_NS (100 * NS_PER_MS)
-#define RESTART_NS NS_PER_S /* as a supervisor restarts a daemon that failed */
+#define RESTART_NS NS_PER_S /* delay until a supervisor restarts a failed daemon */
 #define SETTLE_NS (240 * NS_PER_S)
 #define QUIET_NS (40 * NS_PER_S)
 
@@ -29,7 +29,8 @@ void shard_name_of(int n, char ret[16])
 
 /* ---- Hosts come up, and come back ------------------------------------------------------------ */
 
-/* All addresses as they are now: of hosts that form a cluster, and where to look for the others. */
+/* List the current addresses of all hosts but one: of the founding hosts, or of the hosts to
+ * contact for a join. */
 static void all_addresses(char *ret, size_t size, int but)
 {
     size_t used = 0;
@@ -138,7 +139,7 @@ static void last_phase(void)
     checks__note_fault();
     faults__end_all();
     uint64_t end = world__now_ns() + SETTLE_NS;
-    for (int tries = 0; tries < 3; tries++) { /* one of them reaches a host that is up */
+    for (int tries = 0; tries < 3; tries++) { /* at least one attempt should reach a running host */
         world__run(world__now_ns() + 10 * NS_PER_S, NULL, NULL);
         for (int n = 0; n < world__host_count(); n++) {
             if (host__ready(world__host(n))) {

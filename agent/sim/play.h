@@ -1,22 +1,22 @@
-/* Plays a story: what the files of the player share. */
+/* Plays a story: declarations shared by the files of the player. */
 #ifndef AGENT_SIM_PLAY_H
 #define AGENT_SIM_PLAY_H
 
 #include "agent/sim/story.h"
 
-/* What is wanted of a host by the story, whatever it does by itself. */
+/* The state that the story wants a host to be in, whatever the host does by itself. */
 struct wanted {
-    uint64_t down_until_ns; /* a fault keeps it down; CLOCK_NEVER: until somebody says so */
-    bool out;               /* it was removed from the cluster, and stays down */
+    uint64_t down_until_ns; /* a fault keeps it down; CLOCK_NEVER: until a step restarts it */
+    bool out;               /* removed from the cluster, and stays down */
     uint32_t moves;
 };
 
 struct play {
     const struct story *story;
     struct wanted wanted[WORLD_HOSTS_MAX];
-    bool calm; /* faults have ended */
+    bool calm; /* the faults have ended */
     uint64_t verbs, verbs_ok;
-    uint64_t operations, operations_ok; /* of clients */
+    uint64_t operations, operations_ok; /* by clients */
 };
 extern struct play play;
 
@@ -24,37 +24,37 @@ struct play_report {
     bool failed;
     char failure[512];
     uint64_t fingerprint, events;
-    uint64_t virtual_ms; /* times hosts */
+    uint64_t virtual_ms; /* virtual time multiplied by the number of hosts */
     uint64_t verbs, verbs_ok, operations, operations_ok;
 };
-/* Plays it in this process; once per process. */
+/* Play the story in this process. May be called once per process. */
 void play__run(const struct story *s, bool trace, struct play_report *ret);
 
 void faults__do(const struct step *p);
 void faults__end_all(void);
 void verbs__do(const struct step *p);
-/* For the last phase: what an operator does to have everything run again. */
+/* For the last phase: the operator's calls that make everything run again. */
 void verbs__resume_controllers(int through);
 
 void clients__start(void);
 void clients__stop(void);
-/* One write and one read of each shard that is there: are all done? */
+/* Start one write and one read of each ready shard. clients__probed: have they all ended? */
 void clients__probe(void);
 bool clients__probed(void);
 void clients__check_end(void);
 
 void checks__start(void);
-/* Is everything as wanted? If not, `ret` says what is missing. */
+/* Has the cluster recovered? If not, `ret` says what is missing. */
 bool checks__settled(char *ret, size_t size);
 bool checks__is_ready(const thole_v1_Shard *row);
-uint64_t checks__revision(void); /* the newest of shard zero that any host shows */
-/* The view of a host that runs; NULL: none. Within its life. */
+uint64_t checks__revision(void); /* newest revision of shard zero on any host */
+/* Returns the view of a running host, or NULL. The caller is inside the host's life. */
 struct registry_view *checks__view(int n);
 
-/* Who answers may be another one from now on: what was seen before does not count. */
+/* A fault may change which hosts answer, so discard earlier observations. */
 void checks__note_fault(void);
 
-/* claims_checks.c: what hosts say, and how much is done in a minute. */
+/* claims_checks.c: the claims of hosts, and limits on the work done per minute. */
 void claims__start(void);
 
 void host_name_of(int n, char ret[16]);

@@ -1,6 +1,6 @@
-/* Clients of the shards: each has one operation at a time on a register, through a random host.
- * Half of them work in sessions and retry until they know; the others never retry. Every history
- * of a register must be linearizable (shards/sim/linear.h). */
+/* Clients of the shards. Each client has one operation in flight on a register, through a random
+ * host. Half of the clients use sessions and retry until they know the outcome; the others never
+ * retry. The history of every register must be linearizable (shards/sim/linear.h). */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +16,13 @@
 #define CLIENTS 6
 #define TIMEOUT_NS (3 * NS_PER_S)
 #define THINK_NS_MAX (300 * NS_PER_MS)
-/* For so long after the client gave up a host that hung may go on with its call. */
+/* After the client gave up, a hung host may still execute the call for this long. */
 #define STRAY_NS (60 * NS_PER_S)
 
-/* A key of a shard, as long as the shard of that name is the same. */
+/* A key of a shard. A shard that is created again under the same name has new registers. */
 struct reg {
     struct linear *history;
-    bool lost; /* the shard was deleted: what was written is gone with it */
+    bool lost; /* the shard was deleted, and its values with it */
 };
 
 struct op {
@@ -31,27 +31,27 @@ struct op {
     int shard, key;
     struct reg *reg;
     bool write;
-    uint64_t value, number; /* in the history */
+    uint64_t value, number; /* index in the history */
     uint64_t session, sequence;
     bool probe;
     bool unknown;      /* an attempt may have taken effect */
-    bool carried;      /* it began before the shard that its history is of */
-    uint64_t ended_ns; /* with an unknown outcome: it may yet arrive; 0: it runs */
+    bool carried;      /* it began before the shard of its history was created */
+    uint64_t ended_ns; /* it ended then, outcome unknown, and may still take effect; 0: in flight */
 };
 
 struct client {
     bool sessions;
-    int session_shard; /* -1: none is open */
+    int session_shard; /* -1: no open session */
     uint64_t session, sequence;
 };
 
 static struct client clients[CLIENTS];
 static struct reg *regs[STORY_SHARDS][REGISTER_KEYS];
-static uint64_t shard_ids[STORY_SHARDS]; /* of the shard that the histories are of */
+static uint64_t shard_ids[STORY_SHARDS]; /* the shards whose histories are recorded */
 static bool stopped;
 static uint64_t last_value;
 static int open_ops;
-static struct op *ops; /* those that run, and those that ended and may yet arrive */
+static struct op *ops; /* operations in flight, and ended ones that may still take effect */
 
 static void think(int client);
 static void notice_new_shards(void);
@@ -73,7 +73,7 @@ static void check(const struct op *op)
     if (linear_check(op->reg->history, false) == LINEAR_VIOLATION) {
         world__fail("register %d of s%d: the history is not linearizable", op->key, op->shard);
     }
-    if (linear_open_count(op->reg->history) > 20) { /* too much is unknown to go on with it */
+    if (linear_open_count(op->reg->history) > 20) { /* too many unknown outcomes to check further */
         op->reg->lost = true;
         if (regs[op->shard][op->key] == op->reg) {
             regs[op->shard][op->key] = NULL;
@@ -81,7 +81,7 @@ static void check(const struct op *op)
     }
 }
 
-/* Did it certainly have no effect? By what docs/operations.md says of reasons. */
+/* Did the operation certainly have no effect? Follows the reasons in docs/operations.md. */
 static bool certainly_not(const struct thole_status *st)
 {
     return st->reason != THOLE_REASON_OUTCOME_UNKNOWN && st->code != THOLE_DEADLINE_EXCEEDED &&
@@ -96,8 +96,8 @@ static void begin_in_history(struct op *op)
         op->write ? linear_swap(op->reg->history, op->value) : linear_read(op->reg->history);
 }
 
-/* A call names its shard: one that began before a shard of that name was made again may reach the
- * new one, or the old one. */
+/* A call names its shard. If the shard is deleted and created again during the call, the call may
+ * reach either shard. */
 static void carry_over(int shard)
 {
     for (struct op *op = ops; op != NULL; op = op->next) {
@@ -155,7 +155,7 @@ static void finish(struct op *op)
 static void end_in_history(struct op *op, bool ok, uint64_t result)
 {
     struct linear *history = op->reg->history;
-    if (op->carried && op->write) { /* what it found may be of the old shard */
+    if (op->carried && op->write) { /* its result may be from the old shard */
         linear_open(history, op->number);
     } else if (ok && !op->carried) {
         linear_return(history, op->number, result);
@@ -194,7 +194,7 @@ static void answered(void *ctx, const struct thole_status *st, struct slice repl
                  ok ? "OK" : st->message);
     if (!ok && op->session != 0 && !certainly_not(st) && !stopped) {
         world__at(world__now_ns() + 100 * NS_PER_MS, NULL, again, op);
-        return; /* the same sequence number: executed at most once */
+        return; /* same sequence number: executed at most once */
     }
     play.operations_ok += ok;
     end_in_history(op, ok, result);
@@ -303,7 +303,7 @@ static void open_session(int client, int shard)
     upb_Arena_Free(a);
 }
 
-/* A shard that was deleted and made again has other registers: none of the old history counts. */
+/* A shard that was deleted and created again has new registers: discard the old history. */
 static void notice_new_shards(void)
 {
     for (int n = 0; n < world__host_count(); n++) {

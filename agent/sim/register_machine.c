@@ -1,6 +1,6 @@
-/* The machine of the clients' shards: registers by key. A command [key][value] swaps a value, and
- * its answer is the one before; a query [key] reads it. Numbers are 8 bytes, little endian. The
- * state has a hash of all commands in their order, which is compared between replicas. */
+/* The state machine of the clients' shards: registers by key. A command [key][value] swaps a value
+ * and returns the previous one. A query [key] reads it. Numbers are 8 bytes, little endian. The
+ * state includes a hash of all commands in order, to compare replicas. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,7 +143,7 @@ const struct thole_machine_type *const *host__types(size_t *ret_count)
 
 /* ---- The same after the same number of commands, everywhere ---------------------------------- */
 
-static struct map seen; /* hash of (shard, count) -> the state's hash; kept for the run */
+static struct map seen; /* hash of (shard, count) -> hash of the state; kept for the whole run */
 
 void register_executed(uint64_t shard_id, uint64_t replica_id, uint64_t count, uint64_t hash)
 {

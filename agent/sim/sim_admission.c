@@ -1,4 +1,4 @@
-/* Whom a simulated host accepts: the rules of bus/inbound_streams.c. */
+/* Decides which hosts a simulated host accepts, by the rules of bus/inbound_streams.c. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
-/* The bus of simulated hosts: peers and frames. It keeps the promises of bus/bus.h as
- * the real one does: connections are kept up by reconnecting, frames of a lane arrive in order or
- * not at all, a silent peer is noticed by the ping of its connection. */
+/* The bus of simulated hosts: peers and frames. It keeps the guarantees of bus/bus.h as the real
+ * bus does. It reconnects lost connections. Frames of a lane arrive in order or not at all. The
+ * ping of a connection detects a silent peer. */
 #include "agent/sim/sim_bus.h"
 
 #include <inttypes.h>
@@ -12,13 +12,13 @@
 #include "base/assert.h"
 #include "base/buf.h"
 
-/* As bus/link.c has them. */
+/* The same values as in bus/link.c. */
 #define BACKOFF_MS_FIRST 100
 #define BACKOFF_MS_MAX 1000
 #define BACKOFF_MS_BROKEN 20
 #define BACKOFF_MS_REFUSED 5000
 #define CONNECT_MS_MAX 1000
-#define SILENCE_MS_MAX 1500 /* until a ping that is not answered breaks a connection */
+#define SILENCE_MS_MAX 1500 /* time until an unanswered ping breaks a connection */
 
 /* ---- Peers ----------------------------------------------------------------------------------- */
 
@@ -59,7 +59,7 @@ struct link_event {
     struct conn *conn;
     struct life *callee;
     struct hello hello;
-    struct thole_status st; /* of the refusal */
+    struct thole_status st; /* the reason of a refusal */
     uint64_t generation;
 };
 
@@ -141,7 +141,7 @@ static enum thole_code judge(struct peer *p, const struct hello *h, struct thole
     return sim_bus__check_start(b, h, st);
 }
 
-/* At the caller. */
+/* Runs at the caller. */
 static void hello_answered(void *ctx)
 {
     struct link_event *e = ctx;
@@ -155,7 +155,7 @@ static void hello_answered(void *ctx)
         sim_bus__break(e->conn, "refused");
         void (*refused)(void *, const struct uuid *, const struct thole_status *) =
             p->bus->o.handler.refused;
-        p->bus->o.handler.refused = ours ? NULL : refused; /* our own verdict is not told */
+        p->bus->o.handler.refused = ours ? NULL : refused; /* do not report our own verdict */
         sim_bus__link_closed(l, &st, false);
         p->bus->o.handler.refused = refused;
     } else {
@@ -174,7 +174,7 @@ static void hello_answered(void *ctx)
     free(e);
 }
 
-/* At the callee. */
+/* Runs at the callee. */
 static void hello_arrived(void *ctx)
 {
     struct link_event *e = ctx;
@@ -490,7 +490,7 @@ void bus_stop(struct bus *b, uint32_t grace_ms)
 
 void bus_free(struct bus *b)
 {
-    (void)b; /* late events may look at it; the process ends with the run */
+    (void)b; /* late events may still read it; it is freed when the process ends */
 }
 
 const char *bus_address(const struct bus *b)

@@ -1,4 +1,4 @@
-/* What the files of the simulated bus share. */
+/* Declarations shared by the files of the simulated bus. */
 #ifndef AGENT_SIM_SIM_BUS_H
 #define AGENT_SIM_SIM_BUS_H
 
@@ -6,17 +6,17 @@
 #include "base/map.h"
 #include "bus/bus.h"
 
-#define SIM_LINKS 4 /* exchanges, and three lanes */
+#define SIM_LINKS 4 /* one for exchanges, and three lanes */
 #define SIM_SEEN_MAX 64
 
-/* An end of a connection, from its hello to its break. Messages of a direction arrive in order. */
+/* One connection, from its hello to its break. Messages in one direction arrive in order. */
 struct conn {
-    struct conn *next; /* of all */
+    struct conn *next; /* list of all connections */
     struct life *from, *to;
     int lane;          /* 0: exchanges */
-    struct peer *peer; /* of the caller's bus; NULL: of an Ask */
+    struct peer *peer; /* the peer on the caller's bus; NULL: the connection of an Ask */
     uint64_t callee_incarnation;
-    uint64_t last_due_ns[2]; /* by direction: 0 from the caller */
+    uint64_t last_due_ns[2]; /* by direction; 0: from the caller */
     bool broken;
 };
 
@@ -26,9 +26,9 @@ struct sim_link {
     int lane;
     enum sim_link_state state;
     struct conn *conn;
-    uint64_t attempt; /* counts, so that late events of an earlier one are known */
+    uint64_t attempt; /* attempt number, to ignore late events of earlier attempts */
     uint32_t failures;
-    uint64_t incarnation; /* of the callee */
+    uint64_t incarnation; /* the callee's incarnation */
 };
 
 struct peer {
@@ -38,7 +38,7 @@ struct peer {
     char address[WORLD_ADDRESS_BYTES];
     struct sim_link links[SIM_LINKS];
     bool up, up_told, removed;
-    uint64_t generation; /* the address changed */
+    uint64_t generation; /* incremented when the address changes */
 };
 
 struct seen {
@@ -57,12 +57,12 @@ struct bus {
     struct peer *peers;
     struct seen seen[SIM_SEEN_MAX];
     size_t seen_count;
-    struct map exchanges; /* id -> struct exchange, of this bus as the caller */
+    struct map exchanges; /* id -> struct exchange, where this bus is the caller */
     uint64_t next_exchange;
     struct bus_method *methods;
     size_t method_count;
     struct sim_ask *asks;
-    struct bus_request *requests; /* of callers, unanswered */
+    struct bus_request *requests; /* unanswered requests from callers */
     struct bus_rpc *rpcs;
 };
 
@@ -74,30 +74,31 @@ struct hello {
     int lane;
 };
 void sim_bus__hello(const struct bus *b, struct hello *ret);
-/* Does `b` accept the caller? As bus__admit of the real one. */
+/* Does `b` accept the caller? Follows the real bus__admit. */
 enum thole_code sim_bus__admit(struct bus *b, const struct hello *h, bool stream,
                                struct thole_status *st);
 void sim_bus__met(struct bus *b, const struct hello *h);
 enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struct thole_status *st);
 
 void sim_bus__note_seen(struct bus *b, const struct hello *h);
-struct bufslice sim_bus__own(struct bufslice s); /* a copy with an owner */
+struct bufslice sim_bus__own(struct bufslice s); /* copies the bytes into an owned buffer */
 
-/* What an address means now, its name resolved. */
+/* Resolve the host name of an address as it is mapped now. */
 void sim_bus__resolve(const char *given, char ret[WORLD_ADDRESS_BYTES]);
-/* The life that listens at an address now; NULL: nobody. */
+/* Returns the life that now listens at an address, or NULL. */
 struct life *sim_bus__at(const char *address);
-/* May packets pass now? */
+/* Can packets pass now? */
 bool sim_bus__passes(const struct life *from, const struct life *to);
 uint64_t sim_bus__delay_ns(const struct life *from, const struct life *to);
 
 struct conn *sim_bus__conn_new(struct life *from, struct life *to, struct peer *peer, int lane);
-/* Delivers in order, as long as the connection holds; `lost` is called instead when it breaks
- * first (may be NULL). Both get ctx; `fn` runs in the receiver's life. */
+/* Deliver in order while the connection holds: `fn` runs in the receiver's life. If the connection
+ * breaks first, `lost` is called instead; it may be NULL. Both get ctx. */
 void sim_bus__carry(struct conn *c, int direction, void (*fn)(void *ctx), void (*lost)(void *ctx),
                     void *ctx);
 void sim_bus__break(struct conn *c, const char *why);
-/* Those that lead to a life: all, or those of a caller's incarnations before one. */
+/* Break connections to a life: all, or those from incarnations of `caller` older than the given
+ * one. */
 void sim_bus__break_all(struct life *callee, const struct uuid *caller, uint64_t older_than,
                         const char *why);
 void sim_bus__link_closed(struct sim_link *l, const struct thole_status *why, bool was_ready);
