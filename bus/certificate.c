@@ -91,7 +91,7 @@ void trust_free(struct trust *t)
     free(t);
 }
 
-/* ---- What one says --------------------------------------------------------------------------- */
+/* ---- Reading a certificate ------------------------------------------------------------------- */
 
 static int64_t unix_time(const ASN1_TIME *at)
 {
@@ -239,7 +239,7 @@ enum thole_code certificate_read(const char *pem, struct certificate *ret, struc
     return code;
 }
 
-/* ---- Whether to believe it ------------------------------------------------------------------- */
+/* ---- Verifying a chain ----------------------------------------------------------------------- */
 
 static enum thole_code explain(int error, const struct certificate *c, const struct trust *t,
                                enum certificate_use use, struct thole_status *st)

@@ -72,7 +72,7 @@ struct bus_tls {
     char said[THOLE_STATUS_MESSAGE_BYTES]; /* last logged failure, to log each once */
 };
 
-/* ---- Certificates that were verified --------------------------------------------------------- */
+/* ---- Cache of verified certificates ---------------------------------------------------------- */
 
 void bus__certificate_unref(struct bus_certificate *c)
 {
@@ -425,7 +425,7 @@ uint64_t bus_tls_pem(struct bus_tls *t, char **ret_cert, char **ret_key)
     return number;
 }
 
-/* ---- Who the peer of a call is --------------------------------------------------------------- */
+/* ---- Identity of a call's peer --------------------------------------------------------------- */
 
 static char *property(const grpc_auth_context *context, const char *name)
 {

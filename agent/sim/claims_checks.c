@@ -187,7 +187,7 @@ static void check_bounds(void *ctx)
     world__at(world__now_ns() + 60 * NS_PER_S, NULL, check_bounds, NULL);
 }
 
-/* ---- All of them ----------------------------------------------------------------------------- */
+/* ---- Every look ------------------------------------------------------------------------------ */
 
 static void look_at_host(int n)
 {

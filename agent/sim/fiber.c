@@ -153,7 +153,7 @@ void fiber__wake(struct fiber *f)
     world__at(world__now_ns() + delay, f->life, resume, f);
 }
 
-/* ---- In the place of the C library ----------------------------------------------------------- */
+/* ---- Replacements for the C library ---------------------------------------------------------- */
 
 static uint64_t world_time(const struct timespec *t)
 {

@@ -27,7 +27,7 @@ void shard_name_of(int n, char ret[16])
     snprintf(ret, 16, "s%d", n);
 }
 
-/* ---- Hosts come up, and come back ------------------------------------------------------------ */
+/* ---- Starting and restarting hosts ----------------------------------------------------------- */
 
 /* List the current addresses of all hosts but one: of the founding hosts, or of the hosts to
  * contact for a join. */

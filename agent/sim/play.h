@@ -6,7 +6,7 @@
 
 /* The state that the story wants a host to be in, whatever the host does by itself. */
 struct wanted {
-    uint64_t down_until_ns; /* a fault keeps it down; CLOCK_NEVER: until a step restarts it */
+    uint64_t down_until_ns; /* a fault keeps it down; CLOCK_NEVER: no end is set yet */
     bool out;               /* removed from the cluster, and stays down */
     uint32_t moves;
 };

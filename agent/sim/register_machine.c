@@ -141,7 +141,7 @@ const struct thole_machine_type *const *host__types(size_t *ret_count)
     return all;
 }
 
-/* ---- The same after the same number of commands, everywhere ---------------------------------- */
+/* ---- Equal states after equal numbers of commands -------------------------------------------- */
 
 static struct map seen; /* hash of (shard, count) -> hash of the state; kept for the whole run */
 

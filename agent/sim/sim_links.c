@@ -1,5 +1,5 @@
-/* The network between simulated hosts: directed links in virtual time, connections that carry
- * messages in order until they break, and what names mean. */
+/* The network between simulated hosts: directed links in virtual time, ordered connections, and the
+ * mapping of host names to addresses. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "base/assert.h"
 #include "base/buf.h"
 
-#define SILENCE_MS_MAX 1500 /* until a ping that is not answered breaks a connection */
+#define SILENCE_MS_MAX 1500 /* time until an unanswered ping breaks a connection */
 #define HELD_BACK_MS 20
 
 static struct conn *conns;
@@ -101,7 +101,7 @@ static void arrive(void *ctx)
         return;
     }
     bool frozen = to->host->paused_until_ns > now;
-    if (!sim_bus__passes(from, to) || frozen) { /* kept by the sender's kernel */
+    if (!sim_bus__passes(from, to) || frozen) { /* the sender's kernel keeps the packets */
         uint64_t again = frozen ? to->host->paused_until_ns : now + HELD_BACK_MS * NS_PER_MS;
         c->last_due_ns[m->direction] =
             again > c->last_due_ns[m->direction] ? again : c->last_due_ns[m->direction];
@@ -183,7 +183,7 @@ struct silence {
     int a, b;
 };
 
-/* Was there no word for so long? Pings need both directions. */
+/* Break the connections whose ping went unanswered. Pings need both directions. */
 static void silence_ends(void *ctx)
 {
     struct silence *s = ctx;

@@ -1,5 +1,5 @@
-/* The log of a simulated host. What was written is durable, unless a crash or an error comes in the
- * middle of a write: then a prefix of its updates stays. It lasts over the host's lives. */
+/* The log of a simulated host. It outlives the host's lives. A write is durable, unless a crash or
+ * an error interrupts it: then a prefix of its updates remains. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "base/buf.h"
 
 struct sim_log {
-    struct log_store base; /* first */
+    struct log_store base; /* must be the first member */
     struct world_host *host;
     struct log_store *memory;
     bool crash, fail, failed;
@@ -112,7 +112,7 @@ void sim_log__fail_write(struct sim_log *log)
     log->fail = true;
 }
 
-/* ---- In the place of the stores, at link time ------------------------------------------------ */
+/* ---- Replacements for the stores, at link time ----------------------------------------------- */
 
 enum thole_code __wrap_log_store_open(const struct log_store_options *o, struct log_store **ret,
                                       struct thole_status *st);
@@ -128,7 +128,7 @@ enum thole_code __wrap_log_store_open(const struct log_store_options *o, struct 
     return THOLE_OK;
 }
 
-/* Hosts have no state database: their machines live in memory and snapshots. */
+/* Hosts have no state database: their machines keep their state in memory and snapshots. */
 enum thole_code __wrap_state_db_open(const struct state_db_options *o, struct state_db **ret,
                                      struct thole_status *st);
 enum thole_code __wrap_state_db_open(const struct state_db_options *o, struct state_db **ret,

@@ -1,5 +1,5 @@
-/* Requests between simulated hosts: exchanges and asks. What the caller is told of an outcome is
- * what the real bus would tell: certainly never sent, or unknown. */
+/* Requests between simulated hosts: exchanges and asks. The caller gets the same outcome as from
+ * the real bus: certainly not sent, or unknown. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,24 +10,24 @@
 
 struct exchange {
     struct bus *bus;
-    struct peer *peer; /* NULL: this host itself */
+    struct peer *peer; /* NULL: the callee is this host itself */
     uint64_t id;
     uint32_t method, timeout_ms;
     struct bufslice body;
-    struct conn *conn; /* on which it was sent; NULL: it waits */
+    struct conn *conn; /* the connection that carried it; NULL: not sent yet */
     bool sent;
-    struct bus_request *local; /* of one to this host itself */
+    struct bus_request *local; /* the request, if the callee is this host itself */
     bus_answer_fn done;
     void *ctx;
 };
 
-/* One that a handler has to answer. */
+/* A request that a handler must answer. */
 struct bus_request {
-    struct bus_request *next; /* of the callee's bus, while it is owed an answer */
-    struct bus *bus;          /* the callee's */
-    struct conn *conn;        /* NULL: from this host itself */
+    struct bus_request *next; /* list of the callee's unanswered requests */
+    struct bus *bus;          /* the callee's bus */
+    struct conn *conn;        /* NULL: the caller is this host itself */
     struct bus *caller;
-    uint64_t id; /* of the exchange; or: */
+    uint64_t id; /* exchange id; or, for an ask: */
     struct sim_ask *ask;
     uint64_t ask_number;
     uint32_t method;
@@ -66,7 +66,7 @@ static void run_ending(void *ctx)
     free(e);
 }
 
-/* Never inline: the caller may hold its locks. */
+/* Always call `done` later, never inline: the caller may hold locks that `done` takes. */
 static void end_later(struct bus *b, bus_answer_fn done, void *ctx, const struct thole_status *st)
 {
     struct ending *e = xcalloc(1, sizeof *e);
@@ -177,7 +177,7 @@ static void request_arrived(void *ctx)
 {
     struct bus_request *r = ctx;
     struct thole_status st;
-    if (r->deadline_ns != CLOCK_NEVER) { /* it came as a duration */
+    if (r->deadline_ns != CLOCK_NEVER) { /* the deadline was sent as a duration */
         r->deadline_ns += clock_now(r->bus->o.clock);
     }
     if (r->bus->draining) {
@@ -268,7 +268,7 @@ void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id)
     }
 }
 
-/* In the order of their ids, so that a run repeats. */
+/* Sorted by id, so that a run is repeatable. */
 static size_t exchanges_of(struct bus *b, const struct peer *p, struct exchange ***ret)
 {
     size_t it = 0, n = 0;
@@ -325,7 +325,7 @@ void sim_request__caller_gone(struct conn *c)
         struct bus_request *next = r->next;
         if (r->conn == c && !r->cancelled) {
             cancel_request(r);
-            next = b->requests; /* the handler may have answered any of them */
+            next = b->requests; /* the handler may have answered any request */
         }
         r = next;
     }
@@ -375,7 +375,7 @@ static void release(struct bus_request *r)
         r->data_free(r->data);
     }
     bufslice_unref(r->body);
-    r->released = true; /* the memory stays: an exchange of this host may still name it */
+    r->released = true; /* not freed: an exchange of this host may still point to it */
 }
 
 static void ask_answered(struct bus_request *r, struct bufslice body,
@@ -491,7 +491,7 @@ struct sim_ask {
 
 static uint64_t ask_numbers;
 
-/* Asks are on the stack of who waits for them, so late answers look for theirs. */
+/* An ask lives on the stack of its waiting caller, so a late answer looks it up by number. */
 static struct sim_ask *find_ask(struct bus *b, uint64_t number)
 {
     struct sim_ask *a = b->asks;
@@ -583,7 +583,7 @@ static void ask_arrived(void *ctx)
             request_new(m->callee, m->caller, 0, m->method, m->body.bytes, m->timeout_ms);
         r->conn = m->conn;
         r->from = m->hello.host;
-        r->ask = (struct sim_ask *)(uintptr_t)1; /* it is one; the caller is found by number */
+        r->ask = (struct sim_ask *)(uintptr_t)1; /* marks an ask; its caller is found by number */
         r->ask_number = m->number;
         r->deadline_ns += clock_now(m->callee->o.clock);
         deliver(r);
@@ -604,7 +604,7 @@ static void send_ask(struct bus *b, struct sim_ask *a, const char *address, uint
         return;
     }
     if (!sim_bus__passes(b->life, callee) || !sim_bus__passes(callee, b->life)) {
-        return; /* until the timeout */
+        return; /* the ask ends at its timeout */
     }
     struct ask_message *m = xcalloc(1, sizeof *m);
     m->caller = b;

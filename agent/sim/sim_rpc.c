@@ -1,4 +1,4 @@
-/* The calls of simulated clients at simulated hosts, unary and streams. */
+/* Calls of simulated clients to simulated hosts: unary calls and streams. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,9 +11,9 @@ struct bus_rpc {
     struct bus *bus;
     const struct bus_method *method;
     struct bufslice request;
-    uint64_t deadline_ns; /* of the host's clock */
+    uint64_t deadline_ns; /* in the host's clock */
     world_message_fn message;
-    void *ctx; /* of `message` */
+    void *ctx; /* passed to `message` */
     struct client_call *client;
     bool finished;
     void *data;
@@ -29,14 +29,15 @@ void bus_register(struct bus *b, const struct bus_method *methods, size_t n)
     b->method_count += n;
 }
 
-/* What the client waits for: the answer, or its own deadline, if the host never gives one. */
+/* A client's call. It ends with the answer, or at the client's own deadline if the host never
+ * answers. */
 struct client_call {
     world_reply_fn done;
     void *ctx;
     bool ended;
     struct thole_status st;
     struct bufslice reply;
-    uint32_t uses; /* events under way that look at it */
+    uint32_t uses; /* scheduled events that refer to this call */
 };
 
 static void drop_use(struct client_call *c)
@@ -75,7 +76,7 @@ static struct client_call *client_new(uint64_t timeout_ns, world_reply_fn done, 
     struct client_call *c = xcalloc(1, sizeof *c);
     c->done = done;
     c->ctx = ctx;
-    c->uses = 1; /* the bus's */
+    c->uses = 1; /* the reference of the bus */
     if (timeout_ns != CLOCK_NEVER) {
         c->uses++;
         world__at(world__now_ns() + timeout_ns + 500 * NS_PER_MS, NULL, give_up, c);
@@ -259,7 +260,7 @@ void sim_request__stop(struct bus *b)
             fn(rpc->on_cancel_ctx);
         }
         if (b->rpcs == rpc && fn == NULL) {
-            break; /* its handler ends it */
+            break; /* its handler ends the call */
         }
         if (b->rpcs == rpc) {
             b->rpcs = rpc->next;

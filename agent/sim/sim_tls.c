@@ -1,4 +1,4 @@
-/* The simulated network has no strangers: hosts run without certificates. */
+/* Stubs for TLS: the simulated network has no intruders, so hosts run without certificates. */
 #include "agent/sim/sim_bus.h"
 #include "base/assert.h"
 

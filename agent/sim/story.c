@@ -1,4 +1,4 @@
-/* What a seed expands to. */
+/* Expands a seed to a story. */
 #include "agent/sim/story.h"
 
 #include <inttypes.h>
@@ -11,7 +11,7 @@
 #define STORY_S_MIN 40
 #define STORY_S_MAX 160
 
-/* How often each kind comes, relative to the others. */
+/* Relative frequency of each kind of step. */
 static const uint8_t weights[STEP_KINDS] = {
     [STEP_CRASH] = 10,
     [STEP_POWER_LOSS] = 8,
@@ -115,7 +115,7 @@ void story__draw(uint64_t seed, struct story *ret)
     for (size_t i = 0; i < ret->count; i++) {
         draw_step(ret, &r, &ret->steps[i]);
     }
-    for (int i = 0; i < STORY_SHARDS / 2; i++) { /* something that the rest is about */
+    for (int i = 0; i < STORY_SHARDS / 2; i++) { /* start with shards for later steps to act on */
         ret->steps[i].kind = STEP_CREATE;
         ret->steps[i].shard = i;
         ret->steps[i].at_ns = ret->begin_ns;
@@ -123,10 +123,10 @@ void story__draw(uint64_t seed, struct story *ret)
     sort(ret);
 }
 
-/* ---- In words -------------------------------------------------------------------------------- */
+/* ---- Description in English ------------------------------------------------------------------ */
 
-/* H, O: the host, the other one; S: the shard; T: for how long; V: voters; N: shards of a pool;
- * F: fast or slow. Verbs end in the host that is asked. */
+/* Placeholders: H the host, O the other host, S the shard, T the duration, V voters, N shards of a
+ * pool, F fast or slow. A description of a verb ends with the host that receives the call. */
 static const char *const words[STEP_KINDS] = {
     [STEP_CRASH] = "$H's process is killed, and comes back after $T",
     [STEP_POWER_LOSS] = "$H loses power for $T",
@@ -209,7 +209,7 @@ void story__describe(const struct step *p, char *ret, size_t size)
     bytes_deinit(&out);
 }
 
-/* Odd, at most 7, and sometimes more than there are hosts. */
+/* An odd number, at most 7, and sometimes more than there are hosts. */
 uint32_t story__voters(const struct step *p)
 {
     return p->amount % 4 * 2 + 1;

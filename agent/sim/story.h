@@ -1,6 +1,6 @@
-/* A story: what goes wrong and what an operator does, and when. A seed expands to it before the run
- * begins, and nothing in it depends on the run, so that any part of it can be left out: what fails
- * is shrunk to the few steps that it needs, and reads like the report of an incident. */
+/* A story: a schedule of faults and of the operator's actions. A seed expands to it before the run
+ * begins. Nothing in it depends on the run, so any step can be left out. A failing story is shrunk
+ * to the few steps that it needs, and then reads like an incident report. */
 #ifndef AGENT_SIM_STORY_H
 #define AGENT_SIM_STORY_H
 
@@ -10,21 +10,21 @@
 #define STORY_SHARDS 4
 
 enum step_kind {
-    /* Faults: a host, for a while. */
-    STEP_CRASH,       /* its process; back after a while */
-    STEP_POWER_LOSS,  /* the same, without a word to its peers */
-    STEP_RESTART,     /* gracefully */
-    STEP_MOVE,        /* stops, and comes back at another address */
-    STEP_PAUSE,       /* SIGSTOP, and SIGCONT */
-    STEP_ISOLATE,     /* from all, in both directions */
-    STEP_CUT,         /* from one, in both directions */
-    STEP_CUT_ONE_WAY, /* what it sends to one is lost */
-    STEP_SLOW_LINK,   /* to one */
+    /* Faults of a host, for a limited time. */
+    STEP_CRASH,       /* the process dies, and restarts after a while */
+    STEP_POWER_LOSS,  /* the same, but its peers get no notice */
+    STEP_RESTART,     /* graceful */
+    STEP_MOVE,        /* the host stops, and returns at another address */
+    STEP_PAUSE,       /* SIGSTOP, then SIGCONT */
+    STEP_ISOLATE,     /* cut from all hosts, in both directions */
+    STEP_CUT,         /* cut from one host, in both directions */
+    STEP_CUT_ONE_WAY, /* messages to one host are lost */
+    STEP_SLOW_LINK,   /* the link to one host */
     STEP_SLOW_DISK,   /* a write hangs */
-    STEP_CUT_WRITE,   /* crashes in its next write */
-    STEP_FAIL_WRITE,  /* the disk refuses one */
+    STEP_CUT_WRITE,   /* crashes during its next write */
+    STEP_FAIL_WRITE,  /* a write fails with an error */
     STEP_LOW_SPACE,
-    STEP_CLOCK, /* runs fast or slow from now on */
+    STEP_CLOCK, /* from now on, the clock runs fast or slow */
     STEP_FAULTS,
     /* Verbs of the operator. */
     STEP_CREATE = STEP_FAULTS,
@@ -45,7 +45,7 @@ enum step_kind {
     STEP_CREATE_POOL,
     STEP_SCALE_POOL,
     STEP_DELETE_POOL,
-    STEP_CANCEL, /* the newest operation */
+    STEP_CANCEL, /* cancels the newest operation */
     STEP_KINDS,
 };
 
@@ -53,12 +53,12 @@ struct step {
     uint64_t at_ns;
     enum step_kind kind;
     bool left_out;
-    bool twice;          /* a verb: sent to two hosts at once */
-    int host, other;     /* of whom it speaks; `other` differs from `host` */
-    int through;         /* the host that is asked */
-    int shard;           /* by number */
-    uint32_t amount;     /* voters, shards, ... */
-    uint64_t for_ns;     /* of a fault */
+    bool twice;          /* a verb: the call goes to two hosts at once */
+    int host, other;     /* subjects of the step; `other` differs from `host` */
+    int through;         /* the host that receives the call */
+    int shard;           /* index of the shard */
+    uint32_t amount;     /* voters, shards, ...; depends on the kind */
+    uint64_t for_ns;     /* duration of a fault */
     uint64_t request_id; /* of a verb */
 };
 
@@ -68,13 +68,13 @@ struct story {
     enum agent_bootstrap formed_by;
     bool zones;
     uint32_t election_timeout_ms;
-    uint64_t begin_ns, end_ns; /* of the steps, after which faults end */
+    uint64_t begin_ns, end_ns; /* period of the steps; then all faults end */
     struct step steps[STORY_STEPS_MAX];
     size_t count;
 };
 
 void story__draw(uint64_t seed, struct story *ret);
-/* One line of a person's words. */
+/* Describe a step in one line of English. */
 void story__describe(const struct step *p, char *ret, size_t size);
 uint32_t story__voters(const struct step *p);
 uint32_t story__pool_shards(const struct step *p);

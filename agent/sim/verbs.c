@@ -1,4 +1,4 @@
-/* What the operator does: calls of the control plane at some host. */
+/* The operator's actions: control plane calls to one of the hosts. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,14 +19,14 @@ struct verb {
     char what[160];
 };
 
-/* What the first of two calls with one request id was answered; the newest such requests. */
+/* The first answer to each request id that is sent twice. Keeps only the newest requests. */
 struct request_answer {
     uint64_t request_id, operation;
     bool ok;
 };
 static struct request_answer request_answers[64];
 
-/* A request is executed once: both calls get the answer of the same execution. */
+/* A request id is executed once, so both calls must get the answer of the same execution. */
 static void check_once(const struct step *p, const struct thole_status *st, uint64_t operation)
 {
     struct request_answer *known = &request_answers[p->request_id % 64];
@@ -73,7 +73,7 @@ static void send(const struct step *p, const char *path, const char *bytes, size
 {
     for (int i = 0; i < (p->twice ? 2 : 1); i++) {
         struct verb *v = xcalloc(1, sizeof *v);
-        v->step = play.calm ? NULL : p; /* of the story, which stays */
+        v->step = play.calm ? NULL : p; /* points into the story, which outlives the call */
         story__describe(p, v->what, sizeof v->what);
         int through = i == 0 ? p->through : p->other;
         world__call(through, path, slice_of(bytes, size), VERB_TIMEOUT_NS, answered, v);
@@ -154,7 +154,7 @@ static void pool(const struct step *p, upb_Arena *a)
     SEND(p, "/thole.v1.Pools/UpdatePool", q, thole_v1_UpdatePoolRequest);
 }
 
-/* The replica's id, as the host that is asked would list it. */
+/* The replica's id in the view of the host that receives the call. */
 static uint64_t replica_on(const struct step *p)
 {
     char shard[16], host[16];

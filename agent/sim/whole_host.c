@@ -1,4 +1,4 @@
-/* A host: what it keeps over its lives, and how it starts, stops and crashes. */
+/* A simulated host: the state that outlives its lives, and how it starts, stops and crashes. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,7 +101,7 @@ static void start_main(void *ctx)
     const struct agent_options o = {
         .data_dir = h->dir,
         .listen = h->address,
-        .insecure = true, /* the addresses are not of the loopback */
+        .insecure = true, /* required for addresses outside loopback */
         .name = h->name,
         .tags = s->o.tags,
         .tag_count = s->o.tag_count,
@@ -196,7 +196,7 @@ bool host__ready(struct world_host *h)
     return ready;
 }
 
-/* Nobody unlocks what a crashed life had locked, so nothing is. */
+/* A crashed life cannot unlock its files in this process, so take no locks at all. */
 enum thole_code __wrap_file_lock(const char *path, int *ret_fd, struct thole_status *st);
 enum thole_code __wrap_file_lock(const char *path, int *ret_fd, struct thole_status *st)
 {
@@ -206,7 +206,7 @@ enum thole_code __wrap_file_lock(const char *path, int *ret_fd, struct thole_sta
     return THOLE_OK;
 }
 
-/* Of the host whose code asks. */
+/* Returns the free space of the host whose code calls it. */
 enum thole_code __wrap_file_space(const char *path, uint64_t *ret_free_bytes,
                                   uint64_t *ret_total_bytes, struct thole_status *st);
 enum thole_code __wrap_file_space(const char *path, uint64_t *ret_free_bytes,

@@ -1,4 +1,4 @@
-/* Virtual time: one heap of events, and what a run keeps of itself. */
+/* Virtual time: one heap of events, and the state of a run. */
 #include "agent/sim/world.h"
 
 #include <inttypes.h>
@@ -140,7 +140,7 @@ void world__run(uint64_t until_ns, bool (*stop)(void *ctx), void *ctx)
     }
 }
 
-/* ---- What a run keeps ------------------------------------------------------------------------ */
+/* ---- State of a run -------------------------------------------------------------------------- */
 
 void world__mix(uint64_t a, uint64_t b)
 {

@@ -1,10 +1,10 @@
-/* A simulated cluster of whole hosts: the product's own code from the agent down, of several hosts
- * in one process and one thread, in virtual time.
+/* A simulated cluster of whole hosts. The product's own code, from the agent down, runs for several
+ * hosts in one process and one thread, in virtual time.
  *
- * Nothing of the product knows of it. What a host takes from outside is replaced when the program
- * is linked: the bus (sim_*.c), threads and clocks (fiber.c), workers (life.c), the disk
- * (sim_log.c) and random numbers. A seed expands to everything, and the same seed gives
- * the same run to the byte. */
+ * The product does not know about the simulator. The linker replaces each host's interface to the
+ * outside: the bus (sim_*.c), threads and clocks (fiber.c), workers (life.c), the disk (sim_log.c)
+ * and random numbers. A seed determines everything: the same seed gives the same run to the
+ * byte. */
 #ifndef AGENT_SIM_WORLD_H
 #define AGENT_SIM_WORLD_H
 
@@ -19,7 +19,7 @@
 #include "shards/store/store.h"
 
 #define WORLD_HOSTS_MAX 7
-#define WORLD_WORKERS_MAX 96 /* of one host */
+#define WORLD_WORKERS_MAX 96 /* limit per host */
 #define WORLD_ADDRESS_BYTES 128
 #define WORLD_START_NS (1000 * NS_PER_S)
 
@@ -30,24 +30,25 @@ struct world_host;
 
 typedef void (*world_fn)(void *ctx);
 
-/* Calls fn(ctx) at that time. Of a life: within it, and not at all once it has ended. */
+/* Call fn(ctx) at that time. With a life: inside that life, and only if it has not ended. */
 void world__at(uint64_t at_ns, struct life *life, world_fn fn, void *ctx);
 uint64_t world__now_ns(void);
-/* A random duration in [lo, hi]. */
+/* Draw a random duration in [lo, hi]. */
 uint64_t world__draw_ns(uint64_t lo, uint64_t hi);
 struct rand *world__rand(void);
-/* Run events until `until_ns`, or until `stop` says so (asked after each event; may be NULL). */
+/* Run events until `until_ns`, or until `stop` returns true. `stop` is called after each event; it
+ * may be NULL. */
 void world__run(uint64_t until_ns, bool (*stop)(void *ctx), void *ctx);
-/* The first failure is kept, and ends the run. */
+/* Record a failure, which ends the run. Only the first one is kept. */
 void world__fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool world__failed(void);
 const char *world__failure(void);
 void world__trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool world__traces(void);
-/* What happened, as one number: equal for equal runs. */
+/* Mix an event into the digest of the run. Equal runs have equal digests. */
 void world__mix(uint64_t a, uint64_t b);
 uint64_t world__fingerprint(void);
-/* Events so far, for measurements. */
+/* Number of events so far, for measurements. */
 uint64_t world__events(void);
 
 void world__begin(uint64_t seed, bool trace);
@@ -55,42 +56,42 @@ void world__end(void);
 
 /* ---- Lives of hosts (life.c) ----------------------------------------------------------------- */
 
-/* What a message waits for depends on what its worker does. */
+/* The kind of a worker determines how long its messages wait. */
 enum work_kind { WORK_FAST, WORK_WRITER, WORK_SLOW };
 
 struct work_slot {
     struct life *life;
-    struct worker *worker; /* NULL: released */
+    struct worker *worker; /* NULL: the worker was released */
     enum work_kind kind;
-    uint64_t ready_ns;    /* a message waits, and may be handled then; world time */
+    uint64_t ready_ns;    /* when its next message may be handled; world time */
     uint64_t deadline_ns; /* world time */
-    uint64_t event_ns;    /* of the earliest event under way for it */
+    uint64_t event_ns;    /* time of its earliest scheduled event */
 };
 
-/* From a start of a host to its end. After a crash nothing of it runs any more; its memory stays
- * until the process ends. */
+/* A host from its start to its end. After a crash none of its code runs any more; its memory stays
+ * allocated until the process ends. */
 struct life {
     struct world_host *host;
     bool ended;
-    struct agent *agent; /* while it runs */
+    struct agent *agent; /* set while the host runs */
     struct bus *bus;
     struct work_slot *slots[WORLD_WORKERS_MAX];
     size_t slot_count;
 };
 
 struct life *life__new(struct world_host *host);
-/* The one whose code runs now; NULL: nobody's. */
+/* The life whose code runs now, or NULL. */
 extern struct life *life__now;
-struct life *life__enter(struct life *life); /* returns the one before, for life__leave */
+struct life *life__enter(struct life *life); /* returns the previous life, for life__leave */
 void life__leave(struct life *before);
 
 /* ---- Threads (fiber.c) ----------------------------------------------------------------------- */
 
 struct fiber;
-/* Runs fn(ctx) as a thread of the life: it may block. */
+/* Run fn(ctx) as a thread of the life. It may block. */
 void fiber__start(struct life *life, const char *name, world_fn fn, void *ctx);
-struct fiber *fiber__here(void); /* NULL: no thread */
-/* Until fiber__wake, or that time (world time; CLOCK_NEVER: none). True: woken. */
+struct fiber *fiber__here(void); /* NULL: not in a fiber */
+/* Wait until fiber__wake or that world time (CLOCK_NEVER: no timeout). Returns true if woken. */
 bool fiber__wait(uint64_t until_ns);
 void fiber__wake(struct fiber *f);
 
@@ -98,29 +99,28 @@ void fiber__wake(struct fiber *f);
 
 struct sim_log;
 struct sim_log *sim_log__new(struct world_host *host);
-/* The next write is cut: a part of its updates is on the disk, and the host crashes. */
+/* Cut the next write: only a part of its updates reaches the disk, and the host crashes. */
 void sim_log__crash_in_write(struct sim_log *log);
 void sim_log__fail_write(struct sim_log *log);
 
-/* ---- Network (sim_links.c) ---------------------------------------------------------------------
- * */
+/* ---- Network (sim_links.c) ------------------------------------------------------------------ */
 
-struct world_link { /* of one direction between two hosts */
+struct world_link { /* one direction between two hosts */
     bool cut;
     uint64_t delay_min_ns, delay_max_ns;
 };
 struct world_link *world__link(int from, int to);
 void world__cut(int from, int to, bool cut);
-/* What a name means: "host3.test" -> an address without port; NULL: it is gone. */
+/* Map the name "host3.test" to an address without a port. NULL removes the name. */
 void world__name(const char *name, const char *address);
-/* The host's life ended by a crash: `silent` (power, not process): peers get no word of it. */
+/* A host's life crashed. `silent` (a power loss, not a dead process): its peers get no notice. */
 void sim_bus__crashed(struct life *life, bool silent);
 
-/* A client's unary call at a host. `done` comes once; st->code UNAVAILABLE: nobody answered. */
+/* A client's unary call to a host. `done` is called once; st->code UNAVAILABLE: no answer came. */
 typedef void (*world_reply_fn)(void *ctx, const struct thole_status *st, struct slice reply);
 void world__call(int host, const char *path, struct slice request, uint64_t timeout_ns,
                  world_reply_fn done, void *ctx);
-/* A stream: `message` for each, then `done` once with an empty reply. */
+/* A stream: `message` is called for each message, then `done` once with an empty reply. */
 typedef void (*world_message_fn)(void *ctx, struct slice message);
 void world__stream(int host, const char *path, struct slice request, world_message_fn message,
                    world_reply_fn done, void *ctx);
@@ -128,22 +128,22 @@ void world__stream(int host, const char *path, struct slice request, world_messa
 /* ---- Hosts (whole_host.c) -------------------------------------------------------------------- */
 
 struct world_host {
-    int n; /* named h1, h2, ... */
+    int n; /* the name is h1, h2, ... */
     char name[16];
     char dir[128];
-    char address[WORLD_ADDRESS_BYTES]; /* where it listens, in this life or the next */
+    char address[WORLD_ADDRESS_BYTES]; /* its listen address in this life, or in the next one */
     struct uuid id;                    /* nil until its first start */
     struct life *life;                 /* NULL: down */
     bool starting, stopping;
     struct sim_log *log;
-    uint64_t clock_base_ns, base_ns; /* its clock at world time base_ns */
+    uint64_t clock_base_ns, base_ns; /* clock value at world time base_ns */
     uint64_t rate_ppm;
-    int64_t wall_ms; /* how far its wall clock is off */
+    int64_t wall_ms; /* offset of its wall clock */
     uint64_t paused_until_ns, disk_stalled_until_ns;
     uint64_t free_bytes;
     uint64_t starts;
-    struct thole_status failure; /* of the last start, or what ended the host by itself */
-    bool wants_restart;          /* it said so, as tholed would do within its process */
+    struct thole_status failure; /* why the last start failed, or why the host ended by itself */
+    bool wants_restart;          /* it asked for a restart, which tholed does in its process */
 };
 
 struct world_options {
@@ -152,14 +152,14 @@ struct world_options {
     int hosts;
 };
 
-struct world_host *world__host(int n); /* from 0 */
+struct world_host *world__host(int n); /* n counts from 0 */
 int world__host_count(void);
 uint64_t host__clock_ns(const struct world_host *h);
-uint64_t host__world_ns(const struct world_host *h, uint64_t clock_ns); /* when it will show that */
+uint64_t host__world_ns(const struct world_host *h, uint64_t clock_ns); /* inverse of the above */
 void host__set_rate(struct world_host *h, uint64_t rate_ppm);
 
 void host__init(struct world_host *h, int n, const char *root);
-/* Begins; `o` says what is given at this start. */
+/* Options that one start of a host is given. */
 struct host_start {
     enum agent_bootstrap bootstrap;
     const char *addresses;
@@ -168,10 +168,10 @@ struct host_start {
     uint32_t election_timeout_ms, heartbeat_ms;
 };
 void host__start(struct world_host *h, const struct host_start *o);
-void host__stop(struct world_host *h); /* gracefully; takes a while */
+void host__stop(struct world_host *h); /* graceful; takes a while */
 void host__crash(struct world_host *h, bool silent);
 bool host__ready(struct world_host *h);
-/* Machine types that every host runs beside the built-in ones. */
+/* Machine types that every host runs in addition to the built-in ones. */
 const struct thole_machine_type *const *host__types(size_t *ret_count);
 
 #endif

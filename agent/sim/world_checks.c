@@ -1,4 +1,4 @@
-/* What must hold at every moment, and what must hold in the end. */
+/* Invariants that must hold throughout a run, and conditions that must hold at its end. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 #define LOOK_NS (100 * NS_PER_MS)
 #define SHARDS_MAX 64
 
-static struct map replica_hosts; /* replica id -> 1 + the host that has, or had it */
+static struct map replica_hosts; /* replica id -> 1 + the host that has or had the replica */
 
 static bool runs(const struct world_host *h)
 {
@@ -48,7 +48,7 @@ uint64_t checks__revision(void)
 
 /* ---- Replicas -------------------------------------------------------------------------------- */
 
-/* One active replica of a shard on a host, and no id on two hosts. */
+/* A host has at most one active replica of a shard, and no two hosts share a replica id. */
 static void check_replicas(int n)
 {
     struct world_host *h = world__host(n);
@@ -84,12 +84,12 @@ static void check_replicas(int n)
 
 /* ---- Quorums --------------------------------------------------------------------------------- */
 
-/* A leader may take a host, or a replica that failed alone, for one that answers for as long as
- * this after its last word. */
+/* A leader may still count a host, or a replica that failed alone, as answering for this long after
+ * its last answer. */
 #define SILENCE_NS (1500 * NS_PER_MS)
 
 static uint64_t answered_ns[WORLD_HOSTS_MAX];
-static struct map ran_ns; /* replica id -> when it was last seen to run */
+static struct map ran_ns; /* replica id -> when it was last seen running */
 
 static bool answers(int n)
 {
@@ -118,7 +118,7 @@ static bool member_runs(const struct raft_member *m, uint64_t shard_id)
         if (!answers(n)) {
             return answered_ns[n] + SILENCE_NS > world__now_ns();
         }
-        if (h->life->agent == NULL) { /* it starts, and what it has may run already */
+        if (h->life->agent == NULL) { /* starting up: its replicas may already run */
             return true;
         }
         struct life *earlier = life__enter(h->life);
@@ -178,10 +178,10 @@ struct watched {
     bool quorum;
 };
 static struct watched watched[SHARDS_MAX];
-static uint64_t steps_done; /* faults change who answers; what was seen before one does not count */
+static uint64_t steps_done; /* faults change which hosts answer, and void earlier observations */
 
-/* From one look to the next without a fault between them: a configuration that could commit is not
- * followed by one that cannot. */
+/* A configuration with a quorum must not be followed by one without. This compares two consecutive
+ * looks with no fault between them. */
 static void check_quorum(struct world_host *h, const struct engine_replica_status *s)
 {
     struct raft_config c = {0};
@@ -224,7 +224,7 @@ static void check_quorums(int n)
     life__leave(earlier);
 }
 
-/* ---- All of them ----------------------------------------------------------------------------- */
+/* ---- Every look ------------------------------------------------------------------------------ */
 
 static void look(void *ctx)
 {
@@ -247,7 +247,7 @@ void checks__start(void)
     world__at(world__now_ns() + LOOK_NS, NULL, look, NULL);
 }
 
-/* ---- In the end ------------------------------------------------------------------------------ */
+/* ---- At the end ------------------------------------------------------------------------------ */
 
 static bool condition(const thole_v1_Shard *row, const char *type, bool *ret,
                       struct slice *ret_message)
@@ -316,7 +316,7 @@ static bool operations_settled(const struct registry_view *v, char *ret, size_t 
     return true;
 }
 
-/* Draining takes no vote away that no other host can be given. */
+/* Draining must not remove a vote unless another host can get it. */
 static bool zero_settled(const struct registry_view *v, char *ret, size_t size)
 {
     uint32_t hosts = 0, voters = 0;

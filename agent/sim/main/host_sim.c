@@ -1,6 +1,6 @@
-/* thole-host-sim: runs stories of the simulated cluster of whole hosts, repeats one, shrinks a
- * failure. Each story runs in a child process, so that a failed assertion of the code under test is
- * a finding, too. */
+/* thole-host-sim: runs stories of a simulated cluster of whole hosts, repeats a story, and shrinks
+ * a failing one. Each story runs in a child process, so that a failed assertion in the tested code
+ * counts as a finding, too. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -19,7 +19,7 @@
 #include "shards/sim/sim.h"
 
 static struct play_report *shared; /* written by the child */
-static uint64_t wall_s_max = 120;  /* of one story: what takes longer hangs */
+static uint64_t wall_s_max = 120;  /* limit for one story: a longer one counts as hung */
 
 static void run_child(const struct story *s, bool trace)
 {
@@ -58,7 +58,7 @@ static bool run(const struct story *s, bool trace, struct play_report *ret)
     return !ret->failed;
 }
 
-/* The same words, whatever the numbers. */
+/* Do two failures have the same text, apart from numbers? */
 static bool fails_alike(const char *a, const char *b)
 {
     for (;; a++, b++) {
@@ -70,7 +70,7 @@ static bool fails_alike(const char *a, const char *b)
     }
 }
 
-/* Leaves out what the failure does not need: halves first, then single steps. */
+/* Remove the steps that the failure does not need: first halves, then single steps. */
 static void minimize(struct story *s, const char *failure, bool trace)
 {
     struct play_report r;
@@ -169,7 +169,7 @@ static void add(struct play_report *to, const struct play_report *r)
 
 /* ---- Injected bugs --------------------------------------------------------------------------- */
 
-/* Each is found within so many stories. */
+/* Each injected bug must be found within that number of stories. */
 static bool find_canaries(const char *only, uint64_t seeds)
 {
     static struct story s;
@@ -201,7 +201,7 @@ static bool find_canaries(const char *only, uint64_t seeds)
     return tried > 0 && missed == 0;
 }
 
-/* Returns whether the story went well. */
+/* Returns whether the story succeeded. */
 static bool run_one(const struct options *o, uint64_t seed, bool alone, struct play_report *sum)
 {
     static struct story s;
