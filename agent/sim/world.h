@@ -103,7 +103,7 @@ struct sim_log *sim_log__new(struct world_host *host);
 void sim_log__crash_in_write(struct sim_log *log);
 void sim_log__fail_write(struct sim_log *log);
 
-/* ---- Network (sim_links.c) ------------------------------------------------------------------ */
+/* ---- Network (sim_links.c) ------------------------------------------------------------------- */
 
 struct world_link { /* one direction between two hosts */
     bool cut;
