@@ -1,10 +1,10 @@
-/* Checks that code ends the process, as a broken invariant must. */
+/* Checks that code aborts the process, as a broken invariant must. */
 #ifndef BASE_TEST_DEATH_H
 #define BASE_TEST_DEATH_H
 
 #include <stdbool.h>
 
-/* Run `f` in a child process; true if that aborts and says `text` on stderr. */
+/* Runs `f` in a child process; true if the child aborts and writes `text` to stderr. */
 bool dies(void (*f)(void *arg), void *arg, const char *text);
 
 #endif

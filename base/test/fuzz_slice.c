@@ -1,5 +1,5 @@
-/* Any bytes as varints and slices: nothing is read outside them, and what is accepted is written
- * back the same. The same bytes as a log message give one line. */
+/* Any bytes as varints and slices: no read is out of bounds, and accepted input encodes the same
+ * again. The same bytes as a log message give one line. */
 #include <stdlib.h>
 #include <string.h>
 

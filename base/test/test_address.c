@@ -1,4 +1,4 @@
-/* Addresses of hosts: what is one, and what is not. */
+/* Addresses of hosts: which texts are valid, and which are not. */
 #include "base/address.h"
 
 #include <setjmp.h>

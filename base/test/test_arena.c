@@ -70,7 +70,7 @@ static void test_arena_copies_are_their_own(void **state)
     arena_free(a);
 }
 
-/* Only AddressSanitizer makes this visible. */
+/* Only AddressSanitizer can detect a use of memory that was not allocated. */
 static void test_arena_memory_not_handed_out_is_poisoned(void **state)
 {
     (void)state;

@@ -204,7 +204,7 @@ static void check_varint(uint64_t v, size_t size)
     assert_true(put_varint(put, v) == put + size);
     assert_memory_equal(put, b.data, size);
     assert_int_equal(put[size], 0xee); /* nothing behind its end */
-    /* Every truncation is refused, and leaves the slice and the result alone. */
+    /* Every truncation is refused, and leaves the slice and the result unchanged. */
     for (size_t n = 0; n < size; n++) {
         struct slice cut = slice_of(b.data, n);
         uint64_t untouched = 42;

@@ -1,4 +1,4 @@
-/* What a corked thread holds back, and when it comes. */
+/* Which items a corked thread holds back, and when they run. */
 #include "base/cork.h"
 
 #include <setjmp.h>
@@ -65,7 +65,7 @@ static void test_cork_flushed_runs_what_was_added_and_stays_on(void **state)
     assert_true(cork_add(&a.item));
     cork_flush();
     assert_string_equal(order, "a");
-    assert_true(cork_add(&a.item)); /* it ran, so it may come again */
+    assert_true(cork_add(&a.item)); /* it ran, so it may be scheduled again */
     cork_end();
     assert_string_equal(order, "aa");
 }

@@ -1,4 +1,4 @@
-/* A file can be opened although everything else has used up the descriptors. */
+/* A file can be opened even when all other descriptors are in use. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

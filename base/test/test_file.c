@@ -53,7 +53,7 @@ static void test_file_make_dirs_makes_what_is_missing(void **state)
 {
     char *deep = path_in(*state, "a/b//c/");
     struct stat info;
-    for (int i = 0; i < 2; i++) { /* the second time all is there */
+    for (int i = 0; i < 2; i++) { /* the second time all directories exist */
         assert_int_equal(file_make_dirs(deep, NULL), THOLE_OK);
         assert_int_equal(stat(deep, &info), 0);
         assert_true(S_ISDIR(info.st_mode));
@@ -203,7 +203,7 @@ static void test_file_lock_held_by_another_process_is_refused(void **state)
     assert_non_null(strstr(st.message, owner));
     free(owner);
 
-    /* However the owner ends, the lock is free then. */
+    /* However the owner ends, its lock is released. */
     int status;
     (void)close(done[1]);
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -231,7 +231,7 @@ static void test_file_lock_twice_in_one_process_is_refused(void **state)
     assert_non_null(strstr(st.message, "this process"));
     (void)close(first);
     assert_int_equal(file_lock(path, &second, &st), THOLE_OK);
-    /* An owner that has not written its number yet. */
+    /* An owner that has not written its process id yet. */
     assert_int_equal(ftruncate(second, 0), 0);
     assert_int_equal(file_lock(path, &first, &st), THOLE_FAILED_PRECONDITION);
     assert_non_null(strstr(st.message, "another process"));

@@ -1,5 +1,5 @@
-/* Every system call of file_write_atomic and file_make_dirs fails once, by standing in for libc:
- * the names below take precedence over the shared library's. */
+/* Each system call of file_write_atomic and file_make_dirs fails once. The functions below replace
+ * libc's: they take precedence over the shared library's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@
 #include "base/test/temp_dir.h"
 
 static int calls;        /* so far */
-static int fail_at;      /* this one fails; 0: none */
+static int fail_at;      /* this call fails; 0: none */
 static int fail_errno;   /* with this */
 static size_t write_max; /* bytes that one write takes; 0: all */
 static char trace[64];   /* a letter per call: Write, Sync of a file, Dir sync, Rename, Mkdir */
@@ -128,7 +128,7 @@ static void test_file_faults_failed_write_leaves_old_or_new_whole(void **state)
         }
         assert_int_equal(code, THOLE_UNAVAILABLE);
         assert_int_equal(st.reason, THOLE_REASON_DISK);
-        /* After the rename it is the new one, of which only nobody knows whether it stays. */
+        /* After the rename the file has its new content, but its durability is unknown. */
         assert_content(path, strchr(trace, 'D') != NULL ? "after" : "before");
         assert_int_equal(access(temporary, F_OK), -1);
     }
@@ -173,7 +173,8 @@ static void test_file_faults_failed_make_dirs_is_completed_by_the_next(void **st
         failures += reached;
         reset(0, 0);
         assert_int_equal(file_make_dirs(name, NULL), THOLE_OK);
-        /* What exists is synced again, since whoever made it may have been killed before. */
+        /* Existing directories are synced again, since their creator may have been killed before
+         * its sync. */
         assert_string_equal(trace + strlen(trace) - 6, "MDMDMD");
         free(name);
         if (!reached) {
@@ -189,7 +190,7 @@ static void test_file_faults_unreadable_parent_of_existing_dir_is_accepted(void 
     char *name = path_in(*state, "a/b");
     assert_int_equal(file_make_dirs(name, &st), THOLE_OK);
     int last = calls;
-    reset(last, EACCES); /* the sync after the last mkdir, which finds it there */
+    reset(last, EACCES); /* the sync after the last mkdir, which finds the directory in place */
     assert_int_equal(file_make_dirs(name, &st), THOLE_OK);
     assert_int_equal(calls, last);
     free(name);

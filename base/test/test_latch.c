@@ -1,4 +1,5 @@
-/* Waiting for a latch: opened before or during the wait, by the first of several, or not at all. */
+/* Waiting for a latch: opened before or during the wait, by the first of several threads, or
+ * never. */
 #include "base/latch.h"
 
 #include <setjmp.h>
@@ -70,8 +71,8 @@ static void *open_when_told(void *ctx)
     return NULL;
 }
 
-/* Many rounds: the opener must not touch the latch once the waiting thread may have freed it, which
- * the sanitizers would see. */
+/* Many rounds: the opener must not touch the latch once the waiting thread may have freed it. The
+ * sanitizers would report that. */
 static void test_latch_opened_during_the_wait_wakes_it_and_shows_what_was_written(void **state)
 {
     (void)state;

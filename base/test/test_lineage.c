@@ -1,4 +1,4 @@
-/* Starts of a host and of copies of its disk. */
+/* Starts of a host, and starts of copies of its disk. */
 #include "base/lineage.h"
 
 #include <setjmp.h>
@@ -16,14 +16,14 @@ static void test_next_start_follows_any_that_it_had(void **state)
     assert_int_equal(lineage_judge(&six, 6, 6, 106), LINEAGE_FOLLOWS);
     assert_int_equal(lineage_judge(&six, 6, 5, 105), LINEAGE_FOLLOWS);
     assert_int_equal(lineage_judge(&six, 6, 4, 104), LINEAGE_FOLLOWS);
-    assert_int_equal(lineage_judge(&six, 6, 3, 103), LINEAGE_FOLLOWS); /* forgotten */
+    assert_int_equal(lineage_judge(&six, 6, 3, 103), LINEAGE_FOLLOWS); /* evicted */
     assert_int_equal(lineage_judge(&six, 6, 5, 0), LINEAGE_FOLLOWS);   /* told without */
 }
 
 static void test_copy_branches_however_often_it_starts(void **state)
 {
     (void)state;
-    /* Known is the original's start 6; the copy was made before it. */
+    /* The known start is the original's start 6; the copy was made before it. */
     assert_int_equal(lineage_judge(&six, 6, 6, 206), LINEAGE_BRANCH);
     assert_int_equal(lineage_judge(&six, 6, 5, 205), LINEAGE_BRANCH);
     struct lineage copy = {.start = 999, .oldest = 5, .count = 1, .before = {105}};

@@ -126,7 +126,7 @@ static void test_log_line_json_of_any_bytes_is_utf8(void **state)
     check_message("\xc3(", "\\ufffd(");
 }
 
-/* What stands behind "message": the text without pairs, then the pairs. */
+/* Checks the members after "message": the text without pairs, then the pairs. */
 static void check_members(const char *message, const char *expected)
 {
     struct log_line line = line_of(message);
@@ -153,7 +153,7 @@ static void test_log_line_json_has_a_member_for_each_pair(void **state)
                   "\"error\":\"No such file\"");
     check_members("refused error=\"shard \"x\"y is gone\"", /* an inner quote */
                   "\"refused\",\"error\":\"shard \\\"x\\\"y is gone\"");
-    check_members("n=18446744073709551615 m=007 o=", /* readers of JSON would round the first */
+    check_members("n=18446744073709551615 m=007 o=", /* JSON readers would round the first value */
                   "\"\",\"n\":\"18446744073709551615\",\"m\":\"007\",\"o\":\"\"");
     check_members("a=1 a=2 host=h3 level=x", "\" a=2 host=h3 level=x\",\"a\":1");
     check_members("a=\"open", "\"a=\\\"open\"");
@@ -440,7 +440,7 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     assert_true(dup2(fds[1], STDERR_FILENO) >= 0);
     char filler[1900];
     memset(filler, 'x', sizeof filler);
-    alarm(20); /* what would hang is killed */
+    alarm(20); /* a child that hangs is killed */
     for (int i = 0; i < FLOOD_LINES; i++) {
         LOG_INFO(BASE, "line=%d %.*s", i, (int)sizeof filler, filler);
     }

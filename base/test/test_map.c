@@ -112,7 +112,7 @@ static void test_map_large_stays_within_twice_its_need(void **state)
     }
     assert_true(m.capacity <= n * 8 / 3);
     size_t capacity = m.capacity;
-    /* Removals leave no trace: as much churn as one likes fits the same table. */
+    /* Removals leave no tombstones: unlimited churn fits the same table. */
     for (uint64_t key = n; key < 4 * n; key++) {
         assert_ptr_equal(map_remove(&m, key - n), &value);
         assert_null(map_put(&m, key, &value));

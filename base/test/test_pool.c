@@ -1,4 +1,4 @@
-/* Objects that come back, and how many are kept. */
+/* A pool of objects: reuse, and how many are kept. */
 #include "base/pool.h"
 
 #include <setjmp.h>
@@ -23,7 +23,7 @@ static void test_pool_gives_objects_of_its_size_and_keeps_at_most_its_bound(void
     for (int i = 0; i < 5; i++) {
         pool_give(&p, objects[i]);
     }
-    assert_true(p.count <= 3); /* none, under a sanitizer */
+    assert_true(p.count <= 3); /* under a sanitizer the pool keeps none */
     for (int i = 0; i < 5; i++) {
         objects[i] = pool_take(&p);
     }

@@ -65,7 +65,7 @@ static void test_rand_below_stays_in_range_and_is_even(void **state)
     for (int i = 0; i < 7; i++) {
         assert_in_range(counts[i], 9500, 10500);
     }
-    /* A range for which nearly half of all draws must be rejected. */
+    /* A range for which nearly half of all draws are rejected. */
     const uint64_t n = (UINT64_C(1) << 63) + 1;
     unsigned upper = 0;
     for (int i = 0; i < 10000; i++) {

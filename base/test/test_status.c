@@ -33,7 +33,7 @@ static void test_status_names_of_every_code_and_reason_are_unique(void **state)
 static void test_status_names_of_unknown_numbers_are_question_marks(void **state)
 {
     (void)state;
-    volatile int unknown = 1000, negative = -1; /* volatile: the compiler would object */
+    volatile int unknown = 1000, negative = -1; /* volatile: otherwise the compiler warns */
     assert_string_equal(thole_code_name((enum thole_code)unknown), "?");
     assert_string_equal(thole_code_name((enum thole_code)negative), "?");
     assert_string_equal(thole_reason_name((enum thole_reason)unknown), "?");
@@ -67,7 +67,7 @@ static void test_status_set_may_quote_its_own_message(void **state)
     assert_string_equal(st.message, "open: no file");
 }
 
-/* Every length around the limit, so that the cut meets each byte of a two- and three-byte
+/* Every length around the limit, so that the cut falls on each byte of a two- and three-byte
  * character. */
 static void test_status_message_too_long_is_cut_between_characters(void **state)
 {
@@ -85,7 +85,7 @@ static void test_status_message_too_long_is_cut_between_characters(void **state)
         if (whole <= room) {
             assert_int_equal(size, whole);
         } else {
-            assert_true(size + 3 > room); /* no more than one character is lost */
+            assert_true(size + 3 > room); /* at most one character is lost */
         }
     }
 }

@@ -1,4 +1,4 @@
-/* Text of others: what is refused, and what messages make of it. */
+/* Text from outside: which text is refused, and how messages show it. */
 #include "base/text.h"
 
 #include <setjmp.h>

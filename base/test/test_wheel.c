@@ -17,7 +17,7 @@ struct model {
     struct wheel *w;
     struct wheel_timer timers[TIMERS];
     bool armed[TIMERS];
-    bool late[TIMERS]; /* armed when it was due already: comes at any place in the order */
+    bool late[TIMERS]; /* armed when already due: may fire in any order */
     uint64_t due_ms[TIMERS];
     uint64_t now_ms;
 };
@@ -78,7 +78,7 @@ static uint64_t random_due(struct rand *r, uint64_t now_ms)
     case 3:
         return rand_u64(r); /* anywhere */
     default:
-        /* A span of any magnitude, with bounds of levels more often than chance would. */
+        /* A span of any magnitude, with level boundaries more often than chance would give. */
         break;
     }
     uint64_t span = UINT64_C(1) << rand_below(r, 45);
@@ -89,7 +89,8 @@ static uint64_t random_due(struct rand *r, uint64_t now_ms)
     return due;
 }
 
-/* Take what is due at `to_ms`; now and then touch timers in the middle of it, as a turn does. */
+/* Take the timers that are due at `to_ms`; now and then change timers in between, as a turn
+ * does. */
 static void advance(struct model *m, struct rand *r, uint64_t to_ms)
 {
     if (to_ms > m->now_ms) {
@@ -155,7 +156,8 @@ static void test_wheel_random_operations_agree_with_a_list(void **state)
     }
 }
 
-/* Who sleeps until wheel_next and then asks again gets there in a few steps, and not too late. */
+/* A caller that repeatedly sleeps until wheel_next reaches the timer in a few steps, and not too
+ * late. */
 static void test_wheel_next_leads_to_the_timer_in_few_steps(void **state)
 {
     (void)state;

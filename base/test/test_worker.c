@@ -1,5 +1,5 @@
-/* The threaded executor. Where a test needs a worker to be busy, it holds it inside a turn by a
- * semaphore; nothing here depends on how fast threads are. */
+/* The threaded executor. Where a test needs a busy worker, a semaphore holds the worker inside a
+ * turn. No test depends on the speed of threads. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -207,7 +207,7 @@ static void test_worker_capacity_counts_only_posted_messages(void **state)
     sem_post(&c.go_on);
     counter_deinit(&c);
     assert_int_equal(c.next[0], n);
-    assert_int_equal(c.turns, 2); /* everything that piled up was one turn */
+    assert_int_equal(c.turns, 2); /* all queued messages were handled in one turn */
     executor_free(ex);
 }
 
@@ -291,7 +291,7 @@ static void test_worker_stop_handles_what_was_posted_before(void **state)
     while (!is_stopped(c.w)) {
         sched_yield();
     }
-    /* Later posts are refused, and stay the caller's. */
+    /* Later posts are refused, and the caller still owns their messages. */
     struct msgq q = {0};
     struct worker_msg *late = item_new(KIND_PLAIN, 0, 51);
     assert_false(worker_post(c.w, late));
@@ -358,7 +358,7 @@ static void test_worker_deadline_of_any_clock_is_kept(void **state)
         assert_true(wait_10s(&c.woken));
         assert_true(clock_now(clocks[i]) - start_ns >= c.sleep_ns);
         counter_deinit(&c);
-        /* The turn without messages asked for no other one. */
+        /* The turn without messages requested no further turn. */
         assert_int_equal(c.empty_turns, 1);
         assert_true(c.last_now_ns - start_ns >= c.sleep_ns);
         executor_free(ex);
@@ -371,7 +371,7 @@ static void test_worker_message_before_the_deadline_is_handled_at_once(void **st
     struct executor *ex = executor_threaded_new(&clock_system);
     struct counter c;
     counter_init(&c, ex, 10);
-    /* Further away than any arithmetic in between holds in seconds or as a sum. */
+    /* Further away than intermediate results can hold, as seconds or as a sum. */
     c.sleep_ns = CLOCK_NEVER - 1 - 2 * clock_now(&clock_system);
     post_item(&c, KIND_SLEEP, 0);
     post_item(&c, KIND_HOLD, 1);
@@ -442,8 +442,8 @@ static void *post_once(void *arg)
     return NULL;
 }
 
-/* The worker is freed as soon as its message was handled, while the thread that posted it may not
- * yet have returned from worker_post. */
+/* The worker is freed as soon as its message was handled. The thread that posted it may not yet
+ * have returned from worker_post. */
 static void test_worker_freed_after_its_message_survives_the_poster(void **state)
 {
     (void)state;
@@ -463,7 +463,7 @@ static void test_worker_freed_after_its_message_survives_the_poster(void **state
     executor_free(ex);
 }
 
-/* Two workers that pass one message to and fro, so that each sleeps and wakes all the time. */
+/* Two workers that pass one message back and forth, so that each sleeps and wakes continually. */
 #define PASSES 3000
 
 struct player {

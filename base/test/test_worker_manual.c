@@ -1,4 +1,4 @@
-/* The manual executor: order, virtual time, and its guards. */
+/* The manual executor: order, virtual time, and its assertions. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 
 #define START_NS (5 * NS_PER_S)
 
-/* A worker that writes down each turn as "name@milliseconds(messages) ". */
+/* A worker that records each turn as "name@milliseconds(messages) ". */
 struct actor {
     struct executor *ex;
     struct worker *w;
@@ -26,7 +26,7 @@ struct actor {
     struct actor *target;
     struct worker_msg *pass; /* handed to target in the next turn */
     struct actor *victim;    /* stopped and freed in the next turn */
-    struct actor *child;     /* begun in the next turn */
+    struct actor *child;     /* started in the next turn */
     bool livelock;
 };
 
@@ -54,7 +54,7 @@ static uint64_t act(void *ctx, struct msgq *batch, uint64_t now_ns)
     }
     if (a->victim != NULL) {
         actor_end(a->victim);
-        assert_true(worker_is_current(a->w)); /* again, after the turns of the other */
+        assert_true(worker_is_current(a->w)); /* again, after the other worker's turns */
     }
     a->victim = NULL;
     if (a->child != NULL) {
@@ -128,7 +128,7 @@ static void test_worker_manual_runs_in_creation_order_until_idle(void **state)
     kick(&s.b);
     assert_int_equal(worker_depth(s.a.w), 2);
     assert_false(worker_is_current(s.a.w)); /* outside of turns */
-    /* Backwards: b has had its turn of this pass. Forwards: c's is still to come. */
+    /* Backwards: b already had its turn in this pass. Forwards: c's turn is still to come. */
     s.a.target = &s.b;
     s.a.pass = &m[0];
     s.b.target = &s.c;
@@ -151,7 +151,7 @@ static void test_worker_manual_advance_stops_at_each_deadline(void **state)
     assert_true(executor_manual_next_deadline(s.ex) == CLOCK_NEVER);
     kick(&s.a);
     kick(&s.b);
-    assert_true(executor_manual_next_deadline(s.ex) == START_NS); /* something waits */
+    assert_true(executor_manual_next_deadline(s.ex) == START_NS); /* a worker has a message */
     executor_manual_advance(s.ex, START_NS, 2);
     assert_true(executor_manual_next_deadline(s.ex) == START_NS + 20 * NS_PER_MS);
     executor_manual_advance(s.ex, START_NS + 65 * NS_PER_MS, 100);
@@ -165,7 +165,7 @@ static void test_worker_manual_advance_stops_at_each_deadline(void **state)
     assert_int_equal(clock->wall_ms(clock) - wall_ms, 1000);
     assert_trace(&s.trace, "a@80(0) b@90(0) ");
     executor_manual_advance(s.ex, CLOCK_NEVER,
-                            1); /* nothing is wanted: no turn at the end of time */
+                            1); /* no turn is requested: none happens at the end of time */
     assert_trace(&s.trace, "");
     stage_deinit(&s);
 }

@@ -18,13 +18,14 @@ struct issued {
 
 struct authority *authority_new(const char *cluster);
 void authority_free(struct authority *a);
-/* A certificate for 127.0.0.1 to 127.0.0.9, ::1 and localhost that counts for a day. Files are
- * replaced by renaming. */
+/* A certificate for 127.0.0.1 to 127.0.0.9, ::1 and localhost, valid for a day. Files are replaced
+ * by renaming. */
 struct issued authority_issue(struct authority *a, enum certificate_kind kind, const char *name);
-/* The same with everything of `given` but what is missing: cluster, addresses, times. */
+/* The same with everything in `given`, and defaults for absent fields: cluster, addresses,
+ * times. */
 struct issued authority_issue_as(struct authority *a, const char *file,
                                  const struct certificate_request *given);
-/* What a process gets: the paths are those of `i` and `a`. */
+/* The TLS files of a process: the paths belong to `i` and `a`. */
 struct bus_tls_files files_of(const struct authority *a, const struct issued *i);
 struct bus_tls *tls_of(const struct authority *a, const struct issued *i, bool host);
 void write_text(const char *path, const char *text); /* by renaming */

@@ -1,4 +1,4 @@
-/* Buses on the loopback that record what happened to them, and waiting with a deadline. */
+/* Buses on the loopback that record their events, and waits with a deadline. */
 #ifndef BUS_TEST_FIXTURE_H
 #define BUS_TEST_FIXTURE_H
 
@@ -16,15 +16,15 @@
 
 #define WAIT_MS 20000
 
-/* Requests of the fixture's handler: what it answers. */
+/* Requests of the fixture's handler, and its replies. */
 enum {
     METHOD_ECHO = 1,     /* the body */
     METHOD_FAIL = 2,     /* ABORTED ETAG_MISMATCH "no" */
     METHOD_THREE = 3,    /* three answers "0", "1", "2", the last one final */
-    METHOD_HOLD = 4,     /* none, until host_release or a cancellation */
-    METHOD_DEADLINE = 5, /* "some" or "none": whether it has a deadline */
-    METHOD_FROM = 6,     /* the caller's host id, 16 bytes or none */
-    METHOD_FLOOD = 7,    /* answers of 64 KiB until refused, then "full" */
+    METHOD_HOLD = 4,     /* no reply until host_release or a cancellation */
+    METHOD_DEADLINE = 5, /* "some" or "none": whether the request has a deadline */
+    METHOD_FROM = 6,     /* the caller's host id, 16 bytes or empty */
+    METHOD_FLOOD = 7,    /* replies of 64 KiB until refused, then "full" */
 };
 
 #define HELD_MAX 65536
@@ -53,10 +53,10 @@ struct bus_options host_options(struct host *h, uint8_t n, uint8_t cluster, uint
 struct host *host_alloc(void);
 void host_open(struct host *h, const struct bus_options *o);
 void host_free(struct host *h);    /* stops it */
-void host_release(struct host *h); /* answers what is held with "late" */
+void host_release(struct host *h); /* replies "late" to the held requests */
 void host_knows(struct host *h, const struct host *other);
 void frame_send(struct host *h, const struct host *to, enum bus_lane lane, uint64_t number,
-                size_t size); /* asserts that it was accepted */
+                size_t size); /* asserts that the bus accepted the frame */
 struct bufslice body_of(const char *text);
 
 /* Evaluate `expression` under the host's mutex until it is true. */
@@ -87,7 +87,7 @@ struct bufslice body_of(const char *text);
 uint64_t now_ms(void);
 void pause_ms(unsigned ms);
 
-/* What an exchange brought. */
+/* The outcome of an exchange. */
 struct outcome {
     pthread_mutex_t mutex;
     int answers; /* with more */

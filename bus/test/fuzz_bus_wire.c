@@ -1,4 +1,5 @@
-/* Whatever a peer sends: the decoders answer or refuse, and what they return lies in the input. */
+/* Any bytes from a peer: the decoders accept or refuse them, and every decoded slice lies in the
+ * input. */
 #include <string.h>
 
 #include "bus/bus_internal.h"

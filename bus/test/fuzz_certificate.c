@@ -1,5 +1,5 @@
-/* Whatever a peer shows as its certificate: it is refused in words, or it names somebody. The input
- * is DER, so that mutations get past the PEM around it. */
+/* Any bytes as a peer's certificate: refused with a message, or accepted with a name. The input is
+ * DER, so that mutations get past the PEM around it. */
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* A TCP proxy on the loopback that a test can make fall silent, or cut. */
+/* A TCP proxy on the loopback that a test can freeze, or cut. */
 #ifndef BUS_TEST_PROXY_H
 #define BUS_TEST_PROXY_H
 

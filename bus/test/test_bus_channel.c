@@ -1,11 +1,11 @@
-/* What a client learns of a call that broke: whether the server may have seen it. */
+/* What a client can tell of a broken call: whether the server may have received it. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "bus/test/fixture.h"
 #include "bus/test/proxy.h"
 
-/* A bus whose one method never answers by itself, behind a proxy. */
+/* A bus behind a proxy, with one method that never replies by itself. */
 struct scene {
     pthread_mutex_t mutex; /* below */
     struct bus_rpc *held[4];
@@ -83,7 +83,7 @@ static void call_that_breaks(bool two_addresses)
     eventually(&o, o.done);
     assert_int_equal(o.st.code, THOLE_UNKNOWN);
     assert_int_equal(o.st.reason, THOLE_REASON_OUTCOME_UNKNOWN);
-    /* Once the channel knows of it, the next one is certain not to be sent. */
+    /* Once the channel has noticed the cut, the next call is certain not to be sent. */
     do {
         outcome_init(&p);
         bus_channel_call_async(s->c, "/test.Test/Hold", body_of("x"), 0, on_reply, &p);

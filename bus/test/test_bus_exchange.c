@@ -1,4 +1,4 @@
-/* Exchanges and asks: answers, failures, cancellation, time limits, and peers that go away. */
+/* Exchanges and asks: replies, failures, cancellation, deadlines, and peers that disconnect. */
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ static void test_answers_failures_and_watches(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome o, p, q, r, s;
-    host_knows(a, b); /* asked before it is connected: waits */
+    host_knows(a, b); /* sent before the peer is connected: waits */
     ask(a, b, METHOD_ECHO, "hello", 0, &o);
     ask(a, b, METHOD_FAIL, "", 0, &p);
     ask(a, b, METHOD_THREE, "", 0, &q);
@@ -134,14 +134,14 @@ static void test_many_open_requests_of_a_lost_caller_are_cancelled_quickly(void 
     free(all);
 }
 
-/* Host ids cost nothing: whoever makes them up must not fill the memory of a host, nor make it
- * forget its peers. */
+/* Host ids cost nothing to forge. Forged ids must not fill a host's memory, nor evict its real
+ * peers. */
 static void test_forged_host_ids_are_forgotten_before_peers(void **state)
 {
     (void)state;
     enum { N = 3000 };
     struct host *b = host_new(2, 9, 1, NULL), *peer = host_new(3, 9, 7, NULL);
-    reach(b, peer); /* b has seen start 7 of it */
+    reach(b, peer); /* b has seen a's start 7 */
     uint64_t begin = cpu_ms();
     for (int i = 0; i < N; i++) {
         struct bus_hello h = {.cluster = uuid_of(9), .incarnation = 1};

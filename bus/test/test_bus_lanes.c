@@ -1,4 +1,4 @@
-/* Frames between hosts: order, bounds, reconnection, and who is refused. */
+/* Frames between hosts: order, bounds, reconnection, and refused peers. */
 #include "bus/test/fixture.h"
 #include "bus/test/proxy.h"
 
@@ -87,7 +87,7 @@ static void test_full_queue_refuses(void **state)
     host_open(a, &o);
     host_knows(a, b);
     eventually(a, a->ups == 1);
-    /* The receiver's thread stands still in its handler. */
+    /* The receiver's thread blocks in its handler. */
     pthread_mutex_lock(&b->mutex);
     bool refused = false;
     uint64_t sent = 0;
@@ -166,7 +166,7 @@ static void test_late_peer_and_moved_peer_are_found(void **state)
     assert_int_equal(bus_peer_set(a->bus, &b->id, "127.0.0.1:1", &st), THOLE_OK);
     host_knows(a, b);
     eventually(a, a->ups == 1);
-    struct host *c = host_new(2, 9, 2, NULL); /* the same host, elsewhere */
+    struct host *c = host_new(2, 9, 2, NULL); /* the same host at another address */
     host_knows(a, c);
     eventually(a, a->ups == 2);
     frame_send(a, c, BUS_LANE_CONTROL, 0, 8);
@@ -207,7 +207,8 @@ static void test_silent_peer_is_down_and_comes_back(void **state)
     proxy_free(p);
 }
 
-/* An exchange that is refused together with the peer's streams tells that it was not reached. */
+/* An exchange that is refused together with the peer's streams reports that it was not
+ * delivered. */
 static void expect_refused(struct host *a, struct host *b)
 {
     struct outcome o;
@@ -237,7 +238,7 @@ static void test_wrong_host_is_refused(void **state)
 {
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
-    b->id = uuid_of(3); /* what a believes */
+    b->id = uuid_of(3); /* the id that a expects */
     expect_refused(a, b);
     host_free(a);
     host_free(b);
@@ -296,13 +297,13 @@ static void test_stop_with_peers_connected_takes_no_grace(void **state)
     host_free(b);
 }
 
-/* An attempt to connect that is under way on the loop while the bus stops starts no batch on a
- * queue that was shut down, which ends the process. */
+/* A connection attempt may be under way on the loop while the bus stops. It must not start a batch
+ * on a queue that was shut down, which would abort the process. */
 static void test_bus_that_stops_while_it_connects_ends_well(void **state)
 {
     (void)state;
     for (int round = 0; round < 200; round++) {
-        /* Without a server, which would take its time to stop. */
+        /* Without a server, which would take time to stop. */
         const struct bus_options o = {.advertise_address = "127.0.0.1:2",
                                       .host_id = uuid_random(),
                                       .cluster_id = uuid_random(),
@@ -322,7 +323,8 @@ static void test_bus_that_stops_while_it_connects_ends_well(void **state)
     }
 }
 
-/* Starts are counted: a number that nobody counted to would keep the host itself out. */
+/* Incarnations are counted by starts: accepting a number that was never reached would lock out the
+ * host itself. */
 static void test_a_made_up_incarnation_is_refused(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* The control plane's side: calls of all kinds, statuses with details, health, reflection, and the
- * server's life: ports, overload, garbage, stopping with calls in flight. */
+/* The control plane's server: calls of all kinds, statuses with details, health and reflection.
+ * Also its life cycle: ports, overload, garbage, stopping with calls in flight. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -70,7 +70,8 @@ static void count_free(void *data)
     pthread_mutex_unlock(&s->mutex);
 }
 
-/* "N": so many bytes are held for it. "deaf": nobody asks whether the call was cancelled. */
+/* "N": the handler reserves N bytes for the call. "deaf": the handler never checks for
+ * cancellation. */
 static void hold(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct served *s = ctx;
@@ -251,7 +252,7 @@ static void test_unary_calls(void **state)
     for (int i = 0; i < 100; i++) {
         expect_echo(s->c, "hello");
     }
-    expect_echo(s->c, ""); /* an empty message is one */
+    expect_echo(s->c, ""); /* an empty message counts as a message */
     assert_true(locked(s, s->deadline_ns) > clock_now(&clock_system));
     assert_true(locked(s, s->deadline_ns) < clock_now(&clock_system) + 6 * NS_PER_S);
     assert_non_null(strstr(locked(s, (char *)s->peer), "127.0.0.1"));
@@ -288,7 +289,7 @@ static void test_oversize_message_is_refused(void **state)
     served_free(s);
 }
 
-/* What a client in another language sees. */
+/* The view of a client in another language. */
 static grpc_slice rich_details;
 static bool rich_done;
 static pthread_mutex_t rich_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -738,7 +739,7 @@ static void test_overload_is_refused(void **state)
     served_free(s);
 }
 
-/* Three calls that wait hold 1 MiB each, of 4 MiB less 64 KiB; so does an Ask. */
+/* Three waiting calls hold 1 MiB each, of 4 MiB less 64 KiB; so does an Ask. */
 static void test_what_calls_hold_is_bounded(void **state)
 {
     (void)state;
@@ -776,7 +777,7 @@ static void test_what_calls_hold_is_bounded(void **state)
     served_free(s);
 }
 
-/* Of five streams the last is not for clients of the control plane. */
+/* The last of five streams is not available to clients of the control plane. */
 static void test_streams_are_bounded(void **state)
 {
     (void)state;
@@ -834,10 +835,10 @@ static void test_stop_lets_calls_end_then_ends_them(void **state)
     assert_int_equal(st.reason, THOLE_REASON_STOPPED); /* of the server, with details */
     eventually(s, s->cancels == 2);
     bus_stream_free(w);
-    release(s); /* finishing after the stop is fine */
+    release(s); /* finishing a call after the stop is fine */
     struct buf *reply;
     enum thole_code code;
-    do { /* until the channel knows that its connection is gone */
+    do { /* until the channel has noticed that its connection is closed */
         code = call(s->c, "/test.Test/Echo", slice_str(""), &reply, &st);
     } while (st.reason == THOLE_REASON_OUTCOME_UNKNOWN);
     assert_int_equal(code, THOLE_UNAVAILABLE);

@@ -1,5 +1,5 @@
-/* Everything at once, from many threads, while one of three hosts is restarted again and again:
- * each exchange ends exactly once, calls keep working, and stopping leaves nothing behind. */
+/* All operations at once, from many threads, while one of three hosts is restarted again and again.
+ * Each exchange ends exactly once, calls keep working, and stopping leaks nothing. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ struct work {
     uint64_t seed;
 };
 
-static struct host *hosts[HOSTS]; /* the last one is replaced under this lock */
+static struct host *hosts[HOSTS]; /* the last host is replaced under this lock */
 static pthread_rwlock_t hosts_lock = PTHREAD_RWLOCK_INITIALIZER;
 static _Atomic bool stop;
 static _Atomic uint64_t started, ended, succeeded;
@@ -104,7 +104,7 @@ static void *call_main(void *arg)
         struct buf *reply;
         if (bus_channel_call(c, "/grpc.health.v1.Health/Check", (struct slice){&none, 0}, 20000,
                              &reply, &st) != THOLE_OK) {
-            return NULL; /* reported by the count */
+            return NULL; /* the call count reports it */
         }
         buf_unref(reply);
         calls++;

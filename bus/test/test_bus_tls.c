@@ -1,5 +1,5 @@
-/* TLS: who may connect, who a caller is, what a refusal says, and that certificates can be
- * replaced while everything runs. */
+/* TLS: which peers may connect, how a caller is identified, and the text of a refusal. Certificates
+ * can be replaced while everything runs. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <openssl/ssl.h>
@@ -57,7 +57,7 @@ static struct host *serve(uint8_t n, struct bus_tls *tls)
     return serve_aged(n, tls, 0);
 }
 
-/* Calls once; the code, and the answer or the message in `ret`. */
+/* Make one call; returns the code, and the reply or the message in `ret`. */
 static enum thole_code call_who(const char *address, struct bus_tls *tls, char ret[300])
 {
     struct thole_status st = {0};
@@ -229,7 +229,7 @@ static void test_hosts_with_certificates_of_the_cluster_connect(void **state)
     scene_free(&s);
 }
 
-/* Its bus says that it is a host, whatever its certificate says. */
+/* The caller's bus claims to be a host, whatever its certificate says. */
 static void expect_no_host(struct scene *s, struct bus_tls *tls, const char *why)
 {
     struct host *bad = host_alloc();
@@ -274,7 +274,7 @@ static void test_only_hosts_speak_as_hosts(void **state)
     scene_free(&s);
 }
 
-/* A CA of users cannot make hosts. */
+/* A CA for users cannot certify hosts. */
 static void test_the_ca_of_clients_makes_no_hosts(void **state)
 {
     (void)state;
@@ -386,9 +386,9 @@ static void test_files_that_do_not_fit_are_named(void **state)
     authority_free(ca);
 }
 
-/* All certificates are replaced, and those of another CA in the end, while calls go on over open
- * and over new connections: first both CAs are trusted, then the certificates change, then the old
- * CA goes. */
+/* All certificates are replaced while calls continue over open and new connections, in the end by
+ * those of another CA. First both CAs are trusted, then the certificates change, then the old CA is
+ * removed. */
 static void test_all_certificates_are_replaced_while_calls_go_on(void **state)
 {
     (void)state;
@@ -420,7 +420,7 @@ static void test_all_certificates_are_replaced_while_calls_go_on(void **state)
             }
             code =
                 bus_channel_call(open, "/test.Test/Who", (struct slice){0}, CALL_MS, &reply, &st);
-            if (step == 3) { /* its certificate is of a CA that is gone */
+            if (step == 3) { /* its certificate is signed by a removed CA */
                 buf_unref(reply);
             } else if (code != THOLE_OK) {
                 fail_msg("step %d, an open connection: %s", step, st.message);
@@ -429,7 +429,8 @@ static void test_all_certificates_are_replaced_while_calls_go_on(void **state)
             }
         }
     }
-    /* Not only new connections: a peer whose CA is trusted no more is nobody. */
+    /* Open connections are affected, too: a peer whose CA is no longer trusted is
+     * unauthenticated. */
     struct buf *reply = NULL;
     assert_int_equal(
         bus_channel_call(open, "/test.Test/Who", (struct slice){0}, CALL_MS, &reply, &st),
@@ -442,7 +443,8 @@ static void test_all_certificates_are_replaced_while_calls_go_on(void **state)
     scene_free(&s);
 }
 
-/* An old connection takes no new calls, which go over a new one; streams of hosts stay. */
+/* An aged connection takes no new calls, which go over a new connection. Streams of hosts stay on
+ * the old one. */
 static void test_aged_connections_fail_no_call_and_keep_their_streams(void **state)
 {
     (void)state;
@@ -483,7 +485,7 @@ static void test_aged_connections_fail_no_call_and_keep_their_streams(void **sta
     authority_free(ca);
 }
 
-/* A change that cannot be used changes nothing, and is told by the explicit reload. */
+/* Unusable files change nothing, and the explicit reload reports the error. */
 static void test_files_that_became_unusable_leave_the_old_ones_in_use(void **state)
 {
     (void)state;

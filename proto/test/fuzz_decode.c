@@ -1,7 +1,7 @@
-/* Any bytes as any of our messages: refused, or a message that says the same when it is encoded and
- * decoded again. The first two bytes choose the message. The mutator puts unknown fields of every
- * wire type into messages at every depth, also into the entries of maps, which no random change
- * finds. */
+/* Any bytes as any of our messages: refused, or decoded to a message that survives encoding and
+ * decoding. The first two bytes choose the message. The mutator puts unknown fields of every wire
+ * type into messages at every depth. It also puts them into map entries, which random changes never
+ * reach. */
 #include <google/protobuf/descriptor.upb.h>
 #include <google/protobuf/struct.upb.h>
 #include <google/rpc/error_details.upb.h>
@@ -51,12 +51,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t size_max);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed);
 
-/* Two bytes choose: more messages than one byte can tell. Not entries of maps: nobody has those. */
+/* Two bytes choose the message: there are more than 256. Map entries are left out: no caller
+ * decodes them by themselves. */
 static const upb_MiniTable *choose(uint8_t file, uint8_t message)
 {
     const upb_MiniTable_File *f = files[file % (sizeof files / sizeof files[0])];
     size_t at = message % (size_t)f->msg_count;
-    /* The strings of entries have a layout of their own, which only maps know. */
+    /* The strings of map entries have a layout of their own, which only maps use. */
     while (f->msgs[at]->field_count == 2 &&
            f->msgs[at]->fields[0].descriptortype == kUpb_FieldType_Bytes &&
            f->msgs[at]->fields[0].mode >> kUpb_FieldRep_Shift == kUpb_FieldRep_1Byte) {
@@ -99,7 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 /* ---- Mutations ------------------------------------------------------------------------------- */
 
-/* Where fields begin, at any depth: what looks like a message may be one. */
+/* Offsets of fields, at any depth: bytes that parse as a message may be a message. */
 struct place {
     size_t at;
     size_t lengths[8]; /* positions of the one-byte lengths of the messages around it */

@@ -1,4 +1,4 @@
-/* Whatever comes from outside is decoded, or refused: never a crash. */
+/* All input from outside is decoded or refused, without a crash. */
 #include <google/protobuf/struct.upb.h>
 #include <google/rpc/error_details.upb.h>
 #include <string.h>
@@ -22,7 +22,7 @@ static void append_field(struct bytes *out, uint32_t number, struct slice value)
     bytes_append_slice(out, value);
 }
 
-/* `inner` in a message whose field `number` it is; frees `inner`. */
+/* Wraps `inner` as field `number` of an outer message; frees `inner`. */
 static struct bytes within(uint32_t number, struct bytes inner)
 {
     struct bytes out = {0};
@@ -50,8 +50,8 @@ static struct bytes spec_with_entry(size_t size, struct slice more)
         text, sizeof(text) - 1 \
     }
 
-/* What an entry may not have: fields of other numbers, in each wire type; its own fields in a wire
- * type that is not theirs; groups; and what is cut off. */
+/* Entries that are refused: fields with other numbers, in each wire type; own fields in a wrong
+ * wire type; groups; truncated entries. */
 static const struct {
     const char *bytes;
     size_t size;
@@ -84,7 +84,7 @@ static bool decodes(const upb_MiniTable *table, struct bytes bytes)
     return ok;
 }
 
-/* Of all lengths, since upb treats the last 16 bytes of its input in another way. */
+/* All lengths, since upb treats the last 16 bytes of its input differently. */
 static void test_decode_map_entry_with_another_field_is_refused(void **state)
 {
     (void)state;
@@ -117,7 +117,7 @@ static void test_decode_sound_maps_are_accepted(void **state)
     for (size_t size = 0; size < 100; size++) {
         assert_true(decodes(&thole_v1_HostSpec_msginit, spec_with_entry(size, MORE(""))));
     }
-    /* The value first, the key twice, nothing at all; a length that is not in its shortest form. */
+    /* The value first, the key twice, an empty entry; a length that is not in its shortest form. */
     static const char spec[] = "\x0a\x09\x12\x01v\x0a\x01x\x0a\x01k\x0a\x00\x0a\x84\x00\x0a\x02zz";
     const thole_v1_HostSpec *s = PROTO_DECODE(thole_v1_HostSpec, MORE(spec), arena);
     upb_StringView value = {NULL, 0};
@@ -128,7 +128,7 @@ static void test_decode_sound_maps_are_accepted(void **state)
     upb_Arena_Free(arena);
 }
 
-/* A newer version may have more fields: everywhere but in the entries of maps. */
+/* A newer version may have more fields: they are accepted everywhere but in map entries. */
 static void test_decode_unknown_fields_elsewhere_are_accepted(void **state)
 {
     (void)state;
@@ -145,7 +145,7 @@ static void test_decode_unknown_fields_elsewhere_are_accepted(void **state)
     }
 }
 
-/* google.protobuf.Value is made of maps of itself. */
+/* google.protobuf.Value consists of nested maps. */
 static struct bytes nested_values(int depth)
 {
     struct bytes value = {0};

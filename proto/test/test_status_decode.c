@@ -1,4 +1,4 @@
-/* What another process says has failed, whatever it sends. */
+/* Statuses from other processes, with any content. */
 #include <string.h>
 
 #include "proto/status_decode.h"
