@@ -1,4 +1,5 @@
-/* Everything that the engine decodes from peers and disks. The first byte chooses the decoder. */
+/* Every decoder of the engine for input from peers and disks. The first byte chooses the
+ * decoder. */
 #include <stddef.h>
 #include <stdint.h>
 

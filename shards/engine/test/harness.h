@@ -1,5 +1,5 @@
 /* Several hosts in one thread: real engines on the manual executor, memory log stores and snapshot
- * files that survive a crash, and a network in virtual time that loses, delays and partitions. */
+ * files that survive a crash. The network is in virtual time, and loses, delays and partitions. */
 #ifndef SHARDS_ENGINE_TEST_HARNESS_H
 #define SHARDS_ENGINE_TEST_HARNESS_H
 
@@ -39,17 +39,17 @@ struct cluster {
     double drop;
     uint64_t delay_ms_max;
     bool cut[HOSTS_MAX][HOSTS_MAX]; /* [from][to] */
-    bool no_appends[HOSTS_MAX];     /* to this host, which hears the rest */
+    bool no_appends[HOSTS_MAX];     /* to this host, which receives all other frames */
     struct packet *packets;
     /* Options of the next engine that is started. */
     uint64_t compact_log_bytes, keep_log_bytes, snapshot_bytes_per_s;
-    uint32_t loops;                                           /* 0: one */
+    uint32_t loops;                                           /* 0: one loop */
     uint64_t snapshot_frames, snapshot_bytes, control_frames; /* sent so far */
     bool lease_reads; /* of the next replica that is started */
 };
 
 struct cluster *cluster_new(int hosts, uint64_t seed);
-void cluster_free(struct cluster *c); /* stops what runs */
+void cluster_free(struct cluster *c); /* stops a running host */
 uint64_t cluster_now(const struct cluster *c);
 void cluster_run(struct cluster *c, uint64_t ms);
 /* Runs until the condition holds; fails the test after `ms`. */
@@ -91,14 +91,14 @@ struct op *op_query_stale(struct cluster *c, int h, uint32_t max_staleness_ms);
 struct op *op_new(struct cluster *c, enum engine_request_kind kind, const char *text);
 void op_submit(struct op *o, int h);
 void op_free(struct op *o);
-/* Runs until it is done, and fails the test if that takes too long. */
+/* Runs until the request is done; fails the test on a timeout. */
 void op_wait(struct op *o);
-/* Until it succeeds at whoever leads; returns the index. */
+/* Retries at the current leader until it succeeds; returns the index. */
 uint64_t propose_ok(struct cluster *c, const char *text);
 struct tally query_ok(struct cluster *c, int h);
 struct tally stale_state(struct cluster *c, int h);
 
-struct done { /* of the calls with engine_done_fn */
+struct done { /* the callback for calls with engine_done_fn */
     bool done;
     struct thole_status st;
 };

@@ -113,7 +113,8 @@ void rig_stop_host(struct rig *r, int i)
     }
     atomic_store(&h->up, false);
     engine_stop(h->engine);
-    /* A delivery that saw `up` may still be inside the engine: let the thread finish its turn. */
+    /* A delivery that saw `up` may still be inside the engine: wait until the thread's turn is
+     * over. */
     worker_stop(h->net);
     worker_free(h->net);
     h->net = worker_new(r->ex, "net", 4096, net_turn, h);

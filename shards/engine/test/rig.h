@@ -1,6 +1,6 @@
-/* Hosts on real threads: the threaded executor, logs on disk (or in memory), snapshot files on
- * disk, and a transport that hands frames to a delivering thread per host. For the threaded tests
- * and the benchmark. Shards are 1 .. shard_count, each with a voter on every host. */
+/* Hosts on real threads, for the threaded tests and the benchmark: the threaded executor, logs on
+ * disk or in memory, snapshot files on disk. The transport passes frames to one delivery thread per
+ * host. Shards are 1 .. shard_count, each with a voter on every host. */
 #ifndef SHARDS_ENGINE_TEST_RIG_H
 #define SHARDS_ENGINE_TEST_RIG_H
 
@@ -40,11 +40,11 @@ struct rig {
 struct rig *rig_new(const struct rig_options *o); /* hosts started, replicas created */
 void rig_free(struct rig *r);
 void rig_stop_host(struct rig *r, int i);
-void rig_start_host(struct rig *r, int i); /* its replicas come back by themselves */
-/* The host that leads a shard, or -1 when none is known. */
+void rig_start_host(struct rig *r, int i); /* restarts its replicas, too */
+/* The host that leads a shard, or -1 if no leader is known. */
 int rig_leader(struct rig *r, uint64_t shard);
-void rig_wait_leaders(struct rig *r); /* gives up the process after 30 s */
-/* A fresh directory below $TMPDIR or /tmp; free it. */
+void rig_wait_leaders(struct rig *r); /* aborts the process after 30 s */
+/* A fresh directory below $TMPDIR or /tmp; the caller frees the path. */
 char *rig_directory(void);
 
 #endif

@@ -65,7 +65,8 @@ static void test_engine_many_in_flight_are_batched(void **state)
     cluster_free(c);
 }
 
-/* Answers that a client takes late keep their own results, or a small buffer of a few. */
+/* Results that a client reads late keep their own buffer, or share a small buffer with a few
+ * others. */
 static void check_results(struct cluster *c, size_t padding, size_t most, size_t batch)
 {
     static struct op *ops[600];
@@ -229,7 +230,7 @@ static void test_engine_deadline_after_append_is_unknown(void **state)
     op_free(p);
     op_free(q);
     isolate(c, leader, false);
-    propose_ok(c, "y"); /* what comes later for the request that was given up is discarded */
+    propose_ok(c, "y"); /* a late reply to the abandoned request is discarded */
     cluster_free(c);
 }
 
@@ -303,7 +304,7 @@ static void test_engine_parked_query_keeps_its_deadline(void **state)
     struct cluster *c = cluster_new(1, 14);
     cluster_bootstrap(c, 1);
     cluster_wait_leader(c);
-    /* A read point that this applier has not reached: as after a long range was handed over. */
+    /* A read index beyond the applier's position, as after a long range was handed over. */
     struct replica *r = engine__find_shard(c->hosts[0].engine, SHARD);
     struct query_job *j = xcalloc(1, sizeof *j);
     struct op *a = op_new(c, ENGINE_QUERY, "q"), *b = op_new(c, ENGINE_QUERY, "q");
@@ -341,7 +342,7 @@ static void test_engine_bad_query_fails_alone(void **state)
     cluster_free(c);
 }
 
-/* Groups that begin together are not all led by one host. */
+/* Groups that start together are not all led by one host. */
 static void test_engine_leaders_of_many_groups_are_spread(void **state)
 {
     (void)state;

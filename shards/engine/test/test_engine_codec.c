@@ -1,4 +1,4 @@
-/* The wire format, both ways, and what a reader refuses. */
+/* The wire format in both directions, and the input that a reader refuses. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -249,7 +249,7 @@ static void test_codec_chunk_round_trip_and_damage(void **state)
     assert_int_equal(codec_read_chunk(f.bytes, &d, &st), THOLE_DATA_LOSS);
     bufslice_unref(f);
     assert_int_equal(codec_read_chunk(slice_str("nonsense"), &d, &st), THOLE_INVALID_ARGUMENT);
-    c.data = (struct slice){0}; /* would cost room and never count */
+    c.data = (struct slice){0}; /* would use memory and make no progress */
     struct bufslice empty = codec_chunk_frame(&c);
     assert_int_equal(codec_read_chunk(empty.bytes, &d, &st), THOLE_INVALID_ARGUMENT);
     bufslice_unref(empty);
@@ -258,7 +258,7 @@ static void test_codec_chunk_round_trip_and_damage(void **state)
 static void test_codec_too_many_entries_are_refused(void **state)
 {
     (void)state;
-    /* Empty entries cost two bytes on the wire and much more here: their number is bounded. */
+    /* Empty entries cost two bytes on the wire and much more in memory: their number is bounded. */
     struct thole_status st;
     struct taken t = {0};
     struct codec_sink sink = {&t, take_message, take_reply, take_beat};

@@ -1,4 +1,4 @@
-/* How large logs get before they are cut: it follows what the machine's snapshot costs. */
+/* The log size at which compaction starts: it follows the cost of the machine's snapshot. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -40,7 +40,7 @@ static void propose_bytes(struct cluster *c, size_t bytes)
     propose_each(c, bytes, ENTRY);
 }
 
-/* The largest log of the host while this much is written, and how many snapshots were saved
+/* The host's largest log while this much is written; also returns how many snapshots were saved
  * meanwhile. */
 static uint64_t largest_log(struct cluster *c, int h, size_t bytes, int64_t *ret_saved)
 {
@@ -97,7 +97,7 @@ static void test_compact_large_machine_is_not_saved_more_often(void **state)
     cluster_free(c);
 }
 
-/* A flush is of all machines of the host. */
+/* A flush covers all machines of the host. */
 static void test_compact_persistent_machine_has_the_largest_log(void **state)
 {
     (void)state;
@@ -146,7 +146,8 @@ static void test_compact_bound_is_known_after_an_installation(void **state)
     cluster_free(c);
 }
 
-/* Who is there and slow is waited for, up to the largest log; who needs more gets a snapshot. */
+/* A slow follower delays compaction, up to the largest log. A follower that needs more gets a
+ * snapshot. */
 static void check_slow(size_t bytes, bool snapshot)
 {
     struct cluster *c = compacting(3, 3, "tally", 7);
@@ -161,7 +162,7 @@ static void check_slow(size_t bytes, bool snapshot)
     uint64_t last = status_of(c, leader).last_index;
     RUN_UNTIL(c, 20000, status_of(c, slow).applied >= last);
     assert_int_equal(c->snapshot_frames > frames, snapshot);
-    propose_bytes(c, 4 * LEAST); /* then there is nothing to wait for any more */
+    propose_bytes(c, 4 * LEAST); /* then compaction waits for no follower */
     assert_true(status_of(c, leader).log_bytes < 2 * LEAST);
     cluster_free(c);
 }
@@ -173,7 +174,7 @@ static void test_compact_slow_follower_needs_no_snapshot(void **state)
     check_slow(MOST * 3, true);
 }
 
-/* What is written during a long transfer is still in the log when it is over. */
+/* Entries written during a long transfer are still in the log when the transfer ends. */
 static void test_compact_waits_for_a_snapshot_under_way(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Snapshots for users: taken from a replica, and groups that are founded on them. */
+/* Snapshots for users: exported from a replica, and groups founded on them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #define PROPOSALS 300
-#define NEW 3 /* the host of the group that is founded */
+#define NEW 3 /* the host of the founded group */
 
 static void wait_done(struct cluster *c, const struct done *d)
 {
@@ -83,7 +83,7 @@ static bool duplicate(struct cluster *c, uint64_t session, uint64_t sequence)
     return again;
 }
 
-/* Three voters that have done something; what was exported is the seed "s". */
+/* Three voters with applied commands; their export is the seed "s". */
 static struct cluster *exported(const char *machine, uint64_t seed_number, uint64_t *ret_session)
 {
     struct cluster *c = cluster_new(4, seed_number);
@@ -125,7 +125,7 @@ static void check_founded(const char *machine)
     assert_true(duplicate(c, session, 5));
     assert_false(duplicate(c, session, 6));
     assert_true(session_of(c) >> SESSION_EPOCH_SHIFT == 1);
-    assert_int_equal(seed(c, "s"), THOLE_OK); /* is there already */
+    assert_int_equal(seed(c, "s"), THOLE_OK); /* is in place already */
     host_crash(c, NEW);
     host_start(c, NEW);
     assert_int_equal(cluster_wait_leader(c), NEW);
@@ -142,7 +142,8 @@ static void test_engine_founded_on_a_snapshot(void **state)
     check_founded("ledger");
 }
 
-/* Killed after each number of milliseconds: what is there then is nothing, or all of it. */
+/* The host is killed after each number of milliseconds: the export is absent afterwards, or
+ * complete. */
 static void check_crashes(const char *machine)
 {
     for (uint64_t ms = 0; ms < 12; ms++) {
@@ -225,7 +226,7 @@ static void count_name(void *ctx, const char *name)
     ++*(int *)ctx;
 }
 
-/* The file is as new as it must be, and not saved again if it is. */
+/* An existing file that is new enough is reused, not saved again. */
 static void test_engine_export_reuses_a_file_that_is_new_enough(void **state)
 {
     (void)state;
@@ -254,8 +255,8 @@ static void test_engine_export_reuses_a_file_that_is_new_enough(void **state)
     cluster_free(c);
 }
 
-/* A snapshot is installed while one is saved for a user: that one is of a machine that is gone, and
- * no file. */
+/* A snapshot is installed while another is saved for a user. The saved state belongs to a machine
+ * that was replaced, so the export fails. */
 static void test_engine_export_overtaken_by_a_snapshot_fails(void **state)
 {
     (void)state;

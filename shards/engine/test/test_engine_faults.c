@@ -1,4 +1,5 @@
-/* What fails alone, what stops the host, what is bounded; and watching. */
+/* Which faults stop one replica, which stop the host, and which resources are bounded. Also
+ * watches. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,7 +34,7 @@ static void test_engine_failing_machine_stops_alone(void **state)
     cluster_free(c);
 }
 
-/* By no fault of its data, which another start opens. */
+/* The data is intact: another start opens it. */
 static void test_engine_replica_whose_type_is_missing_is_unopened_and_kept(void **state)
 {
     (void)state;
@@ -209,7 +210,8 @@ static void test_engine_malformed_frames_are_dropped(void **state)
     cluster_free(c);
 }
 
-/* What the store would refuse must not get as far: a refused write stops the whole host. */
+/* Entries that the store would refuse must be dropped earlier: a refused write stops the whole
+ * host. */
 static void test_engine_oversized_entry_of_a_peer_is_dropped(void **state)
 {
     (void)state;
@@ -246,8 +248,8 @@ static void test_engine_oversized_entry_of_a_peer_is_dropped(void **state)
     cluster_free(c);
 }
 
-/* A heartbeat of a member that comes from elsewhere, and one of a stranger with a term that would
- * leave none for elections. */
+/* A member's heartbeat that arrives from another host, and a heartbeat from a non-member with a
+ * term so high that no election could follow. */
 static void test_engine_replicas_are_heard_from_their_hosts_alone(void **state)
 {
     (void)state;
@@ -280,8 +282,8 @@ static void test_engine_replicas_are_heard_from_their_hosts_alone(void **state)
 static void test_engine_hung_writer_loses_leadership(void **state)
 {
     (void)state;
-    /* Seen from the loop: a batch that is at the writer for longer than T. The manual executor
-     * cannot hang one worker, so the clock of the oldest batch is turned back to the beginning. */
+    /* The loop detects a batch that is at the writer for longer than T. The manual executor cannot
+     * hang one worker, so the test turns the clock of the oldest batch back. */
     struct cluster *c = cluster_new(3, 58);
     cluster_bootstrap(c, 3);
     propose_ok(c, "x");
@@ -334,8 +336,8 @@ static void on_ended(void *ctx, const struct thole_status *st)
     s->ended++;
 }
 
-/* A follower that is told of the leader's end votes at once: nobody waits for its contact to
- * age. */
+/* A follower that is notified of the leader's end votes at once, without waiting for an election
+ * timeout. */
 static void test_engine_peer_down_ends_loyalty(void **state)
 {
     (void)state;
@@ -399,7 +401,7 @@ static uint64_t cpu_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* A client with that many goes away: each of its watches ends by itself. */
+/* A client with that many watches disconnects: each of its watches ends by itself. */
 static void test_engine_many_watches_end_quickly(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Quorum loss: engine_force, and those who come back. */
+/* Quorum loss: engine_force, and lost replicas that return. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,8 +30,8 @@ static void add_voter(struct cluster *c, int leader, int h)
     RUN_UNTIL(c, 10000, status_of(c, h).voter);
 }
 
-/* The log that is left gives indexes out again that the lost one had used: a client that opened its
- * session in the lost one must not find itself in somebody else's. */
+/* The surviving log reuses indexes of the lost log. A client that opened its session in the lost
+ * log must not share a session with another client. */
 static void test_engine_force_gives_no_session_out_twice(void **state)
 {
     (void)state;
@@ -103,7 +103,7 @@ static void test_engine_force_recovers_from_quorum_loss(void **state)
     assert_int_equal(query_ok(c, 3).count, 6);
     assert_int_equal(status_of(c, 3).epoch, 1);
 
-    /* The lost ones come back, as a majority of what they know. */
+    /* The lost replicas return; in their configuration they are a majority. */
     host_start(c, 0);
     host_start(c, 1);
     RUN_UNTIL(c, 20000, status_of(c, 0).superseded || status_of(c, 1).superseded);
@@ -117,7 +117,7 @@ static void test_engine_force_recovers_from_quorum_loss(void **state)
     }
     propose_ok(c, "z");
 
-    /* All of it lasts. */
+    /* All of it is durable. */
     for (int h = 2; h < 5; h++) {
         host_crash(c, h);
     }
@@ -130,7 +130,8 @@ static void test_engine_force_recovers_from_quorum_loss(void **state)
     cluster_free(c);
 }
 
-/* A crash right after the call: either it never happened, or it leads at the next start. */
+/* A crash right after the call: either the call had no effect, or the replica leads at the next
+ * start. */
 static void test_engine_force_survives_a_crash_or_never_was(void **state)
 {
     int happened = 0;
@@ -184,8 +185,8 @@ static struct cluster *compacting(int hosts, int voters, const char *machine, ui
     return c;
 }
 
-/* It is on its way, staged, being restored or restored when the replica is forced; the sooner or
- * later it is discarded, with whatever it brought along. */
+/* The snapshot is in transfer, staged, being restored or restored when the replica is forced. In
+ * each case it is discarded in the end, with all its entries. */
 static void check_late_snapshot(const char *machine)
 {
     int before = 0, after = 0;
@@ -302,8 +303,8 @@ static void put_file(struct host *h, const char *name, const struct bytes *strea
     assert_int_equal(h->files->ops->commit(file, name, &st), THOLE_OK);
 }
 
-/* The lost group may have had an entry of the same index and term where the forced one has
- * something else, and its snapshot of there may come back after a crash. */
+/* The lost group may have had another entry at the same index and term as the forced group. A
+ * snapshot of that entry may reappear after a crash. */
 static void test_engine_start_takes_no_snapshot_of_another_epoch(void **state)
 {
     (void)state;
@@ -361,7 +362,7 @@ static void snapshot_of(const char *machine, const char *text, uint64_t epoch, s
     cluster_free(c);
 }
 
-/* Nor does it if it comes from a later term of the lost group. */
+/* Nor does a start accept a snapshot from a later term of the lost group. */
 static void check_snapshot_of_a_later_term(const char *machine)
 {
     struct cluster *c = compacting(3, 3, machine, 68);
@@ -388,7 +389,7 @@ static void check_snapshot_of_a_later_term(const char *machine)
     cluster_free(c);
 }
 
-/* What a new replica makes of a snapshot; NULL: no file of its name is there. */
+/* What a new replica stores of a snapshot stream; NULL: no file of its name exists. */
 static uint64_t received(const struct bytes *there, const struct bytes *stream)
 {
     struct cluster *c = compacting(2, 1, "tally", 67);
@@ -415,8 +416,8 @@ static void test_engine_snapshot_of_the_lost_group_changes_nothing_after_force(v
     check_snapshot_of_a_later_term("tally-plain");
 }
 
-/* A replica that is new got as far as the file with a snapshot of the lost group; then the forced
- * group sends its own, of the same index and term. */
+/* A new replica received the file of a snapshot of the lost group. Then the forced group sends its
+ * own snapshot of the same index and term. */
 static void test_engine_received_snapshot_is_of_the_announced_epoch(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Handing leadership over before a stop. */
+/* Leadership transfer before a stop. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 
 enum { GROUPS = 20, FIRST = 100 };
 
-/* Groups FIRST.. on all hosts, which host h leads. */
+/* Groups FIRST.. on all hosts, all led by host h. */
 static void lead_many(struct cluster *c, int h)
 {
     static struct done started[GROUPS][HOSTS_MAX], moved[GROUPS][HOSTS_MAX];
@@ -85,7 +85,7 @@ static void test_engine_hand_over_moves_all_groups_without_an_election_timeout(v
     host_stop(c, 0);
     int led = led_by(c, 1) + led_by(c, 2);
     assert_true(led >= GROUPS);
-    for (uint64_t g = 0; g < GROUPS; g++) { /* what was appended here has its outcome */
+    for (uint64_t g = 0; g < GROUPS; g++) { /* entries appended here get their outcome */
         op_wait(ops[g]);
         assert_true(ops[g]->r.status.code == THOLE_OK ||
                     ops[g]->r.status.reason == THOLE_REASON_TRANSFERRING);
@@ -124,7 +124,7 @@ static void test_engine_hand_over_of_a_group_alone_is_done_at_once(void **state)
     hand_over(c, 0, 3000, &d);
     RUN_UNTIL(c, 20, d.done);
     assert_int_equal(d.st.code, THOLE_OK);
-    propose_ok(c, "y"); /* it serves on */
+    propose_ok(c, "y"); /* the host continues to serve */
     cluster_free(c);
 }
 
@@ -200,7 +200,7 @@ static void test_engine_low_space_hands_leaders_to_hosts_that_can_write(void **s
     RUN_UNTIL(c, 2000, led_by(c, 2) >= GROUPS);
     assert_int_equal(led_by(c, 0) + led_by(c, 1), 0);
     assert_int_equal(engine_disk(c->hosts[0].engine), ENGINE_DISK_LOW);
-    /* Nobody is left who can write: they stay where they are. */
+    /* No host can write any more: the leaders stay where they are. */
     engine_files_memory_set_free_bytes(c->hosts[2].files, 1000);
     cluster_run(c, 2000);
     uint64_t term = highest_term(c);

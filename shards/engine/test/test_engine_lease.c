@@ -1,4 +1,4 @@
-/* Lease reads: what they save, and that they are never stale. */
+/* Lease reads: the round trips they save, and that they are never stale. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-/* A leader that was heard by all just now; heartbeats are 100 ms apart. */
+/* A leader with fresh contact to all followers; heartbeats are 100 ms apart. */
 static int settled_leader(struct cluster *c)
 {
     propose_ok(c, "x");
@@ -46,7 +46,7 @@ static void test_engine_lease_read_sends_nothing(void **state)
     assert_true(frames_of_a_read(false) > 0);
 }
 
-/* The old leader is cut off at every phase of its heartbeats and asked all the time. */
+/* The old leader is cut off at every phase of its heartbeats, and queried continually. */
 static void isolate_and_ask(int phase_ms, int *ret_served, int *ret_refused)
 {
     struct cluster *c = cluster_new(3, 92);
@@ -88,7 +88,7 @@ static void test_engine_isolated_leader_serves_nothing_stale(void **state)
     assert_true(served > 0 && refused > 0);
 }
 
-/* The promise outlives a restart of those who made it. */
+/* The lease promise outlives a restart of the voters that made it. */
 static void test_engine_restarted_voters_keep_their_promise(void **state)
 {
     (void)state;

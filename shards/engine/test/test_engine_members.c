@@ -195,7 +195,8 @@ static void test_engine_deleted_replica_harms_nobody(void **state)
     cluster_bootstrap(c, 3);
     propose_ok(c, "x");
     int leader = cluster_leader(c), other = (leader + 1) % 3;
-    /* Deleted on its host without having left the group: the others go on, and it stays away. */
+    /* A replica is deleted on its host without having left the group: the group continues without
+     * it, and it does not return. */
     assert_int_equal(remove_wait(c, other, (uint64_t)other + 1), THOLE_OK);
     cluster_run(c, 1000);
     propose_ok(c, "y");
@@ -212,7 +213,7 @@ static void test_engine_start_checks_what_is_there(void **state)
     assert_int_equal(start_wait(c, 0, 2, SHARD, "tally"), THOLE_ALREADY_EXISTS);
     assert_int_equal(start_wait(c, 0, 3, 99, "nonesuch"), THOLE_NOT_FOUND);
     assert_int_equal(start_wait(c, 0, 0, 99, "tally"), THOLE_INVALID_ARGUMENT);
-    /* A replica that never came may be buried, and its grave levelled. */
+    /* A replica that never existed may get a tombstone, and the tombstone may be forgotten. */
     struct done d = {0}, e = {0};
     assert_int_equal(remove_wait(c, 0, 77), THOLE_OK);
     assert_int_equal(start_wait(c, 0, 77, 99, "tally"), THOLE_FAILED_PRECONDITION);
@@ -221,7 +222,7 @@ static void test_engine_start_checks_what_is_there(void **state)
     engine_replica_forget(c->hosts[0].engine, 78, on_done, &e);
     RUN_UNTIL(c, 1000, e.done);
     assert_int_equal(e.st.code, THOLE_OK);
-    /* Its id cannot come back, and asking for it does no harm to the host. */
+    /* Its id cannot be reused, and a request for it does no harm to the host. */
     assert_int_equal(start_wait(c, 0, 77, 99, "tally"), THOLE_FAILED_PRECONDITION);
     assert_int_equal(remove_wait(c, 0, 77), THOLE_OK);
     assert_int_equal(start_wait(c, 0, 79, 98, "tally"), THOLE_OK);
@@ -234,7 +235,7 @@ static void test_engine_start_checks_what_is_there(void **state)
     cluster_free(c);
 }
 
-/* What no store would take must not get as far: a failed write stops the host. */
+/* A replica that no store would accept must be refused earlier: a failed write stops the host. */
 static void test_engine_impossible_replicas_are_refused(void **state)
 {
     (void)state;
@@ -272,7 +273,8 @@ static void test_engine_impossible_replicas_are_refused(void **state)
     cluster_free(c);
 }
 
-/* Buried before it ever came: it does not come any more, at whatever instant that is asked. */
+/* The tombstone comes before the replica: the replica does not start, whenever its start is
+ * requested. */
 static void test_engine_buried_replica_does_not_start(void **state)
 {
     (void)state;

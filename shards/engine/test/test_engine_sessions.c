@@ -22,7 +22,7 @@ static uint64_t open_session(struct cluster *c)
     }
 }
 
-/* Retries with the same sequence until it is answered, as a client does. */
+/* A client's loop: retry with the same sequence until a reply arrives. */
 static void once(struct cluster *c, uint64_t session, uint64_t sequence, struct op **ret)
 {
     for (int i = 0; i < 100; i++) {
@@ -245,8 +245,8 @@ static void encode_table(const struct session_table *t, struct bytes *out)
     }
 }
 
-/* 4,096 sessions with 64 answers of 64 KiB each would be 16 GiB. However entries are batched, the
- * table is the same after them. */
+/* 4,096 sessions with 64 results of 64 KiB each would be 16 GiB. The table is the same however
+ * entries are batched. */
 static void test_session_answers_are_bounded_together(void **state)
 {
     (void)state;
@@ -277,7 +277,7 @@ static void test_session_answers_are_bounded_together(void **state)
         }
         assert_true(answer_bytes(&t, &cut) > LIMIT_SESSION_ANSWERS_BYTES / 2);
         assert_true(cut > 0);
-        /* An old one is still known to be applied; a new one has its answer. */
+        /* An old command is still known to be applied; a new command has its result. */
         assert_int_equal(session_begin(&t, 1, 1, 900000, NULL, &r), SESSION_DUPLICATE);
         assert_true(r->cut && r->result == NULL);
         assert_int_equal(session_begin(&t, 1, ROUNDS, 900001, NULL, &r), SESSION_DUPLICATE);
@@ -317,8 +317,8 @@ static void test_session_reserved_answer_is_busy(void **state)
     session_table_deinit(&t);
 }
 
-/* A command that is older than all that its session remembers reserves nothing, so nothing keeps
- * the session from being evicted before the machine has run it. */
+/* A command older than every sequence in its session's window reserves nothing. So the session may
+ * be evicted before the machine has run the command. */
 static void test_session_evicted_before_its_command_ended(void **state)
 {
     (void)state;

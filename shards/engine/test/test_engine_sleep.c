@@ -1,4 +1,4 @@
-/* Idle groups sleep; what their hosts hear of each other keeps them honest. */
+/* Idle groups sleep; beats between their hosts detect a lost leader. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -34,7 +34,7 @@ static int sleepers(struct cluster *c)
     return n;
 }
 
-/* Three hosts whose group sleeps; the leader's. */
+/* Three hosts whose group sleeps; returns the leader's host. */
 static int lull(struct cluster *c)
 {
     if (c->hosts[0].engine == NULL) {
@@ -59,8 +59,8 @@ static void test_sleep_idle_group_costs_only_beats(void **state)
     cluster_run(c, 100 * BEAT_MS);
     assert_int_equal(sleepers(c), 3);
     assert_int_equal(status_of(c, leader).term, term);
-    /* A beat per interval both ways between the leader's host and the others, which may not know
-     * each other. */
+    /* One beat per interval in both directions between the leader's host and the followers' hosts.
+     * The followers' hosts need not exchange beats. */
     assert_in_range(c->control_frames - before, 4 * 99, 6 * 101);
     propose_ok(c, "y");
     assert_int_equal(sleepers(c), 0);
@@ -69,7 +69,7 @@ static void test_sleep_idle_group_costs_only_beats(void **state)
     cluster_free(c);
 }
 
-/* Whatever was asked of them meanwhile; and what is only looked at wakes nobody. */
+/* Sleeping replicas hold no requests from before, and a read of their status wakes no replica. */
 static void test_sleep_replicas_hold_no_work(void **state)
 {
     (void)state;
@@ -110,7 +110,7 @@ static void test_sleep_leader_of_a_dead_host_is_replaced(void **state)
     cluster_free(c);
 }
 
-/* Faster than anybody could miss its beats: only the incarnation tells. */
+/* The restart is too fast for missed beats: only the incarnation reveals it. */
 static void test_sleep_restart_of_a_host_is_noticed(void **state)
 {
     (void)state;
@@ -142,7 +142,7 @@ static void test_sleep_partition_wakes_both_sides(void **state)
     cluster_free(c);
 }
 
-/* The leader hears everybody, and nobody hears it. */
+/* The leader receives all frames, and its own frames are lost. */
 static void test_sleep_mute_leader_is_replaced(void **state)
 {
     (void)state;
@@ -157,7 +157,7 @@ static void test_sleep_mute_leader_is_replaced(void **state)
     cluster_free(c);
 }
 
-/* The host lives, its replica goes, and the first beats that say so are lost. */
+/* The host stays up, its replica is deleted, and the first beats that report it are lost. */
 static void test_sleep_deleted_leader_is_replaced(void **state)
 {
     (void)state;
@@ -207,7 +207,7 @@ static uint64_t count_sleeping(struct cluster *c, int h, uint64_t shards)
     return n;
 }
 
-/* More than a beat can name. */
+/* More replicas than one beat can name. */
 static void test_sleep_many_deleted_leaders_are_replaced(void **state)
 {
     (void)state;
@@ -252,7 +252,8 @@ static void test_sleep_hung_log_is_noticed(void **state)
     cluster_free(c);
 }
 
-/* What a follower serves as fresh while it sleeps is as fresh as its leader's host is alive. */
+/* A sleeping follower's bounded-staleness reads are as fresh as the last beat of its leader's
+ * host. */
 static void test_sleep_staleness_counts_beats(void **state)
 {
     (void)state;
@@ -272,7 +273,7 @@ static void test_sleep_staleness_counts_beats(void **state)
     cluster_free(c);
 }
 
-/* A SLEEP that is older than the news that its leader ended puts nobody to sleep. */
+/* A SLEEP that is older than the report of its leader's end is ignored. */
 static void test_sleep_old_invitation_is_refused(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* Compaction, snapshots to followers and learners, recovery of what was half done. */
+/* Compaction, snapshots to followers and learners, recovery of interrupted steps. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -107,7 +107,7 @@ static void test_engine_large_snapshot_over_a_lossy_link(void **state)
     check_lagging("tally", 4 * LIMIT_CHUNK_BYTES - 100, 0.2);
 }
 
-/* However many there are to send, and each of them goes on. */
+/* The rate limit holds for any number of transfers, and each of them makes progress. */
 static void check_cap(uint64_t rate, size_t ballast)
 {
     struct cluster *c = cluster_new(5, 40);
@@ -154,7 +154,7 @@ static void test_engine_snapshot_cap_holds(void **state)
     check_cap(2 * KIB, 64 * KIB); /* less in a second than a chunk */
 }
 
-/* Its sender does not know yet that nobody needs it any more. */
+/* The old leader does not know yet that its snapshot is no longer needed. */
 static void test_engine_snapshot_of_an_old_leader_disturbs_no_newer_one(void **state)
 {
     (void)state;
@@ -205,7 +205,7 @@ static void test_engine_new_learner_gets_a_snapshot(void **state)
     cluster_free(c);
 }
 
-/* A crash at every moment of an installation leaves a replica that gets there. */
+/* After a crash at any moment of an installation the replica still catches up. */
 static void check_crash_during_install(const char *machine)
 {
     for (uint64_t at = 0; at < 60; at += 3) {
@@ -298,7 +298,7 @@ static void damage_snapshot(struct host *h)
     free(data);
 }
 
-/* It must not be sent again and again: nobody will take it. */
+/* The damaged snapshot must not be sent again and again: no follower would accept it. */
 static void test_engine_damaged_snapshot_of_the_leader_is_replaced(void **state)
 {
     (void)state;
@@ -312,7 +312,7 @@ static void test_engine_damaged_snapshot_of_the_leader_is_replaced(void **state)
     isolate(c, behind, false);
     RUN_UNTIL(c, 20000, stale_state(c, behind).count == 410);
     assert_true(c->snapshot_frames > 1);
-    host_crash(c, leader); /* and it can start from what it has now */
+    host_crash(c, leader); /* and it can start from its current data */
     host_start(c, leader);
     cluster_run(c, 1000);
     assert_false(status_of(c, leader).failed);
@@ -344,7 +344,7 @@ static void test_engine_stale_files_are_removed(void **state)
     cluster_free(c);
 }
 
-/* A whole snapshot of host 0's replica, from a stranger, in one chunk. */
+/* A whole snapshot of host 0's replica, from a non-member, in one chunk. */
 static void deliver_stream(struct cluster *c, uint64_t index, uint64_t term, struct slice stream)
 {
     struct codec_chunk chunk = {.shard_id = SHARD,
@@ -362,8 +362,8 @@ static void deliver_stream(struct cluster *c, uint64_t index, uint64_t term, str
     cluster_run(c, 100);
 }
 
-/* While a replica saves the snapshot of an index, one of the same index arrives that it does not
- * need: the file of that name is about to be all that is left of the log before it. */
+/* A replica saves the snapshot of an index, and an unneeded snapshot of the same index arrives. The
+ * file of that name is about to be the only copy of the compacted log. */
 static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **state)
 {
     (void)state;
@@ -384,7 +384,7 @@ static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **stat
     struct buf *stream = buf_new(size - SNAPSHOT_TRAILER_BYTES);
     assert_int_equal(h->files->ops->read(file, 0, stream->data, stream->size, &st), THOLE_OK);
     h->files->ops->close(file);
-    /* As it is when the file is written, and the loop has not been told. */
+    /* The state after the file is written, and before the loop is notified. */
     r->saving = true;
     r->snapshot_index = 0;
     deliver_stream(c, index, r->snapshot_term, slice_of(stream->data, stream->size));
@@ -399,8 +399,8 @@ static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **stat
     cluster_free(c);
 }
 
-/* Leadership may be lost while a snapshot that a peer needs is being saved. Its term is then that
- * of another leader, for which the peer would take the sender. */
+/* Leadership may be lost while a snapshot for a peer is being saved. The replica's term is then
+ * another leader's, and the peer would take the sender for that leader. */
 static void test_engine_no_snapshot_is_sent_without_leading(void **state)
 {
     const char *machines[] = {"tally", "tally-plain", "ledger"};
@@ -424,7 +424,7 @@ static void test_engine_no_snapshot_is_sent_without_leading(void **state)
     }
 }
 
-/* One of the same index comes while the replica is being opened from its own. */
+/* A snapshot of the same index arrives while the replica is being opened from its own. */
 static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **state)
 {
     (void)state;
@@ -457,7 +457,7 @@ static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **st
     cluster_free(c);
 }
 
-/* What arrives under the name of a snapshot that is in use has not been looked into yet. */
+/* A received stream with the name of a snapshot in use is not verified yet. */
 static void test_engine_received_stream_replaces_no_snapshot(void **state)
 {
     (void)state;

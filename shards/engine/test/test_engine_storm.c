@@ -1,4 +1,4 @@
-/* Random crashes, partitions and loss, over many seeds: no acknowledged proposal is lost, each is
+/* Random crashes, partitions and loss, over many seeds. No acknowledged proposal is lost, each is
  * applied once, and all replicas end in the same state. */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -23,7 +23,7 @@ struct storm {
     struct rand rand;
     struct client clients[CLIENTS];
     uint64_t acknowledged;
-    struct done changes[16]; /* answers are not looked at: any is fine */
+    struct done changes[16]; /* replies are ignored: any reply is fine */
     size_t change_count;
     struct op *query;
     uint64_t query_floor; /* acknowledged before the query was sent */
@@ -49,7 +49,7 @@ static void collect(struct storm *s, struct client *k)
         k->sequence++;
         s->acknowledged++;
     } else {
-        /* Nothing may ever be said of a session that is in use, or of a sequence in its window. */
+        /* These errors are wrong for a session in use, and for a sequence in its window. */
         assert_int_not_equal(o->r.status.reason, THOLE_REASON_SESSION_EXPIRED);
         assert_int_not_equal(o->r.status.reason, THOLE_REASON_SEQUENCE_TOO_OLD);
     }
@@ -70,7 +70,7 @@ static void submit(struct storm *s, struct client *k)
     op_submit(k->op, h);
 }
 
-/* A linearizable read, anywhere, sees all that was acknowledged before it was asked. */
+/* A linearizable read on any host sees all proposals that were acknowledged before it started. */
 static void read_sometimes(struct storm *s)
 {
     struct cluster *c = s->c;
@@ -93,7 +93,7 @@ static void read_sometimes(struct storm *s)
     s->query->r.deadline_ns = cluster_now(c) + 3000 * MS;
 }
 
-/* Somebody becomes a learner, or a voter again, or is asked to lead. */
+/* A replica becomes a learner, or a voter again, or the target of a transfer. */
 static void rearrange(struct storm *s, int h)
 {
     struct cluster *c = s->c;

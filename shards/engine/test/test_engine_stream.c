@@ -1,6 +1,5 @@
-/* Snapshots of persistent machines: sent while they are written, restored while they arrive. The
- * machine here takes the first bytes and is content, so that what becomes of the rest is the
- * engine's alone. */
+/* Snapshots of persistent machines: sent while they are written, restored while they arrive. This
+ * machine reads the first bytes only, so the engine alone handles the rest. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -34,7 +33,7 @@ static void propose_many(struct cluster *c, int n)
     }
 }
 
-/* A follower that needs a snapshot, and is about to get it. */
+/* A follower that needs a snapshot; its transfer is about to start. */
 static int leave_behind(struct cluster *c)
 {
     propose_many(c, 10);
@@ -92,7 +91,7 @@ static void test_engine_stream_survives_a_lossy_link(void **state)
     }
 }
 
-/* What arrived before the sender died is nothing, whenever that is. */
+/* A partial stream is discarded, whenever its sender crashes. */
 static void test_engine_half_a_stream_is_never_installed(void **state)
 {
     (void)state;
@@ -107,7 +106,7 @@ static void test_engine_half_a_stream_is_never_installed(void **state)
             }
         }
         for (int i = 0; i < 100; i++) {
-            cluster_run(c, 1000); /* past every patience */
+            cluster_run(c, 1000); /* beyond every timeout */
             assert_true(stale_state(c, behind).count == 10 || seen >= BALLAST);
         }
         assert_false(status_of(c, behind).failed);
@@ -133,7 +132,7 @@ static void test_engine_receiver_that_lost_a_stream_gets_another(void **state)
     cluster_free(c);
 }
 
-/* As after an election that the leader won again. */
+/* As after an election that the same leader won. */
 static void test_engine_asked_again_sends_one_stream(void **state)
 {
     (void)state;
@@ -265,10 +264,10 @@ static void test_engine_stream_with_a_wrong_checksum_is_refused(void **state)
     deliver(c, &s, 1, 0, half, 0);
     deliver(c, &s, 1, half, all, checksum + 1);
     assert_false(is_installed(c));
-    deliver(c, &s, 2, half, all, checksum); /* what came before belonged to another */
+    deliver(c, &s, 2, half, all, checksum); /* the earlier chunks belonged to another transfer */
     assert_false(is_installed(c));
     deliver(c, &s, 3, 0, half, 0);
-    deliver(c, &s, 4, 0, half, 0); /* begins anew, as soon as the one before has gone */
+    deliver(c, &s, 4, 0, half, 0); /* starts anew, as soon as the previous transfer has ended */
     deliver(c, &s, 4, 0, half, 0);
     deliver(c, &s, 3, half, all, checksum);
     assert_false(is_installed(c));

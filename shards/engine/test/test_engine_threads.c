@@ -53,7 +53,7 @@ static void wait_done(struct client *k)
     }
 }
 
-/* One step of every client: all in flight together, then all awaited. */
+/* One step of every client: all requests are in flight together, then all are awaited. */
 static void round_of(struct rig *r, struct client *clients)
 {
     bool sent[CLIENTS] = {false};
@@ -104,7 +104,7 @@ static struct tally query(struct rig *r, uint64_t shard, int h)
 
 static void check_states(struct rig *r, struct client *clients)
 {
-    for (int i = 0; i < CLIENTS; i++) { /* settle what was in doubt */
+    for (int i = 0; i < CLIENTS; i++) { /* settle the unknown outcomes */
         uint64_t target = clients[i].acknowledged + 1;
         for (int tries = 0; clients[i].acknowledged < target; tries++) {
             assert_true(tries < 1000);
@@ -192,7 +192,7 @@ static void test_engine_threads_several_loops(void **state)
     run_tally(false, 3);
 }
 
-/* Hosts stop in the middle of what they send each other. */
+/* Hosts stop while they send each other frames. */
 static void test_engine_threads_snapshots_in_streams(void **state)
 {
     (void)state;
@@ -295,7 +295,7 @@ static void test_engine_threads_kv_in_the_state_database(void **state)
         put_many(r, &k, 150);
         rig_start_host(r, h);
         check_equal(r, &k);
-        k.sequence--; /* a retry of the last one */
+        k.sequence--; /* a retry of the last proposal */
         kv_request(r, &k, ENGINE_PROPOSE, -1, "put key-0 never");
         assert_true(k.r.duplicate);
         bufslice_unref(k.r.result);
