@@ -1,4 +1,5 @@
-/* Commands, queries and snapshots from outside: the machine must answer each, and never fail. */
+/* Commands, queries and snapshots from outside: the machine must answer each one without
+ * failing. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ static void at_exit(void)
     test_machine_deinit(&machine);
 }
 
-/* Commands: [size 1][payload] again and again, in one batch. */
+/* Commands: repeated [size 1][payload], in one batch. */
 static void fuzz_commands(const uint8_t *data, size_t size)
 {
     struct thole_entry e[32] = {0};

@@ -53,7 +53,8 @@ void test_machine_reopen(struct test_machine *t);
 uint64_t test_apply(struct test_machine *t, struct slice command, struct bytes *out);
 /* Apply text; the result must be `expect`, the code `code`. */
 void test_text(struct test_machine *t, const char *command, uint64_t code, const char *expect);
-/* Query text on a fresh view; `expect` NULL: it must fail with INVALID_ARGUMENT or NOT_FOUND. */
+/* Query text on a fresh view. With `expect` NULL, the query must fail with INVALID_ARGUMENT or
+ * NOT_FOUND. */
 void test_ask(struct test_machine *t, const char *query, const char *expect);
 void test_save(struct test_machine *t, struct bytes *out);
 enum thole_code test_restore(struct test_machine *t, struct slice snapshot, size_t step,

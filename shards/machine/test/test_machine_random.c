@@ -1,5 +1,5 @@
-/* Random commands: however they are cut into batches, results and state are the same; and queries
- * on views run beside apply (under ThreadSanitizer, too). THOLE_SEED=n repeats a run. */
+/* Random commands: results and state do not depend on the batch boundaries. Queries on views run
+ * beside apply (under ThreadSanitizer, too). THOLE_SEED=n repeats a run. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -112,7 +112,7 @@ static void test_kv_batching_changes_nothing(void **state)
 
 struct shared {
     struct test_machine *t;
-    pthread_mutex_t lock; /* apply and view_acquire come one at a time: the engine's promise */
+    pthread_mutex_t lock; /* apply and view_acquire never overlap: the engine guarantees that */
     _Atomic bool stop;
     _Atomic uint64_t asked;
 };
@@ -137,7 +137,7 @@ static void *ask(void *arg)
                 type->query(h->t->m, view, (struct thole_slice){queries[i], 5}, &out[i].base, NULL);
         }
         if (code != THOLE_OK || !slice_equal(bytes_slice(&out[0].out), bytes_slice(&out[1].out))) {
-            abort(); /* not cmocka's: this is another thread */
+            abort(); /* not cmocka's assertion: this is another thread */
         }
         bytes_deinit(&out[0].out);
         bytes_deinit(&out[1].out);

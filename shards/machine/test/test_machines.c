@@ -65,7 +65,7 @@ static void test_counter_adds_and_answers(void **state)
     }
     test_ask(&t, "get", "1000");
     test_ask(&t, "add 5", NULL);
-    /* What is in the form of another machine, or in none, is no number. */
+    /* A command in another machine's format, or in no valid format, is not a number. */
     assert_int_equal(test_apply(&t, slice_str("put a bc"), &out), 1);
     assert_int_equal(test_apply(&t, slice_of("\0\x0a\x05\x0a\x01k\x12\0", 8), &out), 1);
     assert_int_equal(test_apply(&t, slice_of(amount, 8), &out), 1);
@@ -443,7 +443,7 @@ static void test_kv_save_and_restore_to_another_replica(void **state)
     test_save(t, &snapshot);
     assert_int_equal(test_apply(t, slice_str("put later x"), NULL), 0);
 
-    /* Another replica on the same host, with rubbish from an interrupted restore. */
+    /* Another replica on the same host, with leftovers of an interrupted restore. */
     t->type->close(t->m);
     t->env.replica_id = 12;
     t->env.generation = 3;
@@ -458,7 +458,7 @@ static void test_kv_save_and_restore_to_another_replica(void **state)
     test_ask(t, "get key2999", "value-2999");
     test_ask(t, "get later", NULL);
 
-    /* Both spaces are there; the first one can go. */
+    /* Both spaces are in place; the first can be dropped. */
     struct state_space *spaces;
     size_t n = 0;
     assert_int_equal(state_spaces(t->db, &spaces, &n, NULL), THOLE_OK);

@@ -1,6 +1,6 @@
-/* Frames from a disk: the input is what follows a frame's magic. The checksum is made right first,
- * if the directory lies within the input, or nothing would ever get past it; then every record must
- * lie within the frame, before the directory. */
+/* Frames from a disk: the input is the content after a frame's magic. If the directory lies within
+ * the input, the checksum is corrected first; otherwise no input would pass it. Every record must
+ * then lie within the frame, before the directory. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>

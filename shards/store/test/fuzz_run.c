@@ -1,5 +1,5 @@
-/* Records from a disk: the input is [what 1][key 21][record]. The checksum is made right first, or
- * nothing would ever get past it; then every decoder must end with a verdict. */
+/* Records from a disk: the input is [what 1][key 21][record]. The checksum is corrected first;
+ * otherwise no input would pass it. Every decoder must then accept or refuse the record. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>

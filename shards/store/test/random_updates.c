@@ -32,7 +32,7 @@ static void random_log_change(struct rand *r, struct guess *g, struct store_upda
         u->start_reset = rand_chance(r, 0.2);
         u->start_index = u->start_reset ? g->start + rand_below(r, 50)
                                         : rand_between(r, g->start, g->last + rand_below(r, 2));
-        u->start_term = 0; /* the real one is not known here; lower is harmless */
+        u->start_term = 0; /* the generator does not know the real term; lower is harmless */
         u->start_config = slice_str(rand_chance(r, 0.5) ? "one" : "another");
         u->machine_generation = rand_below(r, 9);
         g->last = u->start_reset || u->start_index > g->last ? u->start_index : g->last;
@@ -43,7 +43,7 @@ static void random_log_change(struct rand *r, struct guess *g, struct store_upda
         uint64_t first =
             rand_chance(r, 0.2) ? rand_between(r, g->start + 1, g->last + 1) : g->last + 1;
 
-        g->term += first <= g->last;   /* a cut log goes on with a higher term */
+        g->term += first <= g->last;   /* a truncated log goes on with a higher term */
         first += rand_chance(r, 0.01); /* a gap */
         for (size_t i = 0; i < n; i++) {
             g->term += rand_chance(r, 0.05);
@@ -55,7 +55,7 @@ static void random_log_change(struct rand *r, struct guess *g, struct store_upda
     }
 }
 
-/* One of a few replicas that are in use; now and then a fresh one takes a dead one's place. */
+/* One of a few replicas in use; now and then a new replica takes the slot of a removed one. */
 static size_t pick(struct rand *r, struct guess *guesses)
 {
     static size_t active[SLOTS] = {0, 1, 2, 3, 4, 5}, next = SLOTS;
@@ -76,7 +76,7 @@ void random_batch(struct rand *r, struct guess *guesses, struct random_batch *b)
         struct store_update *u = &b->u[i];
 
         u->replica_id = id + 1;
-        /* Ids are never used twice: a reopened store may have forgotten that one was. */
+        /* Ids are never reused: a reopened store may have forgotten that an id was used. */
         if (!g->used) {
             b->identity[i] = (struct store_identity){
                 .replica_id = id + 1, .shard_id = 5, .descriptor = slice_str("d")};

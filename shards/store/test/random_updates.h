@@ -1,5 +1,5 @@
-/* Random updates of a few replicas, most of them acceptable, for the tests that compare log
- * stores. */
+/* Random updates of a few replicas, for the tests that compare log stores. A store accepts most of
+ * them. */
 #ifndef SHARDS_STORE_TEST_RANDOM_UPDATES_H
 #define SHARDS_STORE_TEST_RANDOM_UPDATES_H
 
@@ -8,7 +8,7 @@
 
 enum { RANDOM_IDS = 1000, RANDOM_UPDATES_MAX = 8, RANDOM_ENTRIES_MAX = 30 };
 
-/* What the generator believes of a replica. */
+/* The generator's model of a replica. */
 struct guess {
     bool live, used;
     uint64_t start, last, term;
@@ -21,12 +21,12 @@ struct random_batch {
     size_t count;
 };
 
-/* `guesses` has RANDOM_IDS of them, zero at first. */
+/* `guesses` has RANDOM_IDS elements, initially zero. */
 void random_batch(struct rand *r, struct guess *guesses, struct random_batch *b);
 void random_batch_free(struct random_batch *b);
-/* After a refused batch the guesses are wrong: take them from a store. */
+/* After a refused batch the guesses are wrong: reload them from a store. */
 void random_correct(struct guess *guesses, struct log_store *s);
-/* A number from the environment. */
+/* A number from an environment variable. */
 uint64_t random_option(const char *name, uint64_t otherwise);
 
 #endif

@@ -1,5 +1,5 @@
-/* The index of one log against an array that names, per entry, its term and the record it is in.
- * THOLE_SEED=n repeats a run, THOLE_STEPS=n makes it longer. */
+/* The index of one log against an array with the term and the record of each entry. THOLE_SEED=n
+ * repeats a run, THOLE_STEPS=n makes it longer. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,7 +18,7 @@
 
 enum { ENTRIES = 4000, RUN_MAX = 9, RECORD_BYTES = 100 };
 
-/* Records are told apart by their offsets; all are in one segment. */
+/* Records differ in their offsets; all are in one segment. */
 struct naive {
     uint64_t term[ENTRIES];
     uint32_t record[ENTRIES]; /* of entry i */
@@ -45,7 +45,7 @@ static struct store_run new_run(struct fixture *f, uint64_t first, uint32_t coun
     };
 }
 
-/* Which records hold a part of the log behind the start. */
+/* Which records hold a part of the log behind the start? */
 static size_t wanted(const struct naive *n)
 {
     size_t count = 0;
@@ -104,7 +104,7 @@ static void append(struct fixture *f)
     n->last = first + count - 1;
 }
 
-/* As the cleaner does: the run as it is wanted, to a new place. */
+/* As the cleaner does: copy the live part of a run to a new place. */
 static void move(struct fixture *f)
 {
     struct naive *n = &f->n;
@@ -171,7 +171,7 @@ static void test_log_index_random_changes_equal_an_array(void **state)
     assert_int_equal(f.segment.live, 0);
 }
 
-/* At open, copies may come without what they were copied from, behind what follows them. */
+/* At open, copies may be found without their originals, behind later records. */
 static void test_log_index_copies_fill_gaps(void **state)
 {
     static struct fixture f;
@@ -190,7 +190,7 @@ static void test_log_index_copies_fill_gaps(void **state)
     assert_int_equal(log_index_bytes(&f.x), 3 * RECORD_BYTES);
     assert_int_equal(f.files.live_bytes, 3 * RECORD_BYTES);
     log_index_append(&f.x, &f.files,
-                     new_run(&f, 8, 1, 3)); /* a run of which nothing is left goes */
+                     new_run(&f, 8, 1, 3)); /* a run without live entries is dropped */
     assert_int_equal(log_index_bytes(&f.x), RECORD_BYTES);
     assert_true(log_index_whole(&f.x));
     log_index_deinit(&f.x, &f.files);

@@ -1,4 +1,4 @@
-/* The log store on disk: each situation is looked at before and after a reopen. */
+/* The log store on disk: each situation is checked before and after a reopen. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -357,7 +357,7 @@ static void test_log_forgotten_stays_forgotten(void **state)
     reopen(f);
     assert_null(log_find(f->s, 1));
     log_turn_over(f->s);
-    log_remove(f->s, 44); /* a removal of what never came: only the tombstone */
+    log_remove(f->s, 44); /* a removal of a replica that never existed: only the tombstone */
     reopen(f);
     assert_true(log_find(f->s, 44)->removed);
 }

@@ -1,8 +1,8 @@
-/* What the log makes of kill -9, of a write that fails, and of a torn end.
+/* How the log recovers from kill -9, from a failed write, and from a torn end.
  *
- * The process that is killed is this executable again: "test_log_store_crash write DIR" appends and
- * prints what was acknowledged. Where the power goes at a random moment is test_log_store_power's;
- * here every single way to tear a frame is tried. */
+ * The killed process is this executable again: "test_log_store_crash write DIR" appends and prints
+ * each acknowledged batch. Power loss at a random moment is tested in test_log_store_power; here
+ * every way to tear a frame is tried. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -27,7 +27,7 @@
 enum { GROUPS = 5, SECTOR_BYTES = 512 };
 static char *self;
 
-/* Whoever dies here leaves the system alive, so nothing has to reach the disk. */
+/* A killed process leaves the system running, so no data has to reach the disk. */
 int fdatasync(int fildes)
 {
     (void)fildes;
@@ -84,7 +84,7 @@ static int child_write(const char *dir)
     }
 }
 
-/* Start the writer, kill it when `lines` were printed; returns all that was. */
+/* Start the writer, kill it once `lines` were printed; returns all printed lines. */
 static struct bytes run_and_kill(const char *dir, uint64_t lines)
 {
     struct bytes out = {0};
@@ -102,7 +102,7 @@ static struct bytes run_and_kill(const char *dir, uint64_t lines)
         _exit(127);
     }
     close(fds[1]);
-    for (;;) { /* what was printed before the kill is read to the end */
+    for (;;) { /* all lines from before the kill are read to the end */
         uint8_t *p = bytes_extend(&out, 4096);
         ssize_t n = read(fds[0], p, 4096);
 
@@ -149,7 +149,8 @@ static void test_log_kill_keeps_what_was_acknowledged(void **state)
         for (uint64_t g = 1; g <= GROUPS && last[g] > 0; g++) {
             const struct store_replica *x = log_find(s, g);
             assert_true(x->hard.term >= term[g]);
-            /* One more batch may have been written than was printed, and may have cut the tail. */
+            /* The writer may have written one more batch than it printed, and that batch may have
+             * cut the tail. */
             if (x->hard.term == term[g]) {
                 assert_true(x->last_index >= last[g]);
             }
@@ -173,7 +174,7 @@ static void expect_poisoned(struct log_store *s)
     assert_int_equal(s->ops->write(s, &u, 1, &st), THOLE_UNAVAILABLE);
     assert_int_equal(st.reason, THOLE_REASON_DISK);
     assert_int_equal(s->ops->put_host(s, "x", slice_str("y"), &st), THOLE_UNAVAILABLE);
-    /* Readers see what was durable. */
+    /* Readers see the durable entries. */
     assert_int_equal(s->ops->read(s, 1, 1, 9010, SIZE_MAX, 10, got, &n, &st), THOLE_OK);
     assert_int_equal(n, 10);
     for (size_t i = 0; i < n; i++) {
@@ -181,7 +182,8 @@ static void expect_poisoned(struct log_store *s)
     }
 }
 
-/* No file can grow beyond `limit`: a write into the newest segment, or one that begins the next. */
+/* No file can grow beyond `limit`. A write into the newest segment fails, or a write that starts
+ * the next. */
 static void fail_write(rlim_t limit, size_t entries)
 {
     char *dir = dir_new();
@@ -202,7 +204,7 @@ static void fail_write(rlim_t limit, size_t entries)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     assert_int_equal(code, THOLE_UNAVAILABLE);
     assert_int_equal(st.reason, THOLE_REASON_DISK);
-    expect_poisoned(s); /* the disk is well again, but what it holds is unknown */
+    expect_poisoned(s); /* the disk works again, but its content is unknown */
     log_shut(s);
     s = log_open(dir);
     log_expect(s, 1, 0, 10);
@@ -219,8 +221,8 @@ static void fail_write(rlim_t limit, size_t entries)
 static void test_log_failed_write_poisons_the_store(void **state)
 {
     (void)state;
-    fail_write((rlim_t)2 * TEST_SEGMENT_BYTES, 20000); /* half of it is written */
-    fail_write(16, 9000);                              /* nothing is */
+    fail_write((rlim_t)2 * TEST_SEGMENT_BYTES, 20000); /* half of the frame is written */
+    fail_write(16, 9000);                              /* none of it is written */
 }
 
 static void test_log_without_files_to_open_is_poisoned(void **state)
@@ -261,8 +263,8 @@ struct torn {
     struct bytes old, new; /* that file */
 };
 
-/* Write until the last frame is where it is wanted: `begins` a segment or not, in a file that is
- * used for the first time, or not. */
+/* Write until the last frame is in the wanted place: `begins` a segment or not, in a new or a
+ * reused file. */
 static struct torn make_torn(bool begins, bool again, size_t entries)
 {
     struct torn t = {.before = dir_new(), .after = dir_new()};
@@ -309,8 +311,8 @@ static void free_torn(struct torn *t)
     bytes_deinit(&t->new);
 }
 
-/* With this instead of the last frame's file, that frame is lost and all else is there; and the log
- * goes on, in the same place or, because there is no room, in the next segment. */
+/* `file` replaces the last frame's file: that frame is lost and all else is there. The log goes on
+ * in the same place or, if there is no room, in the next segment. */
 static void expect_torn(const struct torn *t, struct slice file)
 {
     static const uint8_t large[TEST_SEGMENT_BYTES];
@@ -358,9 +360,7 @@ static bool same_sector(const struct bytes *a, const struct bytes *b, size_t at)
     return same;
 }
 
-/* A sector that the last write changed is the only one missing, the only one that is there, the
- * first one missing, the last one missing. Of a long frame some of its sectors, the ends among
- * them. */
+/* Salvage, open, and count the lost spaces. */
 static void tear_sectors(const struct torn *t)
 {
     size_t step = (t->to - t->from) / SECTOR_BYTES / 12 + 1;

@@ -1,6 +1,6 @@
-/* What the log makes of bits that flipped and of files that are gone. Damage in a record hurts its
- * replica alone; of anything else, the log stays shut. What was acknowledged is never missing
- * without a word. */
+/* How the log handles flipped bits and missing files. Damage in a record affects its replica alone;
+ * after any other damage the log refuses to open. An acknowledged entry is never lost without an
+ * error. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +19,7 @@
 
 enum { GROUPS = 5, HURT = 3 };
 
-/* Nothing here asks the disk to be durable. */
+/* No test here needs the disk to be durable. */
 int fdatasync(int fildes)
 {
     (void)fildes;
@@ -117,7 +117,7 @@ static void expect_hurt(struct log_store *s, bool identity)
     }
 }
 
-/* Write on, of a replica that wants hardly any of it. */
+/* Continue writing, as a replica that keeps almost no entries. */
 static void write_on(struct log_store *s, uint64_t *last)
 {
     log_append(s, 9, *last + 1, 500, 1);
@@ -152,7 +152,7 @@ static void hurt(enum which which)
         assert_true(((struct disk_log *)s)->files.live.count <= 8);
         expect_hurt(s, which == IDENTITY);
     }
-    log_remove(s, HURT); /* how it is rebuilt: under another id */
+    log_remove(s, HURT); /* the rebuild uses another id */
     log_create(s, 33);
     log_shut(s);
     s = log_open(dir);
@@ -214,7 +214,8 @@ static void test_log_flip_around_the_records_is_data_loss(void **state)
     dir_free(original);
 }
 
-/* Every byte of the last frame, in copies of the log: what it holds is there, or is reported. */
+/* Every byte of the last frame is damaged, in copies of the log: its entries are there, or their
+ * loss is reported. */
 static void flip_the_last_frame(const char *original, const char *name, uint32_t from, uint32_t to,
                                 uint64_t last)
 {
@@ -264,7 +265,7 @@ static void test_log_flip_in_the_last_frame_is_noticed_if_it_was_attested(void *
     }
 }
 
-/* The attestation itself says nothing: without it the frame before it is the last one. */
+/* An attestation carries no data: without it the frame before it is the last one. */
 static void test_log_flip_in_an_attestation_loses_nothing(void **state)
 {
     char *original = dir_new();
@@ -315,7 +316,7 @@ static void test_log_attestations_take_no_room(void **state)
     dir_free(dir);
 }
 
-/* A log of several segments, each wanted; and spare ones. The last write is harmless. */
+/* A log of several segments with live records, and spare segments. The last write is harmless. */
 static struct log_store *make_segments(const char *dir)
 {
     struct log_store *s = log_open(dir);
@@ -345,14 +346,14 @@ static void test_log_flips_never_go_unnoticed(void **state)
     for (int round = 0; round < 300; round++) {
         const struct segment *at = g->live.items[g->live.head + rand_below(&r, g->live.count)];
         char *dir = dir_new(), *path = log_segment(dir, at);
-        /* Half of them at the front, where the structures are. */
+        /* Half of the bytes are at the front, where the structures are. */
         uint64_t offset = rand_below(&r, round % 2 == 0 ? 256 : at->end);
         struct log_store *damaged = NULL;
 
         log_copy(original, dir);
         file_flip_bit(path, offset, (unsigned)rand_below(&r, 8));
         enum thole_code code = log_try_open(dir, &damaged, NULL);
-        if (code == THOLE_OK) { /* what is not reported as damaged is complete */
+        if (code == THOLE_OK) { /* replicas that are not reported as damaged are complete */
             const struct store_replica *x = log_find(damaged, 1);
             assert_non_null(x);
             assert_true(x->hard.term == UINT64_MAX || x->last_index == 30000);
@@ -373,7 +374,7 @@ static void test_log_flips_never_go_unnoticed(void **state)
 
 enum harm { GONE, EMPTY, HEADER_FLIPPED, HEADER_ZEROED, HALVED };
 
-/* This happens to a file of a copy of the log: it stays shut. */
+/* One file in a copy of the log is harmed like this: the log refuses to open. */
 static void expect_loss_by(const char *original, const char *name, enum harm harm)
 {
     char *dir = dir_new(), *path = log_file(dir, name);
@@ -418,7 +419,7 @@ static void test_log_without_one_of_its_files_is_data_loss(void **state)
         expect_loss_by(dir, name, GONE);
         expect_loss_by(dir, name, HEADER_FLIPPED);
         expect_loss_by(dir, name, HEADER_ZEROED);
-        if (i + 1 < g->live.count) { /* else it is what a write leaves that was torn */
+        if (i + 1 < g->live.count) { /* otherwise it looks like a torn write */
             expect_loss_by(dir, name, EMPTY);
             expect_loss_by(dir, name, HALVED);
         }
@@ -475,7 +476,7 @@ static void test_log_damaged_attempts_to_open_leave_no_files(void **state)
         expect_loss(dir);
     }
     assert_int_not_equal(access(third, F_OK), 0);
-    file_flip_bit(path, 13, 2); /* mended */
+    file_flip_bit(path, 13, 2); /* repaired */
     struct log_store *s = log_open(dir);
     expect_group(s, 1);
     log_shut(s);

@@ -1,13 +1,12 @@
-/* The power goes, at any write or sync of any batch or reopening: what is then on the disk is,
- * sector by sector, what was synced or what was written since. Reopened from that, the log holds
- * what was acknowledged, and of the write that was under way a whole number of its updates. At
- * times only the process goes, and nothing but what was never written is lost; until the power goes
- * too.
+/* Power loss at any write or sync of any batch or reopening. Each sector on the disk is then as of
+ * the last sync, or as written since. The reopened log holds all acknowledged updates, and a whole
+ * number of updates of the interrupted write. At times only the process is killed: then all written
+ * data survives until the power fails, too.
  *
- * The disk is modelled in front of the system's calls, which are replaced here: a file's content is
- * durable as of its last fdatasync, a directory's as of its last fsync; a sync that fails may leave
- * sectors that are not, and that the next one does not look at. THOLE_SEED=n repeats a run,
- * THOLE_STEPS=n makes it longer. */
+ * The disk is modelled by replacing the system calls. A file's content is durable as of its last
+ * fdatasync, a directory's as of its last fsync. A failed sync may leave sectors that are not
+ * durable, and that the next sync skips. THOLE_SEED=n repeats a run, THOLE_STEPS=n makes it
+ * longer. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -124,7 +123,7 @@ static bool is_there(const char *name)
     return access(path, F_OK) == 0;
 }
 
-/* Does the machine stop before this takes effect? From then on nothing does. */
+/* Does the machine stop before this call takes effect? No later call takes effect either. */
 static bool stops(void)
 {
     if (disk.steps_left > 0 && --disk.steps_left == 0) {
@@ -151,7 +150,7 @@ static void written(const char *name, size_t at, size_t size)
     memset(dirty->data + at / SECTOR_BYTES, 1, end - at / SECTOR_BYTES);
 }
 
-/* What is dirty becomes durable, the rest is left alone: a sync that failed left it clean. */
+/* Dirty sectors become durable. Sectors of a failed sync are skipped: it marked them clean. */
 static void sync_content(const char *name)
 {
     struct disk_file *f = file_of(name);
@@ -189,7 +188,7 @@ int fdatasync(int fildes)
     return 0;
 }
 
-/* The file system is full, after a part. */
+/* The file system is full after a partial write. */
 ssize_t pwritev(int fd, const struct iovec *iovec, int count, off_t offset)
 {
     char path[512];
@@ -237,7 +236,7 @@ static void sync_names(void)
         struct disk_file *f = &disk.files[i];
 
         if (f->unlinked) {
-            bytes_clear(&f->synced); /* what has this name now is another file */
+            bytes_clear(&f->synced); /* another file has this name now */
             bytes_clear(&f->dirty);
         }
         f->linked = f->unlinked = false;
@@ -336,7 +335,7 @@ static void know(struct disk_file *f)
     (void)f; /* is in the list now */
 }
 
-/* Puts on the disk what is left, which is durable then. */
+/* Decides which unsynced data reached the disk; that data is durable then. */
 static void lose_power(void)
 {
     struct bytes now = {0}, left = {0};
@@ -474,7 +473,7 @@ struct run {
     uint64_t stops, opens;
 };
 
-/* Open, and at times stop in the middle of that, too. */
+/* Opens the log; at times the machine stops in the middle of that, too. */
 static void reopen(struct run *t)
 {
     struct thole_status st = {0};
@@ -510,7 +509,7 @@ static void expect_same(struct run *t)
     }
 }
 
-/* The batch, up to some update, is in the log. */
+/* The batch is in the log, up to some update. */
 static void catch_up(struct run *t, const struct random_batch *b)
 {
     uint64_t found = digest(t->log);

@@ -1,6 +1,5 @@
-/* Random operations against both log stores: same codes, same contents, across reopens, while
- * segments fill up and are written again. THOLE_SEED=n repeats a run, THOLE_STEPS=n makes it
- * longer. */
+/* Random operations on both log stores: same codes, same contents, across reopens, while segments
+ * fill up and are reused. THOLE_SEED=n repeats a run, THOLE_STEPS=n makes it longer. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>

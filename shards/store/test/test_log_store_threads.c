@@ -1,5 +1,5 @@
-/* Readers beside the writer: whatever they get is a stretch of some log that was durable. Run it
- * under ThreadSanitizer. */
+/* Readers beside the writer: each read returns a range of some log that was durable. Run it under
+ * ThreadSanitizer. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -32,7 +32,7 @@ static void check_entries(struct raft_entry **e, size_t n, uint64_t id, uint64_t
     for (size_t i = 0; i < n; i++) {
         int size = snprintf(payload, sizeof payload, "%" PRIu64 ".%" PRIu64 ".%" PRIu64, id,
                             first + i, e[i]->term);
-        /* Not cmocka's: these are other threads. */
+        /* Not cmocka's assertion: these are other threads. */
         if (e[i]->index != first + i ||
             !slice_equal(e[i]->payload.bytes, slice_of(payload, (size_t)size)) ||
             e[i]->term < term) {
@@ -89,7 +89,7 @@ static void test_log_reads_beside_writes(void **state)
     for (int i = 0; i < READERS; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, reader, &h), 0);
     }
-    for (int i = 0; i < BATCHES || h.entries_read == 0; i++) { /* the readers may be late */
+    for (int i = 0; i < BATCHES || h.entries_read == 0; i++) { /* the readers may lag behind */
         uint64_t id = 1 + rand_below(&r, GROUPS);
         size_t n = 1 + rand_below(&r, 12);
         uint64_t first = last[id] + 1;
@@ -125,7 +125,7 @@ static void test_log_reads_beside_writes(void **state)
 
 enum { KEPT = 100, CUT = 200, TIMES = 300 };
 
-/* Entries behind KEPT are always replaced together, by ones of another term. */
+/* Entries behind KEPT are always replaced together, by entries of another term. */
 static void *long_reader(void *arg)
 {
     struct shared *h = arg;

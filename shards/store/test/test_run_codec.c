@@ -1,4 +1,4 @@
-/* The record codecs: what was encoded is decoded, and no damage passes. */
+/* The record codecs: encoded records decode to the same, and all damage is detected. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
-/* The state database: views, iterators, spaces, flushing, and what a crash leaves.
+/* The state database: views, iterators, spaces, flushing, and its content after a crash.
  *
- * The process that is killed is this executable again: "test_state_db write DIR". */
+ * The killed process is this executable again: "test_state_db write DIR". */
 #include <glob.h>
 #include <inttypes.h>
 #include <setjmp.h>
@@ -150,7 +150,7 @@ static void test_state_spaces_are_apart(void **state)
     free(found);
     expect(db, NULL, list[0], "k", "1");
     expect(db, NULL, list[1], "k", NULL);
-    put(db, list[1], "k", "again"); /* a range deletion does not reach what comes later */
+    put(db, list[1], "k", "again"); /* a range deletion does not affect later writes */
     assert_int_equal(state_db_flush(db, NULL), THOLE_OK);
     expect(db, NULL, list[1], "k", "again");
     state_db_close(db);
@@ -187,7 +187,7 @@ static void test_state_newer_format_is_refused(void **state)
 
 enum { KEYS = 10 };
 
-/* Batch n sets all keys to n; every 50th is flushed, and then its number printed. */
+/* Batch n sets all keys to n; every 50th batch is flushed, and then its number is printed. */
 static int child_write(const char *dir)
 {
     struct state_db *db = db_open(dir);
@@ -302,7 +302,7 @@ static void put_many(struct state_db *db, struct state_space s, const char *valu
     }
 }
 
-/* Two tables for each space, of which the second has what the first says no more. */
+/* Two tables for each space: the second overwrites the values of the first. */
 static void make_damageable(const char *dir)
 {
     struct state_db *db = db_open(dir);
@@ -318,8 +318,8 @@ static void make_damageable(const char *dir)
     state_db_close(db);
 }
 
-/* One table, with all spaces in it. Below RocksDB's trigger for a compaction, which would otherwise
- * be pending at the next open, and might meet the damage before the test does. */
+/* One table, with all spaces in it, so that RocksDB does not trigger a compaction. A pending
+ * compaction might find the damage at the next open, before the test does. */
 static void make_damageable_without_compaction(const char *dir)
 {
     struct state_db *db = db_open(dir);
@@ -358,7 +358,7 @@ static void note_here(const char *old, const struct state_wanted *list, size_t n
     note_path = path;
 }
 
-/* Salvage, open, and count what is lost. */
+/* Salvage, open, and count the lost spaces. */
 static int salvage(const char *path)
 {
     struct state_wanted list[SPACES];
@@ -379,7 +379,7 @@ static int salvage(const char *path)
     }
     state_db_close(db);
     assert_true((kept != NULL) == (lost > 0));
-    if (kept != NULL) { /* with what was written into it before */
+    if (kept != NULL) { /* including what was written into it before */
         char *note = xasprintf("%s/NOTE", kept);
         assert_int_equal(access(note, F_OK), 0);
         assert_false(state_db_is_remains(kept));
@@ -423,7 +423,7 @@ static uint64_t size_of(const char *path)
     return (uint64_t)info.st_size;
 }
 
-/* Malloced; they are counted round. */
+/* Malloced; `n` wraps around. */
 static char *nth_file(const char *path, const char *pattern, size_t n)
 {
     char *all = sub(path, pattern);
@@ -436,7 +436,8 @@ static char *nth_file(const char *path, const char *pattern, size_t n)
     return ret;
 }
 
-/* A byte of any file of the database, in any place: what is not lost is complete. */
+/* Damage to a byte of any file of the database, at any offset: every space not reported lost is
+ * complete. */
 static void test_state_salvage_loses_what_is_damaged_and_nothing_else(void **state)
 {
     char *original = sub(*state, "original"), *path = sub(*state, "state");
@@ -468,8 +469,8 @@ static void note(void *ctx, const char *what)
     ++*(int *)ctx;
 }
 
-/* A compaction that meets damage makes RocksDB refuse all writes: it is noted, the directory is not
- * opened any more, and after a salvage it is. */
+/* A compaction that finds damage makes RocksDB refuse all writes. The damage is recorded, and the
+ * directory is not opened again until a salvage. */
 static void test_state_damage_is_noted_once_and_salvaged(void **state)
 {
     char *path = sub(*state, "state");
@@ -514,8 +515,8 @@ static void test_state_salvage_is_finished_by_the_next_open(void **state)
     free(whole);
 }
 
-/* Killed while it copied; then somebody deleted the old database, to make room. What was copied is
- * not all, so it must not pass for the replicas' data. */
+/* Killed during the copy; then an operator deleted the old database, to make room. The copy is
+ * incomplete, so it must not pass for the replicas' data. */
 static void test_state_salvage_that_was_cut_short_is_not_taken(void **state)
 {
     char *path = sub(*state, "state"), *fresh = sub(*state, "state.new");
