@@ -17,7 +17,7 @@ static void test_next_start_follows_any_that_it_had(void **state)
     assert_int_equal(lineage_judge(&six, 6, 5, 105), LINEAGE_FOLLOWS);
     assert_int_equal(lineage_judge(&six, 6, 4, 104), LINEAGE_FOLLOWS);
     assert_int_equal(lineage_judge(&six, 6, 3, 103), LINEAGE_FOLLOWS); /* evicted */
-    assert_int_equal(lineage_judge(&six, 6, 5, 0), LINEAGE_FOLLOWS);   /* told without */
+    assert_int_equal(lineage_judge(&six, 6, 5, 0), LINEAGE_FOLLOWS);   /* no number */
 }
 
 static void test_copy_branches_however_often_it_starts(void **state)

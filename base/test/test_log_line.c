@@ -213,7 +213,7 @@ static void test_log_configure_text_sets_all_or_nothing(void **state)
     log_configure(LOG_LEVEL_INFO, false);
 }
 
-/* What `f` writes to stderr; the caller frees it. */
+/* Returns the text that `f` writes to stderr; the caller frees it. */
 static char *captured(void (*f)(void))
 {
     char path[] = "/tmp/thole-log-XXXXXX";

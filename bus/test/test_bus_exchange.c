@@ -114,7 +114,7 @@ static uint64_t cpu_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* A client with 60,000 watches goes away. */
+/* A client with 60,000 watches disconnects. */
 static void test_many_open_requests_of_a_lost_caller_are_cancelled_quickly(void **state)
 {
     (void)state;

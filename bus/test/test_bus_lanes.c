@@ -253,7 +253,7 @@ static void test_stale_incarnation_is_refused(void **state)
     struct host *young = host_new(1, 9, 5, NULL);
     host_knows(young, b);
     eventually(young, young->ups == 1);
-    eventually(old, old->downs == 1); /* its streams were ended, and it may not come back */
+    eventually(old, old->downs == 1); /* its streams were ended, and it may not reconnect */
     struct outcome o;
     do { /* its stream for exchanges may end a little later than its lanes */
         ask(old, b, METHOD_ECHO, "x", 0, &o);

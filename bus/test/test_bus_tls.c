@@ -386,9 +386,8 @@ static void test_files_that_do_not_fit_are_named(void **state)
     authority_free(ca);
 }
 
-/* All certificates are replaced while calls continue over open and new connections, in the end by
- * those of another CA. First both CAs are trusted, then the certificates change, then the old CA is
- * removed. */
+/* All certificates are replaced while calls continue over open and new connections. First both CAs
+ * are trusted, then the certificates change to the new CA, then the old CA is removed. */
 static void test_all_certificates_are_replaced_while_calls_go_on(void **state)
 {
     (void)state;

@@ -48,7 +48,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     while (n < CLUSTER_HOSTS && !uuid_equal(&h->hosts[n].id, to)) {
         n++;
     }
-    /* As over the bus: without the address of a host it cannot be reached. */
+    /* As over the bus: a host without a known address cannot be reached. */
     if (n == CLUSTER_HOSTS || !connected(h, from->n, n) || !from->address_known[n]) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
@@ -682,7 +682,7 @@ static bool conditions_true(const thole_v1_Shard *shard)
     return ok;
 }
 
-/* Exactly the rows that run are members, in their roles; nothing is leaving. */
+/* Exactly the running rows are members, in their roles; no replica is leaving. */
 static bool config_agrees(const struct registry_view *v, const struct raft_config *c,
                           uint64_t shard_id)
 {

@@ -131,7 +131,7 @@ static void test_dead_host_is_replaced_and_comes_back_empty(void **state)
     }
     cluster_stop(h, dead);
     cluster_run(h, CLUSTER_DEAD_MS / 2);
-    assert_int_equal(cluster_replicas_on(h, dead), 2); /* within the grace nothing moves */
+    assert_int_equal(cluster_replicas_on(h, dead), 2); /* no move within the grace period */
     /* The replica is removed from the group, but its data stays until the host restarts and deletes
      * it. */
     RUN_UNTIL(h, 30000,

@@ -86,7 +86,7 @@ static void hostctl_pool_grows_changes_shrinks_and_goes(void **state)
     assert_int_equal(apply_pool(h, "p", 5, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 5));
     assert_true(shard_exists(h, "p-4") && !shard_exists(h, "p-5"));
-    /* A pool waits for a name whose shard is still being deleted. */
+    /* A pool step waits for a name whose shard is still being deleted. */
     assert_int_equal(apply_pool(h, "p", 2, 3), THOLE_OK);
     assert_int_equal(apply_pool(h, "p", 8, 3), THOLE_OK);
     RUN_UNTIL(h, 60000, pool_ready(h, "p", 8));

@@ -1,13 +1,13 @@
-/* The controllers of six hosts under random trouble in virtual time: crashes, pauses, partitions
- * between any two, machines that fail, a slow shard zero, hosts that come and go, and users who
+/* The controllers of six hosts under random faults in virtual time: crashes, pauses, partitions
+ * between any two hosts, failing machines, a slow shard zero. Hosts join and leave, and users
  * change their minds. All the time, and in the end:
  *
- *   - never two active replicas of a shard on a host (in the engines, not only in the rows);
+ *   - a host never has two active replicas of a shard (in the engines, not only in the rows);
  *   - ids are never used again;
- *   - no shard loses its majority by what the controllers do: a configuration that can commit is
- *     not followed by one that cannot;
- *   - what is wanted is what is, once the trouble is over, and then nothing is written any more;
- *   - the number of commands is bounded by the number of troubles.
+ *   - the controllers never cost a shard its majority: a configuration that can commit is not
+ *     followed by one that cannot;
+ *   - once the faults are over, the cluster reaches the wanted state, and writes end;
+ *   - the number of commands is bounded by the number of faults.
  *
  * STORM_SEEDS=N runs so many seeds, STORM_SEED=N that one. */
 #include "hostctl/test/cluster_fixture.h"

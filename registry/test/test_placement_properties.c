@@ -271,7 +271,7 @@ static struct placement_result settle(struct world *w, uint64_t shard)
         }
     }
     CHECK(w, ret.verdict != PLACEMENT_ACT);
-    /* Stable: once the conditions are written, another decision writes nothing. */
+    /* Stable: once the conditions are written, another decision has no effect. */
     (void)step(w, shard, true);
     struct registry_view *v = registry_view_acquire(w->f.r);
     ret = step(w, shard, true);
@@ -465,8 +465,8 @@ static void voting_spread(const struct model *m, int32_t ret[2])
 
 /* ---- The properties -------------------------------------------------------------------------- */
 
-/* A host with a replica that leaves may be free only later on the way; so may one with a witness
- * that is no longer wanted. */
+/* A host with a leaving replica may become free only later in the simulation. The same holds for a
+ * host with a witness, which may become unwanted. */
 static bool is_leaving(const struct registry_view *v)
 {
     struct registry_replica_buf replica_buf;
@@ -723,7 +723,7 @@ static void run_balance(uint64_t seed)
         if (voters == 1) {
             lead_from(&w, shards, 0);
         }
-        CHECK(&w, w.placed - before < 100); /* it ends */
+        CHECK(&w, w.placed - before < 100); /* the loop ends */
     } while (balance_one(&w, shards));
     /* As even as possible, with no more moves than the new host got replicas. */
     uint32_t least = UINT32_MAX;

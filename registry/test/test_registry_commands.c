@@ -152,8 +152,8 @@ static uint64_t admit_as(struct fixture *f, uint64_t n, const char *name)
     return fixture_run(f, &c);
 }
 
-/* A host whose disk was lost comes back under another id. Its name is free once the old host is
- * being removed, although that removal cannot end before the new host is there. */
+/* A host whose disk was lost returns under another id. Its name is free once the removal of the old
+ * host has begun. That removal cannot end before the new host is there. */
 static void test_name_of_a_removed_host_is_free_before_it_is_gone(void **state)
 {
     struct fixture *f = *state;
@@ -846,7 +846,7 @@ static void test_shard_that_cannot_form_begins_again_when_all_its_hosts_are_remo
     uint64_t id = shard_named(f, "orders", &replicas);
     assert_int_equal(do_place(f, id, 2, 1), THOLE_OK);
     zero_serves(f);
-    assert_int_equal(do_delete_host(f, 2), THOLE_FAILED_PRECONDITION); /* it may form yet */
+    assert_int_equal(do_delete_host(f, 2), THOLE_FAILED_PRECONDITION); /* the shard may form */
     assert_int_equal(do_liveness(f, 2, thole_v1_HOST_LIVENESS_DEAD), THOLE_OK);
     assert_int_equal(do_delete_host(f, 2), THOLE_OK);
     uint64_t again = shard_named(f, "orders", &replicas);

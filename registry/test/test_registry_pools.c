@@ -126,7 +126,7 @@ static void registry_pool_waits_for_a_name_that_is_being_deleted(void **state)
     struct fixture *f = *state;
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 2, .voters = 1}), THOLE_OK);
     assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
-    assert_int_equal(do_place(f, 2, 0, 1), THOLE_OK); /* p-1 has a replica, so it goes slowly */
+    assert_int_equal(do_place(f, 2, 0, 1), THOLE_OK); /* p-1 has a replica: not at once */
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 1, .voters = 1}), THOLE_OK);
     assert_int_equal(reconcile(f, "p", 2, 100), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 2);

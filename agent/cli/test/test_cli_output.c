@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-/* What `print` writes to stdout. */
+/* Returns the text that `print` writes to stdout. */
 static char *captured(void (*print)(struct cli *c), struct cli *c)
 {
     static char text[4096];

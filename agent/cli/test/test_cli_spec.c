@@ -1,4 +1,4 @@
-/* Specs: good ones become messages, bad ones become a line number and a field's name. */
+/* Specs: a valid spec becomes messages, an invalid one reports a line number and a field's name. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -171,7 +171,7 @@ static void test_bad_documents_name_line_and_field(void **state)
     assert_bad(f, "kind: Host\nname: a\nspec: 7\n", "x.yaml:3: spec: expected fields");
 }
 
-/* A plain null is no text, and text is what a terminal can show. */
+/* A plain null is not text, and text must be printable on a terminal. */
 static void test_nulls_and_bad_text_name_the_field(void **state)
 {
     struct fixture *f = *state;

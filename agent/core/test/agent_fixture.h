@@ -17,7 +17,7 @@ struct fixture {
     char peers[512]; /* of all ports */
 };
 
-/* `n` hosts' ports are chosen; nothing is started. */
+/* Chooses ports for `n` hosts; starts no host. */
 struct fixture *fixture_new(int n);
 void fixture_free(struct fixture *f); /* stops the running hosts, deletes the directory */
 const char *fixture_address(struct fixture *f, int i);

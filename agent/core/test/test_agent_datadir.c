@@ -167,7 +167,7 @@ static void test_datadir_lineage_keeps_what_was_admitted(void **state)
         assert_true(k == 0 || lineage_judge(&l, n, n - 1, last) == LINEAGE_FOLLOWS);
         assert_int_equal(lineage_judge(&l, n, 1, first.start + 1), LINEAGE_BRANCH);
     }
-    for (int k = 0; k < 3 * LINEAGE_MAX; k++) { /* each one admitted: the old ones go */
+    for (int k = 0; k < 3 * LINEAGE_MAX; k++) { /* starts are admitted: old ones go */
         assert_int_equal(datadir_admitted(&d, n, NULL), THOLE_OK);
         known = n;
         last = l.start;

@@ -16,8 +16,8 @@ struct host {
     int id;
     struct uuid uuid;
     uint64_t incarnation;
-    struct log_store *log;     /* what the engine sees: counts, and fails on demand */
-    struct log_store *storage; /* what survives */
+    struct log_store *log;     /* the engine's store: counts, and fails on demand */
+    struct log_store *storage; /* survives a crash */
     struct engine_files *files, *seeds;
     struct tally_ctx tally;
     struct ledger_disk *ledger;

@@ -31,7 +31,7 @@ struct thole_machine_type tally_plain_type(struct tally_ctx *ctx);
 
 struct ledger_disk;
 struct ledger_disk *ledger_disk_new(void);
-void ledger_disk_crash(struct ledger_disk *d); /* back to what was flushed */
+void ledger_disk_crash(struct ledger_disk *d); /* back to the flushed state */
 void ledger_disk_free(struct ledger_disk *d);
 /* Extra bytes in a snapshot. The machine's restore does not read them: only the engine can detect
  * that some are missing. */

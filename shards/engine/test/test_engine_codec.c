@@ -172,7 +172,7 @@ static void test_codec_reply_round_trip(void **state)
     assert_int_equal(t.reply.received, 1234567);
     assert_int_equal(t.reply.transfer, 9);
     assert_true(t.reply.refused && t.reply.gap && !t.reply.installed);
-    assert_int_equal(t.reply_from, 2); /* the receiver of the snapshot speaks */
+    assert_int_equal(t.reply_from, 2); /* sent by the snapshot's receiver */
     assert_int_equal(t.reply_to, 1);
     bufslice_unref(f);
 }

@@ -248,7 +248,7 @@ static void test_engine_oversized_entry_of_a_peer_is_dropped(void **state)
     cluster_free(c);
 }
 
-/* A member's heartbeat that arrives from another host, and a heartbeat from a non-member with a
+/* A member's heartbeat that arrives from another host. And a heartbeat from a non-member, with a
  * term so high that no election could follow. */
 static void test_engine_replicas_are_heard_from_their_hosts_alone(void **state)
 {

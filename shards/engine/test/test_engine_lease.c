@@ -65,7 +65,7 @@ static void isolate_and_ask(int phase_ms, int *ret_served, int *ret_refused)
         struct op *o = op_query(c, old);
         cluster_run(c, 5);
         bool served = o->done && o->r.status.code == THOLE_OK;
-        assert_false(served && written); /* it could only have seen the first write */
+        assert_false(served && written); /* such a read would be stale */
         *ret_served += served;
         *ret_refused += o->done && !served;
         if (!o->done) {

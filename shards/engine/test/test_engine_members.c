@@ -172,7 +172,7 @@ static void check_removal(const char *machine)
     assert_int_equal(engine_tombstones(c->hosts[gone].engine, &tombstones), 1);
     assert_int_equal(tombstones[0], id);
     free(tombstones);
-    /* The same shard may come back here under another replica id. */
+    /* The same shard may return to this host under another replica id. */
     assert_int_equal(start_wait(c, gone, 50, SHARD, machine), THOLE_OK);
     struct raft_change add = change_one(RAFT_CHANGE_ADD_LEARNER, gone);
     add.items[0].replica_id = 50;
@@ -273,8 +273,8 @@ static void test_engine_impossible_replicas_are_refused(void **state)
     cluster_free(c);
 }
 
-/* The tombstone comes before the replica: the replica does not start, whenever its start is
- * requested. */
+/* The tombstone is written before the replica exists: the replica never starts, whenever its start
+ * is requested. */
 static void test_engine_buried_replica_does_not_start(void **state)
 {
     (void)state;

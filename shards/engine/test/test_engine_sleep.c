@@ -103,7 +103,7 @@ static void test_sleep_leader_of_a_dead_host_is_replaced(void **state)
     host_crash(c, leader);
     expect_other_leader(c, leader);
     propose_ok(c, "y");
-    RUN_UNTIL(c, 10 * IDLE_MS, sleepers(c) == 2); /* without the one that is not there */
+    RUN_UNTIL(c, 10 * IDLE_MS, sleepers(c) == 2); /* without the stopped host */
     host_start(c, leader);
     RUN_UNTIL(c, 10 * IDLE_MS, sleepers(c) == 3);
     assert_int_equal(stale_state(c, leader).count, 2);
@@ -236,7 +236,7 @@ static void test_sleep_many_deleted_leaders_are_replaced(void **state)
     cluster_free(c);
 }
 
-/* A host whose log hangs must not vouch for its leaders. */
+/* A host whose log hangs must not send beats for its leaders. */
 static void test_sleep_hung_log_is_noticed(void **state)
 {
     (void)state;

@@ -14,7 +14,7 @@
 #define SEEDS 40 /* STORM_SEEDS overrides; STORM_SEED runs one alone */
 #define CLIENTS 8
 
-struct client { /* one session, one proposal at a time, retried until it is answered */
+struct client { /* one session, one proposal at a time, retried until it has a reply */
     struct op *op;
     uint64_t session, sequence, acknowledged;
 };

@@ -186,7 +186,7 @@ static void test_log_index_copies_fill_gaps(void **state)
     assert_true(log_index_whole(&f.x));
     assert_int_equal(f.x.last, 25);
     log_index_compact(&f.x, &f.files, 7, 1);
-    log_index_move(&f.x, &f.files, new_run(&f, 1, 4, 1)); /* what is below the start stays away */
+    log_index_move(&f.x, &f.files, new_run(&f, 1, 4, 1)); /* entries below the start stay hidden */
     assert_int_equal(log_index_bytes(&f.x), 3 * RECORD_BYTES);
     assert_int_equal(f.files.live_bytes, 3 * RECORD_BYTES);
     log_index_append(&f.x, &f.files,

@@ -136,7 +136,7 @@ static void hurt(enum which which)
 
     assert_true(at.segment != 0);
     log_create(s, 9);
-    while (log_newest(s)->number < 3) { /* the mark is to be in another segment than the rest */
+    while (log_newest(s)->number < 3) { /* the mark must be in another segment */
         write_on(s, &last);
     }
     log_shut(s);

@@ -27,7 +27,7 @@ static void expect_bounded(struct log_store *disk)
         sum += g->live.items[g->live.head + i]->live;
     }
     assert_int_equal(sum, g->live_bytes);
-    peak = g->live_bytes > peak ? g->live_bytes : peak; /* what was cut leaves with time */
+    peak = g->live_bytes > peak ? g->live_bytes : peak; /* old entries are reclaimed late */
     assert_true(g->live.count <= 8 + 3 * (peak / TEST_SEGMENT_BYTES + 1));
 }
 
