@@ -22,7 +22,7 @@ struct cluster_host {
     struct engine_files *files;
     struct registry *registry;
     struct thole_machine_type failing; /* "failing": never opens */
-    struct thole_machine_type flaky;   /* "flaky": a counter that fails as its host says */
+    struct thole_machine_type flaky;   /* "flaky": a counter that fails on demand */
     bool flaky_open, flaky_apply, flaky_restore;
     const struct thole_machine_type *types[5];
     struct engine *engine;
