@@ -124,9 +124,10 @@ static void test_transfers_survive_the_death_of_zeros_leader(void **state)
         FILE *transfers = popen(command, "r");
         assert_non_null(transfers);
         fault_strike(c, &f, fault_random(400));
-        while (fgets(command, sizeof command, transfers) != NULL) {
-            continue;
-        }
+        const char *line;
+        do {
+            line = fgets(command, sizeof command, transfers);
+        } while (line != NULL);
         pclose(transfers); /* some may have failed, and said so */
         cli_ok(c, via, "wait --for ready --timeout 60s pool/p");
         control_agree(c, via);

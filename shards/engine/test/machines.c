@@ -122,9 +122,9 @@ static enum thole_code tally_restore(void *machine, struct thole_source *in,
     }
     uint8_t page[4096];
     int64_t n;
-    while ((n = in->read(in, page, sizeof page)) > 0) {
-        continue;
-    }
+    do {
+        n = in->read(in, page, sizeof page);
+    } while (n > 0);
     return n == 0 ? THOLE_OK : THOLE_DATA_LOSS;
 }
 
