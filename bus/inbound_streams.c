@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bus/bus_internal.h"
+#include "bus/hello_rules.h"
 
 #define SEEN_MAX 1024 /* remembered host ids that are not peers */
 
@@ -118,63 +119,20 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
 {
     struct uuid ours;
     bus__cluster(b, &ours);
-    bool we = !uuid_is_nil(&ours), they = !uuid_is_nil(&h->cluster);
-    if (uuid_equal(&ours, &h->cluster) || (!stream && !(we && they))) {
-        return THOLE_OK;
-    }
-    if (we && they) {
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
-                          "this host belongs to another cluster");
-    }
-    if (uuid_is_nil(&h->host)) {
-        return THOLE_OK; /* clients need not name a cluster */
-    }
-    if (we) {
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
-                          "the caller does not name its cluster");
-    }
-    return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                      "this host has no cluster yet");
+    return hello_check_cluster(&ours, &h->cluster, !uuid_is_nil(&h->host), stream, st);
 }
 
-/* Starts are counted, so a number far above the last one known is made up; believed, it would keep
- * the host itself out for good. */
-#define STARTS_MISSED_MAX (UINT64_C(1) << 20)
-#define STARTS_MAX (UINT64_C(1) << 32)
-
-static bool is_plausible(const struct bus_hello *h, uint64_t known)
-{
-    return h->incarnation <= (known > 0 ? known + STARTS_MISSED_MAX : STARTS_MAX);
-}
-
-/* A data directory belongs to one process at a time: a second one is a copy. */
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st)
 {
-    struct bus_seen known = {0};
+    struct bus_seen seen = {0};
     pthread_mutex_lock(&b->mutex);
     const struct bus_seen *s = seen_of(b, &h->host);
     if (s != NULL) {
-        known = *s;
+        seen = *s;
     }
     pthread_mutex_unlock(&b->mutex);
-    if (!is_plausible(h, known.incarnation)) {
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "start number %" PRIu64 " of this host is made up: the last one that is "
-                          "known is %" PRIu64,
-                          h->incarnation, known.incarnation);
-    }
-    enum lineage_verdict v =
-        lineage_judge(&h->lineage, h->incarnation, known.incarnation, known.start);
-    bool elsewhere = v == LINEAGE_FOLLOWS && h->incarnation == known.incarnation &&
-                     known.incarnation > 0 && strcmp(h->address, known.address) != 0;
-    if (v == LINEAGE_FOLLOWS && !elsewhere) {
-        return THOLE_OK;
-    }
-    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
-                      "%s, at %.100s: this data directory is a copy of that one, or was restored "
-                      "from a backup; wipe it and join as a new host",
-                      elsewhere ? "a simultaneous start of this host is known" : lineage_words(v),
-                      known.address);
+    const struct known_start known = {seen.incarnation, seen.start, seen.address};
+    return hello_check_start(&known, h->incarnation, &h->lineage, h->address, st);
 }
 
 static bool same_cluster(struct bus *b, const struct bus_hello *h)

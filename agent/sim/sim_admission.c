@@ -4,6 +4,7 @@
 
 #include "agent/sim/sim_bus.h"
 #include "base/assert.h"
+#include "bus/hello_rules.h"
 
 void sim_bus__hello(const struct bus *b, struct hello *ret)
 {
@@ -46,46 +47,13 @@ void sim_bus__note_seen(struct bus *b, const struct hello *h)
     }
 }
 
-static enum thole_code check_cluster(struct bus *b, const struct hello *h, bool stream,
-                                     struct thole_status *st)
-{
-    bool we = !uuid_is_nil(&b->cluster), they = !uuid_is_nil(&h->cluster);
-    if (uuid_equal(&b->cluster, &h->cluster) || (!stream && !(we && they))) {
-        return THOLE_OK;
-    }
-    if (we && they) {
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
-                          "this host belongs to another cluster");
-    }
-    if (uuid_is_nil(&h->host)) {
-        return THOLE_OK;
-    }
-    if (we) {
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
-                          "the caller does not name the cluster it belongs to");
-    }
-    return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                      "this host has no cluster yet");
-}
-
 enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struct thole_status *st)
 {
-    struct seen known = {0};
     const struct seen *s = seen_of(b, &h->host);
-    if (s != NULL) {
-        known = *s;
-    }
-    enum lineage_verdict v =
-        lineage_judge(&h->lineage, h->incarnation, known.incarnation, known.start);
-    bool elsewhere = v == LINEAGE_FOLLOWS && h->incarnation == known.incarnation &&
-                     known.incarnation > 0 && strcmp(h->address, known.address) != 0;
-    if (v == LINEAGE_FOLLOWS && !elsewhere) {
-        return THOLE_OK;
-    }
-    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
-                      "%s, at %.100s: this data directory is a copy of that one",
-                      elsewhere ? "a simultaneous start of this host is known" : lineage_words(v),
-                      known.address);
+    const struct known_start known =
+        s != NULL ? (struct known_start){s->incarnation, s->start, s->address}
+                  : (struct known_start){.address = ""};
+    return hello_check_start(&known, h->incarnation, &h->lineage, h->address, st);
 }
 
 static bool same_cluster(const struct bus *b, const struct hello *h)
@@ -112,7 +80,8 @@ enum thole_code sim_bus__admit(struct bus *b, const struct hello *h, bool stream
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "another host lives at this address now");
     }
-    enum thole_code code = check_cluster(b, h, stream, st);
+    enum thole_code code =
+        hello_check_cluster(&b->cluster, &h->cluster, !uuid_is_nil(&h->host), stream, st);
     if (code != THOLE_OK || uuid_is_nil(&h->host)) {
         return code;
     }

@@ -60,7 +60,6 @@ struct link_event {
     struct life *callee;
     struct hello hello;
     struct thole_status st; /* the reason of a refusal */
-    uint64_t generation;
 };
 
 static void connect_link(struct sim_link *l);
@@ -95,12 +94,11 @@ void sim_bus__link_closed(struct sim_link *l, const struct thole_status *why, bo
 {
     struct peer *p = l->peer;
     bool refused = is_refusal(why->code);
-    const struct conn *c = l->conn;
     l->conn = NULL;
     l->attempt++;
     l->state = p->removed ? SIM_IDLE : SIM_WAITING;
     if (l->lane == 0) {
-        sim_request__link_broken(p, c, why->message);
+        sim_request__link_broken(p, why->message);
     }
     if (!p->removed) {
         uint32_t shift = l->failures < 5 ? l->failures : 5;
@@ -165,7 +163,6 @@ static void hello_answered(void *ctx)
         l->failures = 0;
         l->conn = e->conn;
         l->incarnation = e->hello.incarnation;
-        e->conn->callee_incarnation = e->hello.incarnation;
         if (l->lane == 0) {
             sim_request__link_ready(p);
         }
@@ -298,7 +295,6 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
     bool moved = strcmp(p->address, address) != 0;
     snprintf(p->address, sizeof p->address, "%s", address);
     if (fresh || moved) {
-        p->generation++;
         post(p, connect_all);
     }
     return THOLE_OK;
@@ -316,7 +312,7 @@ static void close_all(void *ctx)
         }
         l->state = SIM_IDLE;
     }
-    sim_request__link_broken(p, NULL, "the peer was removed");
+    sim_request__link_broken(p, "the peer was removed");
     report(p);
     free(e);
 }
@@ -430,7 +426,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     b->life = life__now;
     b->o = *o;
     b->cluster = o->cluster_id;
-    sim_bus__resolve(o->listen_address, b->listen);
+    snprintf(b->listen, sizeof b->listen, "%s", o->listen_address);
     snprintf(b->address, sizeof b->address, "%s",
              o->advertise_address != NULL ? o->advertise_address : o->listen_address);
     if (sim_bus__at(o->listen_address) != NULL) {

@@ -13,9 +13,8 @@
 struct conn {
     struct conn *next; /* list of all connections */
     struct life *from, *to;
-    int lane;          /* 0: exchanges */
-    struct peer *peer; /* the peer on the caller's bus; NULL: the connection of an Ask */
-    uint64_t callee_incarnation;
+    int lane;                /* 0: exchanges */
+    struct peer *peer;       /* the peer on the caller's bus; NULL: the connection of an Ask */
     uint64_t last_due_ns[2]; /* by direction; 0: from the caller */
     bool broken;
 };
@@ -38,7 +37,6 @@ struct peer {
     char address[WORLD_ADDRESS_BYTES];
     struct sim_link links[SIM_LINKS];
     bool up, up_told, removed;
-    uint64_t generation; /* incremented when the address changes */
 };
 
 struct seen {
@@ -83,8 +81,6 @@ enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struc
 void sim_bus__note_seen(struct bus *b, const struct hello *h);
 struct bufslice sim_bus__own(struct bufslice s); /* copies the bytes into an owned buffer */
 
-/* Resolve the host name of an address as it is mapped now. */
-void sim_bus__resolve(const char *given, char ret[WORLD_ADDRESS_BYTES]);
 /* Returns the life that now listens at an address, or NULL. */
 struct life *sim_bus__at(const char *address);
 /* Can packets pass now? */
@@ -105,7 +101,7 @@ void sim_bus__link_closed(struct sim_link *l, const struct thole_status *why, bo
 
 /* sim_request.c */
 void sim_request__link_ready(struct peer *p);
-void sim_request__link_broken(struct peer *p, const struct conn *c, const char *why);
+void sim_request__link_broken(struct peer *p, const char *why);
 void sim_request__caller_gone(struct conn *c);
 void sim_request__stop(struct bus *b);
 

@@ -1,5 +1,4 @@
-/* The network between simulated hosts: directed links in virtual time, ordered connections, and the
- * mapping of host names to addresses. */
+/* The network between simulated hosts: directed links in virtual time, and ordered connections. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,43 +34,12 @@ uint64_t sim_bus__delay_ns(const struct life *from, const struct life *to)
     return world__draw_ns(l->delay_min_ns, l->delay_max_ns);
 }
 
-static struct {
-    char name[64], address[64];
-} names[16];
-
-void world__name(const char *name, const char *address)
-{
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (names[i].name[0] == '\0' || strcmp(names[i].name, name) == 0) {
-            snprintf(names[i].name, sizeof names[i].name, "%s", name);
-            snprintf(names[i].address, sizeof names[i].address, "%s",
-                     address != NULL ? address : "");
-            return;
-        }
-    }
-    ASSERT(false && "too many names");
-}
-
-void sim_bus__resolve(const char *given, char ret[WORLD_ADDRESS_BYTES])
-{
-    const char *colon = strrchr(given, ':');
-    snprintf(ret, WORLD_ADDRESS_BYTES, "%s", given);
-    for (size_t i = 0; colon != NULL && i < sizeof names / sizeof names[0]; i++) {
-        size_t n = strlen(names[i].name);
-        if (n > 0 && (size_t)(colon - given) == n && strncmp(given, names[i].name, n) == 0) {
-            snprintf(ret, WORLD_ADDRESS_BYTES, "%s%s", names[i].address, colon);
-        }
-    }
-}
-
 struct life *sim_bus__at(const char *address)
 {
-    char at[WORLD_ADDRESS_BYTES];
-    sim_bus__resolve(address, at);
     for (int i = 0; i < world__host_count(); i++) {
         struct life *life = world__host(i)->life;
         if (life != NULL && !life->ended && life->bus != NULL && life->bus->started &&
-            !life->bus->stopped && strcmp(life->bus->listen, at) == 0) {
+            !life->bus->stopped && strcmp(life->bus->listen, address) == 0) {
             return life;
         }
     }

@@ -300,11 +300,10 @@ void sim_request__link_ready(struct peer *p)
     free(list);
 }
 
-void sim_request__link_broken(struct peer *p, const struct conn *c, const char *why)
+void sim_request__link_broken(struct peer *p, const char *why)
 {
     struct exchange **list;
     size_t n = exchanges_of(p->bus, p, &list);
-    (void)c;
     for (size_t i = 0; i < n; i++) {
         struct thole_status st;
         bool sent = list[i]->sent;

@@ -12,8 +12,6 @@ struct bus_rpc {
     const struct bus_method *method;
     struct bufslice request;
     uint64_t deadline_ns; /* in the host's clock */
-    world_message_fn message;
-    void *ctx; /* passed to `message` */
     struct client_call *client;
     bool finished;
     void *data;
@@ -124,8 +122,8 @@ static void rpc_arrived(void *ctx)
     rpc->method->handle(rpc->method->ctx, rpc, rpc->request.bytes);
 }
 
-static void call(int host, const char *path, struct slice request, uint64_t timeout_ns,
-                 world_message_fn message, world_reply_fn done, void *ctx)
+void world__call(int host, const char *path, struct slice request, uint64_t timeout_ns,
+                 world_reply_fn done, void *ctx)
 {
     struct life *life = world__host(host)->life;
     struct bus *b = life != NULL && !life->ended ? life->bus : NULL;
@@ -147,25 +145,10 @@ static void call(int host, const char *path, struct slice request, uint64_t time
     rpc->method = m;
     rpc->request.owner = buf_copy(request.data, request.size);
     rpc->request.bytes = slice_of(rpc->request.owner->data, rpc->request.owner->size);
-    rpc->deadline_ns =
-        timeout_ns != CLOCK_NEVER ? host__clock_ns(life->host) + timeout_ns : CLOCK_NEVER;
-    rpc->message = message;
-    rpc->ctx = ctx;
+    rpc->deadline_ns = host__clock_ns(life->host) + timeout_ns;
     rpc->client = client_new(timeout_ns, done, ctx);
     world__at(world__now_ns() + world__draw_ns(20 * NS_PER_US, 300 * NS_PER_US), life, rpc_arrived,
               rpc);
-}
-
-void world__call(int host, const char *path, struct slice request, uint64_t timeout_ns,
-                 world_reply_fn done, void *ctx)
-{
-    call(host, path, request, timeout_ns, NULL, done, ctx);
-}
-
-void world__stream(int host, const char *path, struct slice request, world_message_fn message,
-                   world_reply_fn done, void *ctx)
-{
-    call(host, path, request, CLOCK_NEVER, message, done, ctx);
 }
 
 void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *data))
@@ -204,11 +187,7 @@ void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *
 
 bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message)
 {
-    if (rpc->message != NULL) {
-        struct life *earlier = life__enter(NULL);
-        rpc->message(rpc->ctx, message.bytes);
-        life__leave(earlier);
-    }
+    (void)rpc; /* clients open no streams yet */
     bufslice_unref(message);
     return true;
 }

@@ -10,8 +10,6 @@
 #include "base/assert.h"
 #include "base/buf.h"
 
-#define PPM 1000000u
-
 static struct world_host hosts[WORLD_HOSTS_MAX];
 static int host_count;
 
@@ -29,33 +27,17 @@ int world__host_count(void)
 
 uint64_t host__clock_ns(const struct world_host *h)
 {
-    uint64_t passed = world__now_ns() - h->base_ns;
-    if (h->rate_ppm != PPM) {
-        passed = (uint64_t)((unsigned __int128)passed * h->rate_ppm / PPM);
-    }
-    return h->clock_base_ns + passed;
+    return skewed_clock_ns(&h->clock, world__now_ns());
 }
 
 uint64_t host__world_ns(const struct world_host *h, uint64_t clock_ns)
 {
-    if (clock_ns == CLOCK_NEVER) {
-        return CLOCK_NEVER;
-    }
-    if (clock_ns <= h->clock_base_ns) {
-        return h->base_ns;
-    }
-    uint64_t passed = clock_ns - h->clock_base_ns;
-    if (h->rate_ppm != PPM) {
-        passed = (uint64_t)((unsigned __int128)passed * PPM / h->rate_ppm) + 1;
-    }
-    return h->base_ns + passed;
+    return skewed_clock_when(&h->clock, clock_ns);
 }
 
 void host__set_rate(struct world_host *h, uint64_t rate_ppm)
 {
-    h->clock_base_ns = host__clock_ns(h);
-    h->base_ns = world__now_ns();
-    h->rate_ppm = rate_ppm;
+    skewed_clock_set_rate(&h->clock, world__now_ns(), rate_ppm);
 }
 
 /* ---- Its life -------------------------------------------------------------------------------- */
@@ -67,9 +49,7 @@ void host__init(struct world_host *h, int n, const char *root)
     snprintf(h->name, sizeof h->name, "h%d", n + 1);
     snprintf(h->dir, sizeof h->dir, "%s/%s", root, h->name);
     snprintf(h->address, sizeof h->address, "10.0.0.%d:7400", n + 1);
-    h->clock_base_ns = WORLD_START_NS;
-    h->base_ns = world__now_ns();
-    h->rate_ppm = PPM;
+    h->clock = (struct skewed_clock){WORLD_START_NS, world__now_ns(), SKEWED_CLOCK_EXACT_PPM};
     h->free_bytes = UINT64_MAX;
     h->log = sim_log__new(h);
     host_count = n + 1 > host_count ? n + 1 : host_count;
@@ -79,8 +59,6 @@ static void on_failed(void *ctx, const struct thole_status *st)
 {
     struct world_host *h = ctx;
     h->failure = *st;
-    h->wants_restart =
-        h->life != NULL && h->life->agent != NULL && agent_needs_restart(h->life->agent);
     world__trace("%s: cannot go on: %s", h->name, st->message);
 }
 
@@ -128,7 +106,6 @@ static void start_main(void *ctx)
         h->life = NULL;
         world__trace("%s: does not start: %s", h->name, st.message);
     }
-    h->starting = false;
     free(s);
 }
 
@@ -139,8 +116,6 @@ void host__start(struct world_host *h, const struct host_start *o)
     }
     struct starting *s = xcalloc(1, sizeof *s);
     h->starts++;
-    h->starting = true;
-    h->wants_restart = false;
     memset(&h->failure, 0, sizeof h->failure);
     h->life = s->life = life__new(h);
     s->host = h;
@@ -179,7 +154,7 @@ void host__crash(struct world_host *h, bool silent)
     world__trace("%s: crashes%s", h->name, silent ? ", and its machine with it" : "");
     life->ended = true;
     h->life = NULL;
-    h->starting = h->stopping = false;
+    h->stopping = false;
     h->paused_until_ns = h->disk_stalled_until_ns = 0;
     sim_bus__crashed(life, silent);
 }

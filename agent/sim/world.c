@@ -201,10 +201,3 @@ void world__begin(uint64_t seed, bool trace)
     w.traces = trace;
     rand_seed(&w.rand, seed * UINT64_C(0x9e3779b97f4a7c15) + 1);
 }
-
-void world__end(void)
-{
-    free(w.heap);
-    w.heap = NULL;
-    w.count = w.capacity = 0;
-}

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/rand.h"
 #include "base/worker_internal.h"
+#include "shards/sim/skewed_clock.h"
 #include "shards/store/store.h"
 
 #define WORLD_HOSTS_MAX 7
@@ -52,7 +53,6 @@ uint64_t world__fingerprint(void);
 uint64_t world__events(void);
 
 void world__begin(uint64_t seed, bool trace);
-void world__end(void);
 
 /* ---- Lives of hosts (life.c) ----------------------------------------------------------------- */
 
@@ -111,8 +111,6 @@ struct world_link { /* one direction between two hosts */
 };
 struct world_link *world__link(int from, int to);
 void world__cut(int from, int to, bool cut);
-/* Map the name "host3.test" to an address without a port. NULL removes the name. */
-void world__name(const char *name, const char *address);
 /* A host's life crashed. `silent` (a power loss, not a dead process): its peers get no notice. */
 void sim_bus__crashed(struct life *life, bool silent);
 
@@ -120,10 +118,6 @@ void sim_bus__crashed(struct life *life, bool silent);
 typedef void (*world_reply_fn)(void *ctx, const struct thole_status *st, struct slice reply);
 void world__call(int host, const char *path, struct slice request, uint64_t timeout_ns,
                  world_reply_fn done, void *ctx);
-/* A stream: `message` is called for each message, then `done` once with an empty reply. */
-typedef void (*world_message_fn)(void *ctx, struct slice message);
-void world__stream(int host, const char *path, struct slice request, world_message_fn message,
-                   world_reply_fn done, void *ctx);
 
 /* ---- Hosts (whole_host.c) -------------------------------------------------------------------- */
 
@@ -134,22 +128,14 @@ struct world_host {
     char address[WORLD_ADDRESS_BYTES]; /* its listen address in this life, or in the next one */
     struct uuid id;                    /* nil until its first start */
     struct life *life;                 /* NULL: down */
-    bool starting, stopping;
+    bool stopping;
     struct sim_log *log;
-    uint64_t clock_base_ns, base_ns; /* clock value at world time base_ns */
-    uint64_t rate_ppm;
+    struct skewed_clock clock;
     int64_t wall_ms; /* offset of its wall clock */
     uint64_t paused_until_ns, disk_stalled_until_ns;
     uint64_t free_bytes;
     uint64_t starts;
     struct thole_status failure; /* why the last start failed, or why the host ended by itself */
-    bool wants_restart;          /* it asked for a restart, which tholed does in its process */
-};
-
-struct world_options {
-    uint64_t seed;
-    bool trace;
-    int hosts;
 };
 
 struct world_host *world__host(int n); /* n counts from 0 */

@@ -6,8 +6,6 @@
 
 #include "shards/sim/sim_internal.h"
 
-#define PPM 1000000u
-
 static struct sim_host *host_of(const struct executor *ex)
 {
     return CONTAINER_OF(ex, struct sim_host, executor);
@@ -17,36 +15,14 @@ static struct sim_host *host_of(const struct executor *ex)
 
 uint64_t sim__host_clock(const struct sim_host *h)
 {
-    uint64_t passed = h->s->now_ns - h->base_ns;
-    if (h->rate_ppm != PPM) {
-        passed = (uint64_t)((unsigned __int128)passed * h->rate_ppm / PPM);
-    }
-    return h->clock_base_ns + passed;
-}
-
-/* The first virtual time at which the host's clock shows at least `clock_ns`. */
-static uint64_t virtual_at(const struct sim_host *h, uint64_t clock_ns)
-{
-    if (clock_ns == CLOCK_NEVER) {
-        return CLOCK_NEVER;
-    }
-    if (clock_ns <= h->clock_base_ns) {
-        return h->base_ns;
-    }
-    uint64_t passed = clock_ns - h->clock_base_ns;
-    if (h->rate_ppm != PPM) {
-        passed = (uint64_t)((unsigned __int128)passed * PPM / h->rate_ppm) + 1;
-    }
-    return h->base_ns + passed;
+    return skewed_clock_ns(&h->skew, h->s->now_ns);
 }
 
 void sim__host_set_rate(struct sim_host *h, uint64_t rate_ppm)
 {
-    h->clock_base_ns = sim__host_clock(h);
-    h->base_ns = h->s->now_ns;
-    h->rate_ppm = rate_ppm;
+    skewed_clock_set_rate(&h->skew, h->s->now_ns, rate_ppm);
     for (int i = 0; i < h->worker_count; i++) {
-        h->workers[i].deadline_ns = virtual_at(h, h->workers[i].w->deadline_ns);
+        h->workers[i].deadline_ns = skewed_clock_when(&h->skew, h->workers[i].w->deadline_ns);
     }
     h->next_stale = true;
 }
@@ -144,7 +120,7 @@ static void run(struct sim_host *h, struct sim_worker *slot)
     w->running = true;
     worker__turn(w, &batch);
     w->running = false;
-    slot->deadline_ns = virtual_at(h, w->deadline_ns);
+    slot->deadline_ns = skewed_clock_when(&h->skew, w->deadline_ns);
 }
 
 static void finish(struct worker *w)
@@ -184,9 +160,7 @@ void sim__executor_init(struct sim_host *h)
     h->executor.ops = &ops;
     h->executor.clock = &h->clock;
     h->clock = (struct clock){clock_monotonic, clock_wall};
-    h->base_ns = h->s->now_ns;
-    h->clock_base_ns = SIM_START_NS;
-    h->rate_ppm = PPM;
+    h->skew = (struct skewed_clock){SIM_START_NS, h->s->now_ns, SKEWED_CLOCK_EXACT_PPM};
     h->next_ns = CLOCK_NEVER;
 }
 

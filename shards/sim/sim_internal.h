@@ -7,6 +7,7 @@
 #include "shards/engine/engine_internal.h"
 #include "shards/sim/linear.h"
 #include "shards/sim/sim.h"
+#include "shards/sim/skewed_clock.h"
 
 #define SIM_MS NS_PER_MS
 #define SIM_START_NS (1000 * NS_PER_MS)
@@ -85,8 +86,7 @@ struct sim_host {
     int worker_count;
     uint64_t next_ns; /* the earliest of its workers, or of the end of a pause */
     bool next_stale;
-    uint64_t clock_base_ns, base_ns; /* the host's clock at virtual time base_ns */
-    uint64_t rate_ppm;               /* and how fast it runs */
+    struct skewed_clock skew; /* what `clock` shows */
     uint64_t paused_until_ns, stalled_until_ns;
     struct engine *engine; /* NULL: down */
     bool ending;           /* crashed or its log failed: taken down after this turn */
