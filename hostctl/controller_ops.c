@@ -3,6 +3,7 @@
 #include "hostctl/hostctl_internal.h"
 #include "proto/decode.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -138,6 +139,18 @@ static void proposed(void *ctx, const struct thole_status *st, uint64_t code, st
 thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena)
 {
     return registry_command_new(actor, (int64_t)h->clock->wall_ms(h->clock), arena);
+}
+
+thole_registry_v1_Command *hostctl__host_command(struct hostctl *h, upb_Arena *arena)
+{
+    char actor[LIMIT_NAME_BYTES + 8] = "host";
+    const thole_v1_Host *own = hostctl__own_row(h);
+    if (own != NULL) {
+        upb_StringView name = thole_v1_Host_name(own);
+        snprintf(actor, sizeof actor, "host/%.*s", (int)name.size,
+                 name.data != NULL ? name.data : "");
+    }
+    return hostctl__command(h, actor, arena);
 }
 
 void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,

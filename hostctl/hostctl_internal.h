@@ -308,6 +308,8 @@ void hostctl__fence(struct hostctl *h, uint64_t shard_id);
 void hostctl__op_engine_done(void *ctx, const struct thole_status *st); /* an engine_done_fn */
 /* A command by `actor` at this time; add operations, then propose it. */
 thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena);
+/* The actor is this host: "host/NAME". */
+thole_registry_v1_Command *hostctl__host_command(struct hostctl *h, upb_Arena *arena);
 /* `op` comes back as MSG_OP. The arena stays the caller's. */
 void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,
                       struct ctl_op *op);

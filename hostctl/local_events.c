@@ -130,15 +130,8 @@ bool hostctl__local_events_are_due(const struct hostctl *h)
 
 void hostctl__local_events_run(struct hostctl *h)
 {
-    char actor[LIMIT_NAME_BYTES + 8] = "host";
     upb_Arena *arena = upb_Arena_New();
-    const thole_v1_Host *own = hostctl__own_row(h);
-    if (own != NULL) {
-        upb_StringView name = thole_v1_Host_name(own);
-        snprintf(actor, sizeof actor, "host/%.*s", (int)name.size,
-                 name.data != NULL ? name.data : "");
-    }
-    thole_registry_v1_Command *c = hostctl__command(h, actor, arena);
+    thole_registry_v1_Command *c = hostctl__host_command(h, arena);
     /* Never both in one command: shard zero may answer a retry without carrying it out. Both in
      * turn, so that neither waits for the other's success. */
     h->events_disk = disk_differs(h) && !(h->events_disk && h->move_count > 0);

@@ -314,14 +314,7 @@ void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,
 void hostctl__report_run(struct hostctl *h)
 {
     upb_Arena *arena = upb_Arena_New();
-    char actor[LIMIT_NAME_BYTES + 8] = "host";
-    const thole_v1_Host *own = hostctl__own_row(h);
-    if (own != NULL) {
-        upb_StringView name = thole_v1_Host_name(own);
-        snprintf(actor, sizeof actor, "host/%.*s", (int)name.size,
-                 name.data != NULL ? name.data : "");
-    }
-    thole_registry_v1_Command *c = hostctl__command(h, actor, arena);
+    thole_registry_v1_Command *c = hostctl__host_command(h, arena);
     struct ctl_op *op = hostctl__op_new(h, OP_REPORT, 0, 0);
     op->shards = xcalloc(h->report_limit, sizeof *op->shards);
     size_t operations = 0;
