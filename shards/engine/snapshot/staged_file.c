@@ -93,17 +93,27 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
     return code;
 }
 
+static enum thole_code create_file(struct engine *e, const struct task *t, struct file_sink *ret,
+                                   struct thole_status *st)
+{
+    char staged[ENGINE_NAME_BYTES];
+    *ret = (struct file_sink){.base = {write_file}, .ops = e->files->ops};
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
+    enum thole_code code = ret->ops->create(
+        e->files, staged, engine__snapshot_restarts_from_file(t->r), &ret->file, st);
+    if (code == THOLE_OK) {
+        ret->hash = hash_state_new(0);
+    }
+    return code;
+}
+
 enum thole_code engine__snapshot_save(struct engine *e, struct task *t, struct thole_status *st)
 {
-    struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
-    char staged[ENGINE_NAME_BYTES];
-    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
-    enum thole_code code =
-        s.ops->create(e->files, staged, engine__snapshot_restarts_from_file(t->r), &s.file, st);
+    struct file_sink s;
+    enum thole_code code = create_file(e, t, &s, st);
     if (code != THOLE_OK) {
         return code;
     }
-    s.hash = hash_state_new(0);
     code = engine__body_save(&s.base, t, st);
     if (code != THOLE_OK) {
         s.st = *st;
@@ -280,15 +290,11 @@ static void copy_rest(struct file_source *from, struct file_sink *to)
 static enum thole_code copy_seed(struct engine *e, struct file_source *from, struct task *t,
                                  struct thole_status *st)
 {
-    struct file_sink to = {.base = {write_file}, .ops = e->files->ops};
-    char staged[ENGINE_NAME_BYTES];
-    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
-    enum thole_code code =
-        to.ops->create(e->files, staged, engine__snapshot_restarts_from_file(t->r), &to.file, st);
+    struct file_sink to;
+    enum thole_code code = create_file(e, t, &to, st);
     if (code != THOLE_OK) {
         return code;
     }
-    to.hash = hash_state_new(0);
     engine__body_write_head(&to.base, t);
     copy_rest(from, &to);
     code = finish_file(&to, t, st);
