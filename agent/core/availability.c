@@ -392,6 +392,16 @@ static uint64_t count_votes(const struct availability_check *check, uint64_t sha
     return v->silent * 2 >= v->all ? quorum_lost_ns(v) : 0;
 }
 
+__attribute__((format(printf, 4, 0))) static void report(struct shard_availability *ret,
+                                                         uint64_t age, const char *reason,
+                                                         const char *format, va_list args)
+{
+    vsnprintf(ret->message, sizeof ret->message, format, args);
+    ret->available = false;
+    ret->reason = reason;
+    ret->age_ms = age;
+}
+
 __attribute__((format(printf, 4, 5))) static void report_unconfirmed(struct shard_availability *ret,
                                                                      uint64_t since_ns,
                                                                      const char *reason,
@@ -399,11 +409,8 @@ __attribute__((format(printf, 4, 5))) static void report_unconfirmed(struct shar
 {
     va_list args;
     va_start(args, format);
-    vsnprintf(ret->message, sizeof ret->message, format, args);
+    report(ret, age_ms(since_ns), reason, format, args);
     va_end(args);
-    ret->available = false;
-    ret->reason = reason;
-    ret->age_ms = age_ms(since_ns);
     size_t size = strlen(ret->message);
     snprintf(ret->message + size, sizeof ret->message - size, "; last confirmed %.1f s ago",
              (double)ret->age_ms / 1000);
@@ -417,11 +424,8 @@ __attribute__((format(printf, 4, 5))) static void report_unavailable(struct shar
 {
     va_list args;
     va_start(args, format);
-    vsnprintf(ret->message, sizeof ret->message, format, args);
+    report(ret, age, reason, format, args);
     va_end(args);
-    ret->available = false;
-    ret->reason = reason;
-    ret->age_ms = age;
 }
 
 /* Can the leader's host write? */
