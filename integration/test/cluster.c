@@ -339,6 +339,19 @@ const char *cli_ok(struct cluster *c, int i, const char *format, ...)
     return out;
 }
 
+struct uuid cli_uuid(const char *json, const char *field)
+{
+    char name[64], text[UUID_TEXT_BYTES];
+    struct uuid id;
+    snprintf(name, sizeof name, "\"%s\":", field);
+    const char *at = strstr(json, name);
+    assert_non_null(at);
+    at = strchr(at + strlen(name), '"') + 1;
+    snprintf(text, sizeof text, "%.*s", UUID_TEXT_BYTES - 1, at);
+    assert_true(uuid_parse(slice_str(text), &id));
+    return id;
+}
+
 void apply_yaml(struct cluster *c, int i, const char *yaml)
 {
     char path[256];

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/uuid.h"
+
 #define HOSTS_MAX 8
 #define ELECTION_TIMEOUT_MS 500 /* tholed's default */
 
@@ -66,6 +68,8 @@ int cli(struct cluster *c, int i, char *out, size_t out_size, const char *format
 /* The same; must succeed. Returns a static buffer. */
 const char *cli_ok(struct cluster *c, int i, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The id in a field of the JSON that a command printed. */
+struct uuid cli_uuid(const char *json, const char *field);
 /* Apply a YAML text and wait until the shards are ready. */
 void apply_yaml(struct cluster *c, int i, const char *yaml);
 

@@ -35,19 +35,6 @@ static void still_works(struct cluster *c)
     expect_lines(c, 0, "get replicas --shard orders -o wide", "running", 3);
 }
 
-static struct uuid uuid_in(const char *json, const char *field)
-{
-    char name[64], text[UUID_TEXT_BYTES];
-    struct uuid id;
-    snprintf(name, sizeof name, "\"%s\":", field);
-    const char *at = strstr(json, name);
-    assert_non_null(at);
-    at = strchr(at + strlen(name), '"') + 1;
-    snprintf(text, sizeof text, "%.*s", UUID_TEXT_BYTES - 1, at);
-    assert_true(uuid_parse(slice_str(text), &id));
-    return id;
-}
-
 /* The number of a field after `from`. */
 static uint64_t number_after(const char *from, const char *field)
 {
@@ -62,7 +49,7 @@ static struct bus *speak_as(struct cluster *c, const struct uuid *host, uint64_t
 {
     const struct bus_options o = {
         .host_id = *host,
-        .cluster_id = uuid_in(cli_ok(c, 0, "status -o json"), "clusterId"),
+        .cluster_id = cli_uuid(cli_ok(c, 0, "status -o json"), "clusterId"),
         .incarnation = incarnation,
         .lineage = {.start = 1, .oldest = incarnation - 1, .count = 1, .before = {2}},
         .clock = &clock_system,
@@ -95,7 +82,7 @@ static void test_a_made_up_start_does_not_end_a_host(void **state)
 {
     (void)state;
     struct cluster *c = cluster_with_shard();
-    const struct uuid h3 = uuid_in(cli_ok(c, 0, "get host h3 -o json"), "id");
+    const struct uuid h3 = cli_uuid(cli_ok(c, 0, "get host h3 -o json"), "id");
     struct bus *b = speak_as(c, &h3, UINT64_MAX);
     for (int i = 0; i < 2; i++) {
         expect_refused(b, c->hosts[i].address, thole_bus_v1_METHOD_REACHES, slice_str("x"),
@@ -167,7 +154,7 @@ static void test_nobody_joins_for_another_host(void **state)
     struct cluster *c = cluster_with_shard();
     const struct uuid stranger = uuid_random();
     char id[UUID_TEXT_BYTES];
-    const struct uuid h3 = uuid_in(cli_ok(c, 0, "get host h3 -o json"), "id");
+    const struct uuid h3 = cli_uuid(cli_ok(c, 0, "get host h3 -o json"), "id");
     uuid_format(&h3, id);
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_JoinRequest *q = thole_bus_v1_JoinRequest_new(arena);

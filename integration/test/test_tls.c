@@ -280,27 +280,13 @@ static struct bus_tls *tls_of(const char *name, bool host)
     return tls;
 }
 
-/* "id" of the document that a command prints. */
-static struct uuid id_in(const char *json, const char *field)
-{
-    char name[64], text[UUID_TEXT_BYTES];
-    struct uuid id;
-    snprintf(name, sizeof name, "\"%s\":", field);
-    const char *at = strstr(json, name);
-    assert_non_null(at);
-    at = strchr(at + strlen(name), '"') + 1;
-    snprintf(text, sizeof text, "%.*s", UUID_TEXT_BYTES - 1, at);
-    assert_true(uuid_parse(slice_str(text), &id));
-    return id;
-}
-
 /* Speaks the bus as the host `as`, with a certificate of `name`, to h1. */
 static void speak(struct cluster *c, const char *name, bool host, const struct uuid *as,
                   uint64_t incarnation, const char *why)
 {
     const struct bus_options o = {
         .host_id = *as,
-        .cluster_id = id_in(cli_ok(c, 0, "status -o json"), "clusterId"),
+        .cluster_id = cli_uuid(cli_ok(c, 0, "status -o json"), "clusterId"),
         .incarnation = incarnation,
         .clock = &clock_system,
         .tls = tls_of(name, host),
@@ -325,7 +311,7 @@ static void test_a_host_cannot_speak_as_another(void **state)
     (void)state;
     struct cluster *c = secure_cluster(3);
     cluster_start_peers(c, 3);
-    const struct uuid h3 = id_in(cli_ok(c, 0, "get host h3 -o json"), "id");
+    const struct uuid h3 = cli_uuid(cli_ok(c, 0, "get host h3 -o json"), "id");
     speak(c, "h2", true, &h3, UINT64_MAX, "a host may speak for itself only");
     speak(c, "alice", false, &h3, UINT64_MAX, "that of \"alice\", a user");
     cluster_wait_ready(c, 2, 20000);
