@@ -1,4 +1,5 @@
-/* The state database: open, batches, gets, views, spaces. Iterators are in state_iter.c.
+/* The state database: open, gets, views, spaces. Batches are in state_batch.c, iterators in
+ * state_iter.c.
  *
  * Nothing here goes through a WAL: what is durable is what has been flushed. A batch lives in one
  * memtable and memtables are flushed in order, so a crash loses a suffix of the batches and never
@@ -14,16 +15,6 @@
 #define STATE_FORMAT_VERSION 1
 #define BLOCK_CACHE_BYTES ((size_t)64 * MIB)
 #define BLOOM_BITS 10
-/* Approximate overhead of a record in a memtable. */
-#define MEMTABLE_RECORD_BYTES 32
-
-struct state_batch {
-    struct state_db *db;
-    rocksdb_writebatch_t *batch;
-    struct bytes key; /* scratch */
-    uint64_t bytes;
-};
-
 void state__prefix(uint8_t p[STATE_PREFIX_BYTES], struct state_space s)
 {
     put_be64(p, s.replica_id);
@@ -198,62 +189,6 @@ uint64_t state_db_unflushed_bytes(const struct state_db *db)
     return atomic_load_explicit(&db->unflushed, memory_order_relaxed);
 }
 
-/* ---- Batches --------------------------------------------------------------------------------- */
-
-struct state_batch *state_batch_new(struct state_db *db)
-{
-    struct state_batch *b = xcalloc(1, sizeof *b);
-
-    ASSERT(db != NULL);
-    b->db = db;
-    b->batch = rocksdb_writebatch_create();
-    return b;
-}
-
-void state_batch_free(struct state_batch *b)
-{
-    if (b != NULL) {
-        rocksdb_writebatch_destroy(b->batch);
-        bytes_deinit(&b->key);
-        free(b);
-    }
-}
-
-void state_batch_clear(struct state_batch *b)
-{
-    rocksdb_writebatch_clear(b->batch);
-    b->bytes = 0;
-}
-
-void state_batch_put(struct state_batch *b, struct state_space s, struct slice key,
-                     struct slice value)
-{
-    ASSERT(s.replica_id != 0); /* under 0 is the format */
-    state__key(&b->key, s, key);
-    rocksdb_writebatch_put(b->batch, (const char *)b->key.data, b->key.size,
-                           (const char *)value.data, value.size);
-    b->bytes += b->key.size + value.size + MEMTABLE_RECORD_BYTES;
-}
-
-void state_batch_delete(struct state_batch *b, struct state_space s, struct slice key)
-{
-    state__key(&b->key, s, key);
-    rocksdb_writebatch_delete(b->batch, (const char *)b->key.data, b->key.size);
-    b->bytes += b->key.size + MEMTABLE_RECORD_BYTES;
-}
-
-enum thole_code state_batch_write(struct state_batch *b, struct thole_status *st)
-{
-    char *error = NULL;
-
-    rocksdb_write(b->db->db, b->db->no_wal, b->batch, &error);
-    if (error != NULL) {
-        return state__fail(b->db, st, "state write", error);
-    }
-    atomic_fetch_add(&b->db->unflushed, b->bytes);
-    return THOLE_OK;
-}
-
 /* ---- Views and gets -------------------------------------------------------------------------- */
 
 struct state_view *state_view_acquire(struct state_db *db)
@@ -328,7 +263,7 @@ enum thole_code state_space_drop(struct state_db *db, struct state_space s, stru
     if (error != NULL) {
         return state__fail(db, st, "space drop", error);
     }
-    atomic_fetch_add(&db->unflushed, 2 * STATE_PREFIX_BYTES + MEMTABLE_RECORD_BYTES);
+    atomic_fetch_add(&db->unflushed, 2 * STATE_PREFIX_BYTES + STATE_RECORD_BYTES);
     /* Best effort: ask for an early compaction of the files that hold the space. */
     rocksdb_suggest_compact_range(db->db, (const char *)from, sizeof from, (const char *)to,
                                   sizeof to, &error);

@@ -7,6 +7,8 @@
 #include "shards/store/store.h"
 
 #define STATE_PREFIX_BYTES 16 /* replica id BE 8, generation BE 8 */
+/* Approximate overhead of a record in a memtable. */
+#define STATE_RECORD_BYTES 32
 
 struct state_db {
     rocksdb_t *db;
@@ -19,6 +21,13 @@ struct state_db {
     void (*damaged)(void *ctx, const char *what);
     void *damaged_ctx;
     _Atomic bool is_damaged;
+};
+struct state_iter {
+    struct state_db *db;
+    rocksdb_iterator_t *it;
+    rocksdb_readoptions_t *read;
+    struct bytes lower, upper; /* RocksDB borrows them */
+    bool started;
 };
 struct state_view {
     const rocksdb_snapshot_t *snapshot;
@@ -35,6 +44,10 @@ enum thole_code state__fail(struct state_db *db, struct thole_status *st, const 
 /* state_salvage.c: leave a mark of damage; finish what a salvage began, refuse what has a mark. */
 void state__mark(const char *path);
 enum thole_code state__prepare(const char *path, struct thole_status *st);
+
+/* An iterator without RocksDB's part: bounds and options. */
+struct state_iter *state__iter_new(struct state_db *db, struct state_space s, struct slice from,
+                                   struct slice to);
 
 void state__prefix(uint8_t p[STATE_PREFIX_BYTES], struct state_space s);
 void state__key(struct bytes *out, struct state_space s, struct slice key);

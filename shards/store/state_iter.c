@@ -5,16 +5,8 @@
 #include "shards/store/rocks.h"
 #include "shards/store/state_internal.h"
 
-struct state_iter {
-    struct state_db *db;
-    rocksdb_iterator_t *it;
-    rocksdb_readoptions_t *read;
-    struct bytes lower, upper; /* RocksDB borrows them */
-    bool started;
-};
-
-struct state_iter *state_iter_new(struct state_db *db, const struct state_view *v,
-                                  struct state_space s, struct slice from, struct slice to)
+struct state_iter *state__iter_new(struct state_db *db, struct state_space s, struct slice from,
+                                   struct slice to)
 {
     struct state_iter *it = xcalloc(1, sizeof *it);
     struct state_space after;
@@ -29,11 +21,19 @@ struct state_iter *state_iter_new(struct state_db *db, const struct state_view *
         state__key(&it->upper, after, (struct slice){0});
     }
     it->read = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_iterate_upper_bound(it->read, (const char *)it->upper.data,
+                                                it->upper.size);
+    return it;
+}
+
+struct state_iter *state_iter_new(struct state_db *db, const struct state_view *v,
+                                  struct state_space s, struct slice from, struct slice to)
+{
+    struct state_iter *it = state__iter_new(db, s, from, to);
+
     if (v != NULL) {
         rocksdb_readoptions_set_snapshot(it->read, v->snapshot);
     }
-    rocksdb_readoptions_set_iterate_upper_bound(it->read, (const char *)it->upper.data,
-                                                it->upper.size);
     it->it = rocksdb_create_iterator(db->db, it->read);
     return it;
 }
@@ -50,6 +50,9 @@ bool state_iter_next(struct state_iter *it, struct slice *ret_key, struct slice 
         return false;
     }
     struct slice key = rocks_iter_key(it->it);
+    if (slice_compare(key, bytes_slice(&it->upper)) >= 0) {
+        return false; /* of a batch: RocksDB does not bound the batch's own records */
+    }
     *ret_key = slice_of(key.data + STATE_PREFIX_BYTES, key.size - STATE_PREFIX_BYTES);
     *ret_value = rocks_iter_value(it->it);
     return true;

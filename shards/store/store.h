@@ -169,6 +169,18 @@ void state_batch_put(struct state_batch *b, struct state_space s, struct slice k
 void state_batch_delete(struct state_batch *b, struct state_space s, struct slice key);
 THOLE_MUST_CHECK enum thole_code state_batch_write(struct state_batch *b, struct thole_status *st);
 
+/* A batch with an index of its records: reads and iterators see them over the database, before they
+ * are written. Nothing may be added while an iterator is open. */
+struct state_batch *state_batch_new_readable(struct state_db *db);
+THOLE_MUST_CHECK enum thole_code state_batch_get(struct state_batch *b, struct state_space s,
+                                                 struct slice key, struct buf **ret,
+                                                 struct thole_status *st);
+struct state_iter *state_batch_iter_new(struct state_batch *b, struct state_space s,
+                                        struct slice from, struct slice to);
+/* Drop what was added since the last mark. Each mark can be used once. */
+void state_batch_mark(struct state_batch *b);
+void state_batch_undo(struct state_batch *b);
+
 /* NOT_FOUND leaves *ret untouched. `v` NULL reads the latest. */
 THOLE_MUST_CHECK enum thole_code state_get(struct state_db *db, const struct state_view *v,
                                            struct state_space s, struct slice key, struct buf **ret,

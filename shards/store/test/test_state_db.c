@@ -534,6 +534,64 @@ static void test_state_salvage_that_was_cut_short_is_not_taken(void **state)
     free(fresh);
 }
 
+/* "key=value;" of [from, to) as the batch sees it. */
+static void expect_range(struct state_batch *b, const char *from, const char *to,
+                         const char *expected)
+{
+    struct state_iter *it = state_batch_iter_new(b, one, slice_str(from), slice_str(to));
+    struct slice key, value;
+    struct bytes found = {0};
+
+    while (state_iter_next(it, &key, &value)) {
+        bytes_append_slice(&found, key);
+        bytes_append_str(&found, "=");
+        bytes_append_slice(&found, value);
+        bytes_append_str(&found, ";");
+    }
+    assert_int_equal(state_iter_status(it, NULL), THOLE_OK);
+    state_iter_free(it);
+    if (!slice_equal(bytes_slice(&found), slice_str(expected))) {
+        fail_msg("%.*s instead of %s", (int)found.size, (const char *)found.data, expected);
+    }
+    bytes_deinit(&found);
+}
+
+static void test_state_batch_is_read_over_the_database(void **state)
+{
+    struct state_db *db = db_open(*state);
+    struct buf *value = NULL;
+
+    put(db, one, "a", "1");
+    put(db, one, "b", "2");
+    put(db, one, "c", "3");
+    put(db, (struct state_space){1, 2}, "b", "other");
+    struct state_batch *b = state_batch_new_readable(db);
+    state_batch_put(b, one, slice_str("b"), slice_str("new"));
+    state_batch_put(b, one, slice_str("bb"), slice_str("x"));
+    state_batch_put(b, one, slice_str("z"), slice_str("last"));
+    state_batch_delete(b, one, slice_str("a"));
+    expect_range(b, "", "", "b=new;bb=x;c=3;z=last;");
+    expect_range(b, "a", "c", "b=new;bb=x;"); /* the bound holds for the batch's records too */
+    assert_int_equal(state_batch_get(b, one, slice_str("a"), &value, NULL), THOLE_NOT_FOUND);
+    assert_int_equal(state_batch_get(b, one, slice_str("c"), &value, NULL), THOLE_OK);
+    buf_unref(value);
+
+    state_batch_mark(b);
+    state_batch_delete(b, one, slice_str("b"));
+    state_batch_put(b, one, slice_str("a"), slice_str("again"));
+    state_batch_put(b, one, slice_str("bb"), slice_str("y"));
+    expect_range(b, "", "", "a=again;bb=y;c=3;z=last;");
+    state_batch_undo(b);
+    expect_range(b, "", "", "b=new;bb=x;c=3;z=last;");
+    expect(db, NULL, one, "b", "2");
+    assert_int_equal(state_batch_write(b, NULL), THOLE_OK);
+    state_batch_free(b);
+    expect(db, NULL, one, "a", NULL);
+    expect(db, NULL, one, "b", "new");
+    expect(db, NULL, (struct state_space){1, 2}, "b", "other");
+    state_db_close(db);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "write") == 0) {
@@ -543,6 +601,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_state_views_do_not_move, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_spaces_are_apart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_state_batch_is_read_over_the_database, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_state_unflushed_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_newer_format_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_salvage_loses_what_is_damaged_and_nothing_else,
