@@ -37,7 +37,8 @@
     X(vote_unanswered, 38)        \
     X(snapshot_without_lead, 39)  \
     X(force_before_sync, 40)      \
-    X(force_uncommitted, 41)
+    X(force_uncommitted, 41)      \
+    X(answers_apart, 44)
 
 /* Those of whole hosts, as in the catalogue of agent/sim/README.md. */
 #define CANARY_HOST_LIST(X)      \

@@ -1,9 +1,8 @@
 /* Applies the committed entries of one job: dedupe table, machine, answers to proposers.
  *
  * The answer of an entry in a session is known only after the machine has run. So a persistent
- * machine first stores "applied" for the entry, together with the batch. The answers follow in a
- * second call that has metadata only. A crash between the two loses the answer; the entry is still
- * applied exactly once. */
+ * machine asks for the metadata of the batch when its results are final, and stores the answers in
+ * the same write as its data: no crash can leave one without the other. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +42,9 @@ struct apply_batch {
     struct result_sink sinks[BATCH_ENTRIES];
     struct item items[BATCH_ENTRIES];
     struct bytes results;
-    struct meta_list metas, answers;
+    struct meta_list metas;
+    bool remembered; /* the answers of the batch are in the dedupe table, and in `metas` */
+    struct thole_apply apply;
     struct thole_watch_sink watch;
 };
 
@@ -56,7 +57,6 @@ void engine__apply_batch_free(struct apply_batch *b)
 {
     bytes_deinit(&b->results);
     meta_list_deinit(&b->metas);
-    meta_list_deinit(&b->answers);
     free(b);
 }
 
@@ -82,7 +82,6 @@ void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_
     b->stored_index = b->last_index;
     bytes_clear(&b->results);
     meta_list_clear(&b->metas);
-    meta_list_clear(&b->answers);
 }
 
 /* ---- Results --------------------------------------------------------------------------------- */
@@ -156,10 +155,55 @@ static void session_changed(void *ctx, enum session_change what, const struct se
     case RESULT_GONE:
         meta_remove_result(&b->metas, s->id, sequence);
         break;
-    case RESULT_CUT: /* stored together with the answer that displaced it */
-        meta_add_result(&b->answers, s->id, session_result_of(s, sequence));
+    case RESULT_CUT:
+        meta_add_result(&b->metas, s->id, session_result_of(s, sequence));
         break;
     }
+}
+
+static struct slice result_of(const struct apply_batch *b, size_t slot)
+{
+    const struct result_sink *sink = &b->sinks[slot];
+    ASSERT(slot < b->count && sink->b == b);
+    return sink->wanted && sink->size > 0 ? slice_of(b->results.data + sink->offset, sink->size)
+                                          : (struct slice){0};
+}
+
+/* The results of the batch are final: put its answers into the dedupe table, and into the
+ * metadata. */
+static void remember(struct apply_batch *b)
+{
+    const struct session_observer o = {b, session_changed};
+    ASSERT(!b->remembered);
+    b->remembered = true;
+    for (size_t i = 0; i < b->count; i++) {
+        const struct raft_entry *e = b->items[i].entry;
+        if (e->session == 0) {
+            continue;
+        }
+        const struct session_result *known = session_finish(
+            &b->m->sessions, e->session, e->sequence, b->entries[i].code, result_of(b, i), &o);
+        if (known != NULL && b->m->persistent) {
+            struct session_result stored = *known;
+            if (CANARY(answers_apart)) {
+                stored.code = 0;
+                stored.result = NULL;
+            }
+            meta_add_result(&b->metas, e->session, &stored);
+        }
+    }
+}
+
+/* struct thole_apply: a persistent machine asks for the metadata of the batch. */
+static const struct thole_meta *metadata(struct thole_apply *apply, size_t *ret_count)
+{
+    struct apply_batch *b = CONTAINER_OF(apply, struct apply_batch, apply);
+    if (!b->remembered) {
+        remember(b);
+        meta_add_applied(&b->metas, b->last_index, b->last_term);
+    }
+    *ret_count = b->metas.count;
+    return meta_list_ready(&b->metas);
 }
 
 static void complete(struct apply_batch *b, const struct item *item, size_t slot,
@@ -167,22 +211,9 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
 {
     struct engine_request *q = item->request;
     const struct result_sink *sink = &b->sinks[slot];
-    struct slice result = {0};
-    ASSERT(slot < b->count && sink->b == b);
-    if (sink->wanted && sink->size > 0) {
-        result = slice_of(b->results.data + sink->offset, sink->size); /* not used if dropped */
-    }
+    struct slice result = result_of(b, slot);
     if (sink->size > b->m->largest_result) {
         b->m->largest_result = sink->size;
-    }
-    if (item->entry->session != 0) {
-        const struct session_observer o = {b, session_changed};
-        const struct session_result *known =
-            session_finish(&b->m->sessions, item->entry->session, item->entry->sequence,
-                           b->entries[slot].code, result, &o);
-        if (known != NULL && b->m->persistent) {
-            meta_add_result(&b->answers, item->entry->session, known);
-        }
     }
     if (q == NULL) {
         return;
@@ -200,41 +231,56 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     engine__request_finish(q);
 }
 
-static enum thole_code run_machine(struct apply_batch *b, struct meta_list *metas,
-                                   struct thole_status *st)
+static enum thole_code call_machine(struct apply_batch *b, struct thole_status *st)
 {
     struct machine *m = b->m;
-    struct thole_apply apply = {
-        .entries = b->entries,
-        .entry_count = b->count,
-        .applied_index = b->last_index,
-        .watch = b->r->watches != NULL ? &b->watch : NULL,
-    };
-    if (m->persistent) {
-        meta_add_applied(metas, b->last_index, b->last_term);
-        apply.meta = meta_list_ready(metas);
-        apply.meta_count = metas->count;
-    }
     if (m->lock != NULL) {
         pthread_rwlock_wrlock(m->lock);
     }
-    enum thole_code code = engine__machine_result(m->type->apply(m->state, &apply, st), st);
+    enum thole_code code = engine__machine_result(m->type->apply(m->state, &b->apply, st), st);
     if (m->lock != NULL) {
         pthread_rwlock_unlock(m->lock);
     }
     return code;
 }
 
-static enum thole_code store_answers(struct apply_batch *b, struct thole_status *st)
+/* The canary answers_apart: the answers follow the data in a second write. */
+static enum thole_code store_answers_apart(struct apply_batch *b, struct thole_status *st)
 {
-    if (b->answers.count == 0) {
-        return THOLE_OK;
+    meta_list_clear(&b->metas);
+    for (size_t i = 0; i < b->count; i++) {
+        const struct raft_entry *e = b->items[i].entry;
+        const struct session *s = map_get(&b->m->sessions.by_id, e->session);
+        const struct session_result *r = s != NULL ? session_result_of(s, e->sequence) : NULL;
+        if (r != NULL) {
+            meta_add_result(&b->metas, e->session, r);
+        }
     }
-    ASSERT(b->count == 0);
-    pthread_mutex_lock(&b->r->applier->watch_lock);
-    enum thole_code code = run_machine(b, &b->answers, st);
-    pthread_mutex_unlock(&b->r->applier->watch_lock);
-    meta_list_clear(&b->answers);
+    b->apply.entry_count = 0;
+    return call_machine(b, st);
+}
+
+static enum thole_code run_machine(struct apply_batch *b, struct thole_status *st)
+{
+    b->remembered = false;
+    b->apply = (struct thole_apply){
+        .entries = b->entries,
+        .entry_count = b->count,
+        .applied_index = b->last_index,
+        .metadata = b->m->persistent ? metadata : NULL,
+        .watch = b->r->watches != NULL ? &b->watch : NULL,
+    };
+    enum thole_code code = call_machine(b, st);
+    if (code == THOLE_OK && b->m->persistent && !b->remembered) {
+        code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED,
+                          "the machine did not store the metadata of a batch");
+    }
+    if (code == THOLE_OK && !b->m->persistent) {
+        remember(b);
+    }
+    if (CANARY(answers_apart) && code == THOLE_OK && b->m->persistent) {
+        code = store_answers_apart(b, st);
+    }
     return code;
 }
 
@@ -247,7 +293,7 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
         return THOLE_OK;
     }
     pthread_mutex_lock(&b->r->applier->watch_lock);
-    enum thole_code code = run_machine(b, &b->metas, st);
+    enum thole_code code = run_machine(b, st);
     if (code == THOLE_OK) {
         b->r->watch_applied = b->stored_index = b->last_index;
     }
@@ -266,7 +312,7 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
         bytes_deinit(&b->results);
     }
     meta_list_clear(&b->metas);
-    return store_answers(b, st);
+    return THOLE_OK;
 }
 
 /* ---- Entries --------------------------------------------------------------------------------- */
@@ -342,9 +388,6 @@ static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry
     if (v != SESSION_APPLY) {
         answer(q, e, v, first);
         return THOLE_OK;
-    }
-    if (b->m->persistent && first != NULL) {
-        meta_add_result(&b->metas, e->session, first);
     }
     add_item(b, e, q);
     return THOLE_OK;

@@ -67,9 +67,8 @@ void meta_add_result(struct meta_list *l, uint64_t session, const struct session
 {
     uint64_t key[2] = {session, r->sequence};
     struct meta_span *s = add(l, 'r', key, 2);
-    struct session_result stored = *r;
-    stored.cut = r->cut || r->reserved; /* until its answer is known, only "applied" is stored */
-    session_encode_result(&stored, &l->bytes);
+    ASSERT(!r->reserved);
+    session_encode_result(r, &l->bytes);
     s->value_size = l->bytes.size - s->value;
 }
 

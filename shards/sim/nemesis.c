@@ -34,10 +34,11 @@ static void do_crash(struct sim *s)
 static void do_crash_write(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_CRASH_WRITE);
-    if (h != NULL && rand_chance(&s->rand[SIM_CRASH_WRITE], 0.8)) {
-        h->crash_in_write = true;
-    } else if (h != NULL) {
-        h->crash_in_commit = true;
+    double what = rand_unit(&s->rand[SIM_CRASH_WRITE]);
+    if (h != NULL) {
+        h->crash_in_write = what < 0.6;
+        h->crash_in_commit = what >= 0.6 && what < 0.8;
+        h->crash_in_apply = what >= 0.8;
     }
 }
 

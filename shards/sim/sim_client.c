@@ -237,12 +237,13 @@ static void wrote(struct op *o)
     if (answered_by_superseded(o)) {
         return;
     }
-    if (e == NULL || e->index != o->r.index || e->result != o->r.code) {
+    bool same = o->r.result.bytes.size == 8 && get_be64(o->r.result.bytes.data) == o->r.code;
+    if (e == NULL || e->index != o->r.index || e->result != o->r.code || !same) {
         sim__fail(s,
                   "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
-                  " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
-                  o->shard->id, o->value, o->r.index, o->r.code, e != NULL ? e->index : 0,
-                  e != NULL ? e->result : 0);
+                  " and %" PRIx64 " (%zu bytes), it was executed at %" PRIu64 " with %" PRIx64,
+                  o->shard->id, o->value, o->r.index, o->r.code, o->r.result.bytes.size,
+                  e != NULL ? e->index : 0, e != NULL ? e->result : 0);
     }
     if (o->r.index > o->shard->committed) {
         sim__fail(s, "shard %" PRIu64 ": %" PRIu64 " is acknowledged and not committed",

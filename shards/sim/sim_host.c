@@ -47,6 +47,7 @@ void sim__host_start(struct sim_host *h)
     }
     h->incarnation++;
     h->ending = h->crash_in_write = h->fail_write = h->crash_in_commit = h->fail_file = false;
+    h->crash_in_apply = false;
     struct engine_options o = {
         .host_id = h->uuid,
         .incarnation = h->incarnation,

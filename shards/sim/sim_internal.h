@@ -98,7 +98,7 @@ struct sim_host {
     struct thole_machine_type types_[3];
     const struct thole_machine_type *types[4];
     /* Armed faults. */
-    bool crash_in_write, fail_write, crash_in_commit, fail_file;
+    bool crash_in_write, fail_write, crash_in_commit, fail_file, crash_in_apply;
     bool space_low;
 };
 

@@ -399,11 +399,28 @@ static enum thole_code disk_open(const struct thole_machine_env *env, void **ret
     return THOLE_OK;
 }
 
+/* The database may flush by itself after any write, and the host crash right then. */
+static void crash_after_write(struct kv_machine *m)
+{
+    struct sim_host *h = m->h;
+    if (!h->crash_in_apply) {
+        return;
+    }
+    h->crash_in_apply = false;
+    SIM_TRACE(h->s, "host %d: crashes after a write of replica %" PRIu64, h->id, m->replica_id);
+    replace(&h->kv->durable, m->space);
+    h->ending = true;
+    engine__crash(h->engine);
+}
+
 static enum thole_code disk_apply(void *machine, struct thole_apply *b, struct thole_status *st)
 {
     struct kv_machine *m = machine;
     enum thole_code code = kv_apply(machine, b, st);
-    store_meta(m->space, b->meta, b->meta_count);
+    size_t meta_count = 0;
+    const struct thole_meta *meta = b->metadata(b, &meta_count);
+    store_meta(m->space, meta, meta_count);
+    crash_after_write(m);
     return code;
 }
 

@@ -328,7 +328,9 @@ static enum thole_code ledger_apply(void *machine, struct thole_apply *b, struct
     for (size_t i = 0; i < b->entry_count; i++) {
         tally_step(&m->space->t, &b->entries[i]);
     }
-    store_meta(m->space, b->meta, b->meta_count);
+    size_t meta_count = 0;
+    const struct thole_meta *meta = b->metadata(b, &meta_count);
+    store_meta(m->space, meta, meta_count);
     pthread_mutex_unlock(&m->disk->lock);
     return THOLE_OK;
 }

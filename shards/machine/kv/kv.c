@@ -167,7 +167,10 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
         code = apply_entry(&b, &batch->entries[i], st);
     }
     if (code == THOLE_OK) {
-        code = kv__batch_write(&b, batch->meta, batch->meta_count, st);
+        size_t meta_count = 0;
+        const struct thole_meta *meta =
+            batch->metadata != NULL ? batch->metadata(batch, &meta_count) : NULL;
+        code = kv__batch_write(&b, meta, meta_count, st);
     }
     if (code == THOLE_OK && batch->watch != NULL) {
         send_events(&b, batch->watch);

@@ -402,12 +402,25 @@ static void test_kv_batch_sees_its_own_changes(void **state)
     test_ask(t, "range", "");
 }
 
+struct batch_with_meta {
+    struct thole_apply base;
+    struct thole_meta meta;
+};
+
+static const struct thole_meta *one_record(struct thole_apply *batch, size_t *ret_count)
+{
+    *ret_count = 1;
+    return &((struct batch_with_meta *)(void *)batch)->meta;
+}
+
 static void apply_meta(struct test_machine *t, const char *key, const char *value)
 {
-    struct thole_meta meta = {{key, strlen(key)}, {value, value != NULL ? strlen(value) : 0}};
-    struct thole_apply batch = {.meta = &meta, .meta_count = 1};
+    struct batch_with_meta batch = {
+        {.metadata = one_record},
+        {{key, strlen(key)}, {value, value != NULL ? strlen(value) : 0}},
+    };
 
-    assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
+    assert_int_equal(t->type->apply(t->m, &batch.base, NULL), THOLE_OK);
 }
 
 static void test_kv_reopen_keeps_data_and_metadata(void **state)

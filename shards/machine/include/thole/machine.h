@@ -69,9 +69,12 @@ struct thole_entry {
 struct thole_apply {
     struct thole_entry *entries; /* in log order; may be empty: then only metadata changes */
     size_t entry_count;
-    uint64_t applied_index;        /* after this batch; at least the last entry's index */
-    const struct thole_meta *meta; /* persistent machines: store with the batch */
-    size_t meta_count;
+    uint64_t applied_index; /* after this batch; at least the last entry's index */
+    /* The records to store in the same write as the data of the batch; NULL for machines that are
+     * not persistent. A persistent machine must call it in each apply, when the results and codes
+     * of all entries are final: the answers are among the records, so that a proposal which is
+     * repeated after a crash gets its first answer. The records are valid until apply returns. */
+    const struct thole_meta *(*metadata)(struct thole_apply *batch, size_t *ret_count);
     /* Receives events for watchers of the shard, in order, once the changes are visible to queries.
      * NULL if there are no watchers. */
     struct thole_watch_sink *watch;
@@ -113,8 +116,9 @@ struct thole_machine_type {
     enum thole_code (*open)(const struct thole_machine_env *env, void **ret_machine,
                             struct thole_status *st);
     void (*close)(void *machine);
-    /* Apply the entries in order. A persistent machine stores data and metadata atomically; they
-     * need not be durable before `flush`, but a crash must lose a suffix of the batches only. */
+    /* Apply the entries in order. A persistent machine stores data and metadata atomically, each
+     * batch in one write; they need not be durable before `flush`, but a crash must lose a suffix
+     * of the batches only. */
     enum thole_code (*apply)(void *machine, struct thole_apply *batch, struct thole_status *st);
     /* Answer from the view. Errors go to the caller: INVALID_ARGUMENT for a bad query. DATA_LOSS
      * says that the data is damaged, and also fails the replica. At most 2 MiB. */
