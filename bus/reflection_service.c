@@ -1,4 +1,5 @@
-/* Server reflection, under both of its names, from the embedded descriptors.
+/* Server reflection, under both of its names, from the embedded descriptors: what clients may call.
+ * Services and messages between hosts are left out.
  *
  * The two protos differ only in their package, so one codec serves both. A definition pool finds
  * symbols; the answers are the files' own bytes, each with all its imports. */
@@ -30,11 +31,26 @@ typedef grpc_reflection_v1_ServerReflectionResponse Response;
 
 /* ---- The descriptors ------------------------------------------------------------------------- */
 
+static bool begins_with(upb_StringView name, const char *text)
+{
+    return name.size >= strlen(text) && memcmp(name.data, text, strlen(text)) == 0;
+}
+
+/* No public proto imports an internal one. */
+static bool is_public(upb_StringView name)
+{
+    return !begins_with(name, "thole/") || begins_with(name, "thole/v1/") ||
+           begins_with(name, "thole/kv/");
+}
+
 static void add_file(struct bus_reflection *f, struct slice bytes)
 {
     upb_Status status = {.ok = true};
     const google_protobuf_FileDescriptorProto *proto =
         PROTO_DECODE(google_protobuf_FileDescriptorProto, bytes, f->arena);
+    if (proto != NULL && !is_public(google_protobuf_FileDescriptorProto_name(proto))) {
+        return;
+    }
     const upb_FileDef *def = proto != NULL ? upb_DefPool_AddFile(f->pool, proto, &status) : NULL;
     if (def == NULL) {
         LOG_ERROR(BUS, "a descriptor is damaged; reflection lacks it error=\"%s\"",

@@ -581,17 +581,23 @@ static int error_of(const Response *r)
 
 static void check_symbols(struct bidi *b, upb_Arena *arena)
 {
-    static const char *const known[] = {"thole.bus.v1.Bus", "thole.bus.v1.Bus.Ask",
-                                        "thole.bus.v1.Hello", "thole.bus.v1.Hello.host_id",
-                                        "thole.bus.v1.LANE_APPEND"};
+    static const char *const known[] = {"thole.v1.Data", "thole.v1.Data.Propose", "thole.v1.Host",
+                                        "thole.v1.Host.id", "thole.v1.HOST_STATE_ACTIVE"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         Request *q = grpc_reflection_v1_ServerReflectionRequest_new(arena);
         grpc_reflection_v1_ServerReflectionRequest_set_file_containing_symbol(
             q, upb_StringView_FromString(known[i]));
         assert_int_equal(files_of(reflect(b, q, arena)), 1);
     }
-    static const char *const unknown[] = {"thole.bus.v1.Nothing", "thole.bus.v1.Bus.Nothing", "",
-                                          ".", "a.b.c"};
+    static const char *const unknown[] = {"thole.v1.Nothing",
+                                          "thole.v1.Data.Nothing",
+                                          "",
+                                          ".",
+                                          "a.b.c",
+                                          "thole.bus.v1.Bus",
+                                          "thole.bus.v1.Hello",
+                                          "thole.registry.v1.Command",
+                                          "thole.engine.v1.SessionResult"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         Request *q = grpc_reflection_v1_ServerReflectionRequest_new(arena);
         grpc_reflection_v1_ServerReflectionRequest_set_file_containing_symbol(
@@ -612,7 +618,7 @@ static void check_reflection(struct served *s, const char *path)
     size_t n;
     grpc_reflection_v1_ListServiceResponse_service(
         grpc_reflection_v1_ServerReflectionResponse_list_services_response(r), &n);
-    assert_int_equal(n, 4); /* Bus, Health, two of reflection */
+    assert_int_equal(n, 3); /* Health, two of reflection; not the bus's own */
     check_symbols(&b, arena);
     q = grpc_reflection_v1_ServerReflectionRequest_new(arena);
     grpc_reflection_v1_ServerReflectionRequest_set_file_by_filename(
@@ -626,7 +632,7 @@ static void check_reflection(struct served *s, const char *path)
     assert_int_equal(error_of(reflect(&b, q, arena)), THOLE_NOT_FOUND);
     q = grpc_reflection_v1_ServerReflectionRequest_new(arena);
     grpc_reflection_v1_ServerReflectionRequest_set_all_extension_numbers_of_type(
-        q, upb_StringView_FromString("thole.bus.v1.Hello"));
+        q, upb_StringView_FromString("thole.v1.Host"));
     r = reflect(&b, q, arena);
     assert_true(grpc_reflection_v1_ServerReflectionResponse_has_all_extension_numbers_response(r));
     q = grpc_reflection_v1_ServerReflectionRequest_new(arena);
