@@ -171,10 +171,20 @@ static bool write_all(int fd, struct slice bytes)
     return true;
 }
 
-/* Write and sync a new file at `path`; overwrites what a crash left there. */
+int file_create(const char *path)
+{
+    /* Writing into an existing file would change its other names (hard links), and wait for the
+     * reader of a FIFO. */
+    if (unlink(path) != 0 && errno != ENOENT) {
+        return -1;
+    }
+    return file_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+}
+
+/* Write and sync a new file at `path`; replaces what a crash left there. */
 static enum thole_code write_file(const char *path, struct slice bytes, struct thole_status *st)
 {
-    int fd = file_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = file_create(path);
     if (fd < 0) {
         return FAIL_ERRNO(st, "create", path);
     }
@@ -219,6 +229,18 @@ static enum thole_code check_regular(int fd, const char *path, struct thole_stat
                           "%s is not a regular file", path);
     }
     return THOLE_OK;
+}
+
+/* A regular file that has no other name: what is written into it changes no other file. */
+static enum thole_code check_alone(int fd, const char *path, struct thole_status *st)
+{
+    struct stat info;
+    enum thole_code code = check_regular(fd, path, st);
+    if (code == THOLE_OK && fstat(fd, &info) == 0 && info.st_nlink > 1) {
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "%s is a hard link of another file", path);
+    }
+    return code;
 }
 
 static enum thole_code too_large(const char *path, size_t max_bytes, struct thole_status *st)
@@ -315,10 +337,10 @@ enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st
     if (fd < 0) {
         return FAIL_ERRNO(st, "lock", path);
     }
-    enum thole_code regular = check_regular(fd, path, st);
-    if (regular != THOLE_OK) {
+    enum thole_code alone = check_alone(fd, path, st);
+    if (alone != THOLE_OK) {
         (void)close(fd);
-        return regular;
+        return alone;
     }
     if (ftruncate(fd, 0) != 0 || dprintf(fd, "%" PRIdMAX "\n", (intmax_t)getpid()) < 0) {
         enum thole_code code = FAIL_ERRNO(st, "write", path);
@@ -391,6 +413,12 @@ enum thole_code file_remove_tree(const char *path, struct thole_status *st)
     }
     enum thole_code code = remove_entry(AT_FDCWD, path, path, st);
     return code == THOLE_OK ? sync_parent(path, st) : code;
+}
+
+mode_t file_shared_bits(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 ? info.st_mode & (S_IRWXG | S_IRWXO) : 0;
 }
 
 enum thole_code file_space(const char *path, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes,

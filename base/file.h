@@ -25,6 +25,13 @@ THOLE_MUST_CHECK enum thole_code file_remove_tree(const char *path, struct thole
 THOLE_MUST_CHECK enum thole_code file_space(const char *path, uint64_t *ret_free_bytes,
                                             uint64_t *ret_total_bytes, struct thole_status *st);
 
+/* The permission bits of `path` that give its group or other users access; 0: none, or there is no
+ * such file. A symbolic link has those of its target. */
+mode_t file_shared_bits(const char *path);
+
+/* Create a file for its owner only, in place of any other of that name. A descriptor, or -1 and
+ * errno. */
+int file_create(const char *path);
 /* open(2); uses a reserved descriptor if there is no other. */
 int file_open(const char *path, int flags, mode_t mode);
 uint64_t file_descriptors_max(void); /* that the process may have open */

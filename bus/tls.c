@@ -179,6 +179,22 @@ static enum thole_code read_text(const char *path, int role, char **ret, struct 
     return THOLE_OK;
 }
 
+/* As PostgreSQL has it: a key of root's may be readable for the group that runs the host. */
+static void warn_of_shared_key(const char *path)
+{
+    struct stat s;
+    if (stat(path, &s) != 0) {
+        return;
+    }
+    const mode_t allowed = s.st_uid == 0 ? S_IRGRP : 0;
+    if (s.st_mode & (S_IRWXG | S_IRWXO) & ~allowed) {
+        LOG_WARN(BUS,
+                 "other users have access to the private key path=%s mode=%04o; run \"chmod "
+                 "go-rwx %s\"",
+                 path, (unsigned)s.st_mode & 07777, path);
+    }
+}
+
 /* Check this process's own certificate. A host's must also verify, as server and client. */
 static enum thole_code check_own(const struct bus_tls *t, struct tls_set *s,
                                  struct thole_status *st)
@@ -233,6 +249,9 @@ static enum thole_code load(const struct bus_tls *t, struct tls_set **ret, struc
     }
     if (code == THOLE_OK && s->pem[FILE_CERT] != NULL) {
         code = check_own(t, s, st);
+    }
+    if (code == THOLE_OK && s->pem[FILE_KEY] != NULL) {
+        warn_of_shared_key(t->path[FILE_KEY]);
     }
     if (code != THOLE_OK) {
         set_unref(s);

@@ -147,7 +147,7 @@ int cli__command_snapshot_save(struct cli *c)
     struct thole_status st;
     const char *path = c->args[1];
     char *part = xasprintf("%s.part", path);
-    int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = file_create(part);
     if (fd < 0) {
         int result = cli__say_failed("cannot create %s: %s", part, strerror(errno));
         free(part);

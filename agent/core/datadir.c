@@ -229,13 +229,40 @@ static enum thole_code check_mode(const char *path, struct thole_status *st)
             "every user can write to the data directory %s: run \"chmod go-w %s\" first", path,
             path);
     }
-    if (info.st_mode & S_IWGRP) {
+    if (info.st_mode & (S_IRWXG | S_IRWXO)) {
         LOG_WARN(AGENT,
-                 "the group can write to the data directory path=%s; run \"chmod g-w\" if it "
-                 "should not",
-                 path);
+                 "other users have access to the data directory path=%s mode=%04o; run \"chmod "
+                 "go-rwx %s\"",
+                 path, (unsigned)info.st_mode & 07777, path);
     }
     return THOLE_OK;
+}
+
+/* The host creates files and directories for its own user only. But copies and backups may have
+ * other modes, and symbolic links may lead out of the directory, whose mode then protects
+ * nothing. */
+static void warn_of_shared_entries(const char *path)
+{
+    char example[256] = "";
+    size_t count = 0;
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
+        bool entry = strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+        char *full = xasprintf("%s/%s", path, e->d_name);
+        if (entry && file_shared_bits(full) != 0 && count++ == 0) {
+            snprintf(example, sizeof example, "%s", e->d_name);
+        }
+        free(full);
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    if (count > 0) {
+        LOG_WARN(AGENT,
+                 "other users have access to files in the data directory path=%s count=%zu "
+                 "example=\"%s\"; run \"chmod -R go-rwx %s\"",
+                 path, count, example, path);
+    }
 }
 
 /* A killed process keeps its lock while its memory is torn down, and has no /proc/PID/exe any more:
@@ -286,6 +313,7 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
         code = open_identity(&d, name, ret_identity, st);
     }
     if (code == THOLE_OK) {
+        warn_of_shared_entries(path);
         *ret = d;
     } else {
         datadir_close(&d);

@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -57,6 +58,7 @@ static int exit_code(const struct thole_status *st)
     case THOLE_REASON_WRONG_CLUSTER:
     case THOLE_REASON_WRONG_HOST:
     case THOLE_REASON_DISK:
+    case THOLE_REASON_TOO_LARGE: /* a file */
         return EXIT_DATA;
     case THOLE_REASON_ADDRESS_IN_USE:
         return EXIT_ADDRESS;
@@ -422,6 +424,7 @@ int main(int argc, char **argv)
     struct daemon *d = xcalloc(1, sizeof *d);
     int rc = EXIT_OK;
     process_own();
+    umask(S_IRWXG | S_IRWXO); /* RocksDB creates its files with the mode that the umask leaves */
     if (daemon_options_read(argc, argv, &d->options, &st) != THOLE_OK) {
         rc = say(&st, EXIT_USAGE);
     } else if (options_on(&d->options, DAEMON_HELP)) {

@@ -1,16 +1,20 @@
 #include "shards/store/rocks.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 
 #define OPEN_FILES_MAX 512
 #define WRITE_BUFFER_BYTES_DEFAULT ((size_t)64 * MIB)
 #define OPTIONS_FILE_BYTES_MAX ((size_t)1 * MIB)
+#define WAL_BYTES_MAX (64 * MIB)
+#define MANIFEST_BYTES_MAX ((size_t)256 * MIB) /* then RocksDB begins another one */
 
 /* The C API returns texts without codes. These prefixes are the names of the codes
  * (rocksdb::Status::ToString), not free text. */
@@ -60,6 +64,7 @@ enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocks
     rocksdb_options_set_info_log_level(base, 2); /* warnings */
     rocksdb_options_set_max_log_file_size(base, (size_t)4 * MIB);
     rocksdb_options_set_keep_log_file_num(base, 2);
+    rocksdb_options_set_max_manifest_file_size(base, MANIFEST_BYTES_MAX);
     rocksdb_get_options_from_string(base, more, o, &error);
     rocksdb_options_destroy(base);
     if (error != NULL) {
@@ -111,6 +116,62 @@ static enum thole_code verify_options(const char *path, const char *const *expec
         }
     }
     buf_unref(file);
+    return code;
+}
+
+/* Files that RocksDB reads whole at its start are never larger. */
+static off_t file_bytes_max(const char *name)
+{
+    static const struct {
+        const char *prefix;
+        off_t bytes_max;
+    } files[] = {
+        {"CURRENT", MIB},
+        {"IDENTITY", MIB},
+        {"OPTIONS-", OPTIONS_FILE_BYTES_MAX},
+        {"MANIFEST-", 2 * MANIFEST_BYTES_MAX},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        if (strncmp(name, files[i].prefix, strlen(files[i].prefix)) == 0) {
+            return files[i].bytes_max;
+        }
+    }
+    const char *dot = strrchr(name, '.'); /* "000004.log"; nothing is written with the WAL */
+    return dot != NULL && strcmp(dot, ".log") == 0 ? WAL_BYTES_MAX : INT64_MAX;
+}
+
+static enum thole_code check_file(const char *path, const char *name, const struct stat *info,
+                                  struct thole_status *st)
+{
+    if (!S_ISREG(info->st_mode)) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "%s/%s is not a regular file", path, name);
+    }
+    if (info->st_size > file_bytes_max(name)) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "%s/%s is larger than %jd bytes", path, name,
+                          (intmax_t)file_bytes_max(name));
+    }
+    return THOLE_OK;
+}
+
+/* RocksDB opens what its names lead to: it would wait at a FIFO, and follow links. */
+enum thole_code rocks_check_files(const char *path, struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+    struct dirent *e;
+    DIR *d = opendir(path);
+
+    while (code == THOLE_OK && d != NULL && (e = readdir(d)) != NULL) {
+        struct stat info;
+        bool entry = strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+        if (entry && fstatat(dirfd(d), e->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0) {
+            code = check_file(path, e->d_name, &info, st);
+        }
+    }
+    if (d != NULL) {
+        closedir(d);
+    }
     return code;
 }
 

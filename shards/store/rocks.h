@@ -13,6 +13,9 @@ enum thole_code rocks_fail(struct thole_status *st, const char *what, char *erro
 /* The options. `more` is in RocksDB's option string syntax ("a=b;c=d"). */
 THOLE_MUST_CHECK enum thole_code rocks_options(const char *more, size_t write_buffer_bytes,
                                                rocksdb_options_t **ret, struct thole_status *st);
+/* FAILED_PRECONDITION FORMAT if an entry of the directory is no regular file, or larger than
+ * RocksDB makes it. */
+THOLE_MUST_CHECK enum thole_code rocks_check_files(const char *path, struct thole_status *st);
 /* Open `path` (created if absent) and check that its OPTIONS file has every line of `expect`
  * (NULL-terminated): RocksDB ignores unknown names in an option string. */
 THOLE_MUST_CHECK enum thole_code rocks_open(const char *path, rocksdb_options_t *options,

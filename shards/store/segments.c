@@ -197,6 +197,9 @@ static enum thole_code segment_open(struct segments *s, uint32_t file, bool crea
     } else if (!S_ISREG(info.st_mode) || info.st_size > UINT32_MAX) {
         code =
             THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is not a log segment", path);
+    } else if (info.st_nlink > 1) { /* segments are overwritten in place */
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "%s is a hard link of another file, which the log would overwrite", path);
     } else {
         g->extent = (uint32_t)info.st_size;
     }

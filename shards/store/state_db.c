@@ -106,7 +106,10 @@ enum thole_code state__open(const struct state_db_options *o, bool read_only, st
     db->no_wal = rocksdb_writeoptions_create();
     db->read = rocksdb_readoptions_create();
     db->table = rocksdb_block_based_options_create();
-    enum thole_code code = open_db(db, o, read_only, st);
+    enum thole_code code = rocks_check_files(o->path, st);
+    if (code == THOLE_OK) {
+        code = open_db(db, o, read_only, st);
+    }
     if (code != THOLE_OK) {
         destroy(db);
         return code;

@@ -50,7 +50,7 @@ static char *mark_path(const char *path)
 void state__mark(const char *path)
 {
     char *mark = mark_path(path);
-    int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
     /* Best effort: without the mark the damage is met again. */
     if (fd >= 0) {
         close(fd);

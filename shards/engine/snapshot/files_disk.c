@@ -43,12 +43,13 @@ static enum thole_code fail(struct thole_status *st, const char *what, const cha
                       strerror(e));
 }
 
-static enum thole_code open_file(struct disk *d, const char *name, int flags,
+static enum thole_code open_file(struct disk *d, const char *name, bool create,
                                  struct engine_file **ret, struct thole_status *st)
 {
     char *path = xasprintf("%s/%s", d->directory, name);
     struct stat info;
-    int fd = file_open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    int fd = create ? file_create(path)
+                    : file_open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
     if (fd >= 0 && fstat(fd, &info) == 0 && !S_ISREG(info.st_mode)) {
         close(fd);
         fd = -1;
@@ -77,7 +78,7 @@ static void disk_close(struct engine_file *file)
 static enum thole_code disk_create(struct engine_files *f, const char *name, bool durable,
                                    struct engine_file **ret, struct thole_status *st)
 {
-    enum thole_code code = open_file(disk_of(f), name, O_RDWR | O_CREAT | O_TRUNC, ret, st);
+    enum thole_code code = open_file(disk_of(f), name, true, ret, st);
     if (code == THOLE_OK) {
         (*ret)->durable = durable;
     }
@@ -144,7 +145,7 @@ static enum thole_code disk_commit(struct engine_file *file, const char *final_n
 static enum thole_code disk_open(struct engine_files *f, const char *name, struct engine_file **ret,
                                  uint64_t *ret_size, struct thole_status *st)
 {
-    enum thole_code code = open_file(disk_of(f), name, O_RDONLY, ret, st);
+    enum thole_code code = open_file(disk_of(f), name, false, ret, st);
     if (code != THOLE_OK) {
         return code;
     }
