@@ -9,8 +9,12 @@
 #include "agent/cli/cmd_data.h"
 #include "agent/cli/rows.h"
 #include "base/text.h"
+#include "etcd/kv.upb.h"
+#include "etcd/kv.upbdefs.h"
+#include "etcd/rpc.upb.h"
+#include "etcd/rpc.upbdefs.h"
 #include "proto/decode.h"
-#include "thole/kv/v1/kv.upbdefs.h"
+#include "thole/kv/v1/kv.upb.h"
 
 #define RANGE_PAGE 1000
 
@@ -44,8 +48,8 @@ static struct payload encoded(struct cli *c, const char *bytes, size_t size)
     return (struct payload){.bytes = {copy, size + 1}};
 }
 
-static int propose(struct cli *c, const thole_kv_v1_Command *command,
-                   const thole_kv_v1_Result **ret)
+/* `*ret` is the machine's answer: etcd's response message for the request. */
+static int propose(struct cli *c, const thole_kv_v1_Command *command, struct slice *ret)
 {
     struct thole_status st;
     const thole_v1_ProposeResponse *reply = NULL;
@@ -60,139 +64,175 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command,
         return cli_data_failed("proposal to", c, &st);
     }
     upb_StringView data = thole_v1_ProposeResponse_data(reply);
-    *ret = PROTO_DECODE(thole_kv_v1_Result, slice_of(data.data, data.size), c->arena);
-    if (*ret == NULL) {
-        return cli__say_failed("the answer does not decode; is it a shard of type kv?");
+    if (thole_v1_ProposeResponse_code(reply) != 0) {
+        return cli__say_failed("not changed: %.*s", CLI_SV(data));
     }
+    *ret = slice_of(data.data, data.size);
     return CLI_OK;
 }
 
-/* Shows a result; CLI_FAILED with a message if the command was refused. */
-static int show_result(struct cli *c, const thole_kv_v1_Result *result)
+static int undecodable(void)
 {
-    const thole_kv_v1_KeyValue *current = thole_kv_v1_Result_current(result);
-    if (cli_data_shown(c, result, thole_kv_v1_Result_getmsgdef(c->pool))) {
-        int flushed = cli__flush();
-        return thole_kv_v1_Result_code(result) == thole_kv_v1_CODE_OK ? flushed : CLI_FAILED;
-    }
-    switch (thole_kv_v1_Result_code(result)) {
-    case thole_kv_v1_CODE_OK:
-        return CLI_OK;
-    case thole_kv_v1_CODE_CONFLICT:
-        if (current != NULL) {
-            cli_data_print(thole_kv_v1_KeyValue_value(current), false, true);
-        }
-        return cli__say_failed(current != NULL ? "not changed: the key has another value"
-                                               : "not changed: there is no such key");
-    default:
-        return cli__say_failed("not changed: %.*s", CLI_SV(thole_kv_v1_Result_error(result)));
-    }
+    return cli__say_failed("the answer does not decode; is it a shard of type kv?");
 }
 
 int cli__command_kv_put(struct cli *c)
 {
-    const thole_kv_v1_Result *result = NULL;
+    struct slice data = {0};
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
-    thole_kv_v1_Put *put = thole_kv_v1_Command_mutable_put(command, c->arena);
-    thole_kv_v1_Put_set_key(put, cli__sv(c->args[1]));
-    thole_kv_v1_Put_set_value(put, cli__sv(c->args[2]));
-    int code = propose(c, command, &result);
-    return code == CLI_OK ? show_result(c, result) : code;
+    etcdserverpb_PutRequest *put = thole_kv_v1_Command_mutable_put(command, c->arena);
+    etcdserverpb_PutRequest_set_key(put, cli__sv(c->args[1]));
+    etcdserverpb_PutRequest_set_value(put, cli__sv(c->args[2]));
+    int code = propose(c, command, &data);
+    if (code != CLI_OK) {
+        return code;
+    }
+    const etcdserverpb_PutResponse *answer = PROTO_DECODE(etcdserverpb_PutResponse, data, c->arena);
+    if (answer == NULL) {
+        return undecodable();
+    }
+    (void)cli_data_shown(c, answer, etcdserverpb_PutResponse_getmsgdef(c->pool));
+    return cli__flush();
 }
 
 int cli__command_kv_delete(struct cli *c)
 {
-    const thole_kv_v1_Result *result = NULL;
+    struct slice data = {0};
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
-    thole_kv_v1_Delete *del = thole_kv_v1_Command_mutable_delete(command, c->arena);
-    thole_kv_v1_Delete_set_key(del, cli__sv(c->args[1]));
-    int code = propose(c, command, &result);
-    if (code == CLI_OK) {
-        code = show_result(c, result);
+    etcdserverpb_DeleteRangeRequest *del =
+        thole_kv_v1_Command_mutable_delete_range(command, c->arena);
+    etcdserverpb_DeleteRangeRequest_set_key(del, cli__sv(c->args[1]));
+    int code = propose(c, command, &data);
+    if (code != CLI_OK) {
+        return code;
     }
-    if (code == CLI_OK && thole_kv_v1_Result_deleted(result) == 0) {
+    const etcdserverpb_DeleteRangeResponse *answer =
+        PROTO_DECODE(etcdserverpb_DeleteRangeResponse, data, c->arena);
+    if (answer == NULL) {
+        return undecodable();
+    }
+    (void)cli_data_shown(c, answer, etcdserverpb_DeleteRangeResponse_getmsgdef(c->pool));
+    if (etcdserverpb_DeleteRangeResponse_deleted(answer) == 0) {
         (void)cli__say_failed("there is no such key: %s", c->args[1]);
-        code = CLI_NOT_FOUND;
+        return CLI_NOT_FOUND;
     }
-    return code;
+    return cli__flush();
+}
+
+/* If the key's value is the expected one: put; otherwise read the key. */
+static thole_kv_v1_Command *cas_command(struct cli *c)
+{
+    upb_StringView key = cli__sv(c->args[1]);
+    thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
+    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(command, c->arena);
+    etcdserverpb_Compare *compare = etcdserverpb_TxnRequest_add_compare(txn, c->arena);
+    etcdserverpb_Compare_set_key(compare, key);
+    etcdserverpb_Compare_set_target(compare, etcdserverpb_Compare_VALUE);
+    etcdserverpb_Compare_set_value(compare, cli__sv(c->args[2]));
+    etcdserverpb_PutRequest *put = etcdserverpb_RequestOp_mutable_request_put(
+        etcdserverpb_TxnRequest_add_success(txn, c->arena), c->arena);
+    etcdserverpb_PutRequest_set_key(put, key);
+    etcdserverpb_PutRequest_set_value(put, cli__sv(c->args[3]));
+    etcdserverpb_RangeRequest *range = etcdserverpb_RequestOp_mutable_request_range(
+        etcdserverpb_TxnRequest_add_failure(txn, c->arena), c->arena);
+    etcdserverpb_RangeRequest_set_key(range, key);
+    return command;
+}
+
+static int say_conflict(const etcdserverpb_TxnResponse *answer)
+{
+    size_t n = 0, items = 0;
+    const etcdserverpb_ResponseOp *const *ops = etcdserverpb_TxnResponse_responses(answer, &n);
+    const etcdserverpb_RangeResponse *range =
+        n > 0 ? etcdserverpb_ResponseOp_response_range(ops[0]) : NULL;
+    const mvccpb_KeyValue *const *kvs =
+        range != NULL ? etcdserverpb_RangeResponse_kvs(range, &items) : NULL;
+    if (items > 0) {
+        cli_data_print(mvccpb_KeyValue_value(kvs[0]), false, true);
+    }
+    return cli__say_failed(items > 0 ? "not changed: the key has another value"
+                                     : "not changed: there is no such key");
 }
 
 int cli__command_kv_cas(struct cli *c)
 {
-    const thole_kv_v1_Result *result = NULL;
-    thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
-    thole_kv_v1_CompareAndSet *cas = thole_kv_v1_Command_mutable_compare_and_set(command, c->arena);
-    thole_kv_v1_CompareAndSet_set_key(cas, cli__sv(c->args[1]));
-    thole_kv_v1_CompareAndSet_set_value(cas, cli__sv(c->args[2]));
-    thole_kv_v1_CompareAndSet_set_new_value(cas, cli__sv(c->args[3]));
-    int code = propose(c, command, &result);
-    return code == CLI_OK ? show_result(c, result) : code;
+    struct slice data = {0};
+    int code = propose(c, cas_command(c), &data);
+    if (code != CLI_OK) {
+        return code;
+    }
+    const etcdserverpb_TxnResponse *answer = PROTO_DECODE(etcdserverpb_TxnResponse, data, c->arena);
+    if (answer == NULL) {
+        return undecodable();
+    }
+    bool shown = cli_data_shown(c, answer, etcdserverpb_TxnResponse_getmsgdef(c->pool));
+    int flushed = shown ? cli__flush() : CLI_OK;
+    if (etcdserverpb_TxnResponse_succeeded(answer)) {
+        return flushed;
+    }
+    return shown ? CLI_FAILED : say_conflict(answer);
 }
 
 /* ---- Queries --------------------------------------------------------------------------------- */
 
-static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_Answer **ret,
-                 struct thole_status *st)
+static int query_range(struct cli *c, const thole_kv_v1_Query *q,
+                       const etcdserverpb_RangeResponse **ret)
 {
     const thole_v1_QueryResponse *reply = NULL;
+    struct thole_status st = {0};
     size_t size = 0;
-    *st = (struct thole_status){0};
     int type = check_type(c);
     if (type != CLI_OK) {
         return type;
     }
     char *bytes = thole_kv_v1_Query_serialize(q, c->arena, &size);
     const struct payload p = encoded(c, bytes, size);
-    if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, st) != THOLE_OK) {
-        return st->code == THOLE_NOT_FOUND && st->reason == THOLE_REASON_NONE
-                   ? CLI_NOT_FOUND
-                   : cli_data_failed("query of", c, st);
+    if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
+        return cli_data_failed("query of", c, &st);
     }
     upb_StringView data = thole_v1_QueryResponse_data(reply);
-    *ret = PROTO_DECODE(thole_kv_v1_Answer, slice_of(data.data, data.size), c->arena);
-    return *ret != NULL ? CLI_OK
-                        : cli__say_failed("the answer does not decode; is the shard of type kv?");
+    *ret = PROTO_DECODE(etcdserverpb_RangeResponse, slice_of(data.data, data.size), c->arena);
+    return *ret != NULL ? CLI_OK : undecodable();
 }
 
 int cli__command_kv_get(struct cli *c)
 {
-    struct thole_status st;
-    const thole_kv_v1_Answer *answer = NULL;
+    const etcdserverpb_RangeResponse *answer = NULL;
     thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
-    thole_kv_v1_Get *get = thole_kv_v1_Query_mutable_get(q, c->arena);
-    thole_kv_v1_Get_set_key(get, cli__sv(c->args[1]));
-    int code = query(c, q, &answer, &st);
-    size_t n = 0;
-    const thole_kv_v1_KeyValue *const *items =
-        code == CLI_OK ? thole_kv_v1_Answer_items(answer, &n) : NULL;
-    if ((code == CLI_OK && n == 0) || (code == CLI_NOT_FOUND && st.reason == THOLE_REASON_NONE)) {
-        (void)cli__say_failed("there is no such key: %s", c->args[1]);
-        return CLI_NOT_FOUND;
-    }
+    etcdserverpb_RangeRequest *range = thole_kv_v1_Query_mutable_range(q, c->arena);
+    etcdserverpb_RangeRequest_set_key(range, cli__sv(c->args[1]));
+    int code = query_range(c, q, &answer);
     if (code != CLI_OK) {
         return code;
     }
-    if (!cli_data_shown(c, items[0], thole_kv_v1_KeyValue_getmsgdef(c->pool))) {
-        cli_data_print(thole_kv_v1_KeyValue_value(items[0]), false, true);
+    size_t n = 0;
+    const mvccpb_KeyValue *const *items = etcdserverpb_RangeResponse_kvs(answer, &n);
+    if (n == 0) {
+        (void)cli__say_failed("there is no such key: %s", c->args[1]);
+        return CLI_NOT_FOUND;
+    }
+    if (!cli_data_shown(c, items[0], mvccpb_KeyValue_getmsgdef(c->pool))) {
+        cli_data_print(mvccpb_KeyValue_value(items[0]), false, true);
     }
     return cli__flush();
 }
 
 /* `document` collects the rows of one list. */
-static void show_items(struct cli *c, const thole_kv_v1_Answer *answer, struct bytes *document)
+static void show_items(struct cli *c, const etcdserverpb_RangeResponse *answer,
+                       struct bytes *document)
 {
     size_t n = 0;
-    const thole_kv_v1_KeyValue *const *items = thole_kv_v1_Answer_items(answer, &n);
+    const mvccpb_KeyValue *const *items = etcdserverpb_RangeResponse_kvs(answer, &n);
     for (size_t i = 0; i < n; i++) {
         if (cli__is_document(c)) {
             bytes_append_str(document, document->size > 0 ? ",\n " : "");
-            cli__json(items[i], thole_kv_v1_KeyValue_getmsgdef(c->pool), document);
+            cli__json(items[i], mvccpb_KeyValue_getmsgdef(c->pool), document);
             continue;
         }
-        cli_data_print(thole_kv_v1_KeyValue_key(items[i]), false, false);
+        cli_data_print(mvccpb_KeyValue_key(items[i]), false, false);
         if (cli__format(c) != FORMAT_NAME) {
             printf(" ");
-            cli_data_print(thole_kv_v1_KeyValue_value(items[i]), false, false);
+            cli_data_print(mvccpb_KeyValue_value(items[i]), false, false);
         }
         printf("\n");
     }
@@ -213,34 +253,53 @@ static int print_list(struct cli *c, struct bytes *document)
     return cli__flush();
 }
 
+/* The key that follows `key` in order: the key and a zero byte. */
+static upb_StringView next_key(struct cli *c, upb_StringView key)
+{
+    char *next = upb_Arena_Malloc(c->arena, key.size + 1);
+    memcpy(next, key.data, key.size);
+    next[key.size] = '\0';
+    return (upb_StringView){next, key.size + 1};
+}
+
+/* Page by page, all of the revision of the first. */
 int cli__command_kv_range(struct cli *c)
 {
+    static const char first = '\0';
     uint64_t left = cli_given(c, OPT_LIMIT) ? cli_number(c, OPT_LIMIT) : UINT64_MAX;
-    upb_StringView from = c->arg_count > 1 ? cli__sv(c->args[1]) : (upb_StringView){NULL, 0};
+    upb_StringView from = {&first, 1}, to = {&first, 1};
     struct bytes document = {0};
-    while (left > 0) {
-        struct thole_status st;
-        const thole_kv_v1_Answer *answer = NULL;
+    int64_t revision = 0;
+    bool more = left > 0;
+    if (c->arg_count > 1 && c->args[1][0] != '\0') {
+        from = cli__sv(c->args[1]);
+    }
+    if (c->arg_count > 2) {
+        to = cli__sv(c->args[2]);
+    }
+    while (more) {
+        const etcdserverpb_RangeResponse *answer = NULL;
         thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
-        thole_kv_v1_Range *range = thole_kv_v1_Query_mutable_range(q, c->arena);
-        thole_kv_v1_Range_set_from(range, from);
-        if (c->arg_count > 2) {
-            thole_kv_v1_Range_set_to(range, cli__sv(c->args[2]));
-        }
-        thole_kv_v1_Range_set_limit(range, left < RANGE_PAGE ? (uint32_t)left : RANGE_PAGE);
-        int code = query(c, q, &answer, &st);
+        etcdserverpb_RangeRequest *range = thole_kv_v1_Query_mutable_range(q, c->arena);
+        etcdserverpb_RangeRequest_set_key(range, from);
+        etcdserverpb_RangeRequest_set_range_end(range, to);
+        etcdserverpb_RangeRequest_set_limit(range, left < RANGE_PAGE ? (int64_t)left : RANGE_PAGE);
+        etcdserverpb_RangeRequest_set_revision(range, revision);
+        int code = query_range(c, q, &answer);
         if (code != CLI_OK) {
             bytes_deinit(&document);
             return code;
         }
         size_t n = 0;
-        (void)thole_kv_v1_Answer_items(answer, &n);
+        const mvccpb_KeyValue *const *items = etcdserverpb_RangeResponse_kvs(answer, &n);
         show_items(c, answer, &document);
-        left -= n < left ? n : left;
-        from = thole_kv_v1_Answer_next(answer);
-        if (!thole_kv_v1_Answer_more(answer) || n == 0) {
-            break;
+        if (revision == 0 && etcdserverpb_RangeResponse_has_header(answer)) {
+            revision =
+                etcdserverpb_ResponseHeader_revision(etcdserverpb_RangeResponse_header(answer));
         }
+        left -= n < left ? n : left;
+        more = etcdserverpb_RangeResponse_more(answer) && n > 0 && left > 0;
+        from = more ? next_key(c, mvccpb_KeyValue_key(items[n - 1])) : from;
     }
     return print_list(c, &document);
 }
@@ -248,22 +307,21 @@ int cli__command_kv_range(struct cli *c)
 bool kv_show_event(struct cli *c, upb_StringView key, upb_StringView bytes)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_kv_v1_Event *event =
-        PROTO_DECODE(thole_kv_v1_Event, slice_of(bytes.data, bytes.size), arena);
+    const mvccpb_Event *event = PROTO_DECODE(mvccpb_Event, slice_of(bytes.data, bytes.size), arena);
     bool ok = event != NULL;
-    if (ok && cli_data_shown(c, event, thole_kv_v1_Event_getmsgdef(c->pool))) {
+    if (ok && cli_data_shown(c, event, mvccpb_Event_getmsgdef(c->pool))) {
         upb_Arena_Free(arena);
         return true;
     }
     if (ok) {
-        const thole_kv_v1_KeyValue *item = thole_kv_v1_Event_item(event);
-        bool put = thole_kv_v1_Event_type(event) == thole_kv_v1_Event_TYPE_PUT;
-        printf("%" PRIu64 " %s ", item != NULL ? thole_kv_v1_KeyValue_mod_index(item) : 0,
+        const mvccpb_KeyValue *item = mvccpb_Event_kv(event);
+        bool put = mvccpb_Event_type(event) == mvccpb_Event_PUT;
+        printf("%" PRIi64 " %s ", item != NULL ? mvccpb_KeyValue_mod_revision(item) : 0,
                put ? "put" : "delete");
         cli_data_print(key, false, false);
         if (put && item != NULL) {
             printf(" ");
-            cli_data_print(thole_kv_v1_KeyValue_value(item), false, false);
+            cli_data_print(mvccpb_KeyValue_value(item), false, false);
         }
         printf("\n");
     }

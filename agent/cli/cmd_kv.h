@@ -3,7 +3,6 @@
 #define AGENT_CLI_CMD_KV_H
 
 #include "agent/cli/cli.h"
-#include "thole/kv/v1/kv.upb.h"
 
 /* One line for an event of a kv shard; false if it does not decode. */
 bool kv_show_event(struct cli *c, upb_StringView key, upb_StringView bytes);

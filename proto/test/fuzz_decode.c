@@ -2,6 +2,11 @@
  * decoding. The first two bytes choose the message. The mutator puts unknown fields of every wire
  * type into messages at every depth. It also puts them into map entries, which random changes never
  * reach. */
+#include <etcd/auth.upb.h>
+#include <etcd/election.upb.h>
+#include <etcd/kv.upb.h>
+#include <etcd/lock.upb.h>
+#include <etcd/rpc.upb.h>
 #include <google/protobuf/descriptor.upb.h>
 #include <google/protobuf/struct.upb.h>
 #include <google/rpc/error_details.upb.h>
@@ -15,6 +20,7 @@
 #include <thole/bus/v1/bus.upb.h>
 #include <thole/engine/v1/engine.upb.h>
 #include <thole/kv/v1/kv.upb.h>
+#include <thole/kv/v1/modify.upb.h>
 #include <thole/registry/v1/registry.upb.h>
 #include <thole/v1/control.upb.h>
 #include <thole/v1/data.upb.h>
@@ -39,6 +45,12 @@ static const upb_MiniTable_File *const files[] = {
     &thole_bus_v1_bus_proto_upb_file_layout,
     &thole_engine_v1_engine_proto_upb_file_layout,
     &thole_kv_v1_kv_proto_upb_file_layout,
+    &thole_kv_v1_modify_proto_upb_file_layout,
+    &etcd_auth_proto_upb_file_layout,
+    &etcd_election_proto_upb_file_layout,
+    &etcd_kv_proto_upb_file_layout,
+    &etcd_lock_proto_upb_file_layout,
+    &etcd_rpc_proto_upb_file_layout,
     &google_rpc_status_proto_upb_file_layout,
     &google_rpc_error_details_proto_upb_file_layout,
     &google_protobuf_struct_proto_upb_file_layout,

@@ -112,9 +112,8 @@ enum thole_code state_batch_get(struct state_batch *b, struct state_space s, str
 
     ASSERT(b->indexed != NULL);
     state__key(&b->key, s, key);
-    char *value = rocksdb_writebatch_wi_get_from_batch_and_db(b->indexed, b->db->db, b->db->read,
-                                                              (const char *)b->key.data,
-                                                              b->key.size, &size, &error);
+    char *value = rocksdb_writebatch_wi_get_from_batch_and_db(
+        b->indexed, b->db->db, b->db->read, (const char *)b->key.data, b->key.size, &size, &error);
     if (error != NULL) {
         return state__fail(b->db, st, "state read", error);
     }

@@ -4,58 +4,14 @@
 #include "shards/machine/builtin.h"
 #include "shards/machine/kv/kv_internal.h"
 
-bool kv__item_decode(struct slice stored, struct kv_item *ret)
-{
-    if (stored.size < KV_STORED_HEADER_BYTES) {
-        return false;
-    }
-    ret->create_index = get_le64(stored.data);
-    ret->mod_index = get_le64(stored.data + 8);
-    ret->version = get_le64(stored.data + 16);
-    ret->value =
-        slice_of(stored.data + KV_STORED_HEADER_BYTES, stored.size - KV_STORED_HEADER_BYTES);
-    return true;
-}
-
-void kv__item_encode(const struct kv_item *item, struct bytes *out)
-{
-    bytes_clear(out);
-    uint8_t *p = bytes_extend(out, KV_STORED_HEADER_BYTES);
-    put_le64(p, item->create_index);
-    put_le64(p + 8, item->mod_index);
-    put_le64(p + 16, item->version);
-    bytes_append_slice(out, item->value);
-}
-
-void kv__user_key(struct bytes *out, struct slice key)
-{
-    uint8_t prefix = KV_PREFIX_USER;
-
-    bytes_clear(out);
-    bytes_append(out, &prefix, 1);
-    bytes_append_slice(out, key);
-}
+/* Changes that the walk of a compaction looks at with each entry. */
+#define WALK_PER_ENTRY 32
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
 static void kv_close(void *machine)
 {
     free(machine);
-}
-
-void kv__work_begin(struct kv *kv)
-{
-    kv->batch = state_batch_new(kv->db);
-    kv->arena = arena_new();
-}
-
-void kv__work_end(struct kv *kv)
-{
-    state_batch_free(kv->batch);
-    arena_free(kv->arena);
-    bytes_deinit(&kv->out);
-    kv->batch = NULL;
-    kv->arena = NULL;
 }
 
 /* Report the metadata records that the engine stored with the data. */
@@ -78,6 +34,42 @@ static enum thole_code report_meta(struct kv *kv, const struct thole_machine_env
     return code;
 }
 
+/* Data of the first layout would be taken for an empty store. */
+static enum thole_code refuse_old(struct kv *kv, struct thole_status *st)
+{
+    static const uint8_t from = KV_PREFIX_OLD, to = KV_PREFIX_OLD + 1;
+    struct slice key, value;
+    struct state_iter *it =
+        state_iter_new(kv->db, NULL, kv->space, slice_of(&from, 1), slice_of(&to, 1));
+    bool old = state_iter_next(it, &key, &value);
+
+    state_iter_free(it);
+    return old ? THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                            "the data was written by an earlier version of the kv machine")
+               : THOLE_OK;
+}
+
+enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
+{
+    struct kv_reader r = {.kv = kv, .state = &kv->state};
+    struct bytes key = {0};
+    struct buf *stored = NULL;
+
+    kv->state = (struct kv_state){.revision = 1, .compacted = -1};
+    kv->due_floor_ms = 0;
+    kv__key(&key, KV_PREFIX_STATE, (struct slice){0});
+    enum thole_code code = kv__get(&r, bytes_slice(&key), &stored, st);
+    bytes_deinit(&key);
+    if (code == THOLE_NOT_FOUND) {
+        code = refuse_old(kv, st);
+    } else if (code == THOLE_OK) {
+        bool ok = kv__state_decode(slice_of(stored->data, stored->size), &kv->state);
+        buf_unref(stored);
+        code = ok ? THOLE_OK : kv__damaged(st, "state");
+    }
+    return code == THOLE_OK ? kv__lease_next_due(&r, &kv->next_due_ms, st) : code;
+}
+
 static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
                                struct thole_status *st)
 {
@@ -88,7 +80,12 @@ static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
     struct kv *kv = xcalloc(1, sizeof *kv);
     kv->db = env->state_db;
     kv->space = (struct state_space){env->replica_id, env->generation};
+    kv->shard_id = env->shard_id;
+    kv->quota_bytes = kv__parse_quota(env->config);
     enum thole_code code = report_meta(kv, env, st);
+    if (code == THOLE_OK) {
+        code = kv__load_state(kv, st);
+    }
     if (code != THOLE_OK) {
         kv_close(kv);
         return code;
@@ -108,74 +105,118 @@ static enum thole_code kv_destroy(const struct thole_machine_env *env, struct th
 
 /* ---- Apply ----------------------------------------------------------------------------------- */
 
-const char *kv__parse_command(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret)
+static void exec_init(struct kv_exec *x, struct kv *kv, bool watched)
 {
-    struct slice in = slice_of(payload.data, payload.size);
-
-    *ret = (struct kv_op){.text = in.size == 0 || in.data[0] != KV_PROTO_BYTE};
-    return ret->text ? kv__text_command(in, ret)
-                     : kv__proto_command(slice_of(in.data + 1, in.size - 1), arena, ret);
+    *x = (struct kv_exec){.kv = kv, .watched = watched, .begin = kv->state.revision};
+    x->reader = (struct kv_reader){
+        .kv = kv,
+        .batch = state_batch_new_readable(kv->db),
+        .state = &kv->state,
+        .revision = kv->state.revision,
+    };
+    x->upb = upb_Arena_New();
+    x->arena = arena_new();
 }
 
-static enum thole_code apply_entry(struct kv_batch *b, struct thole_entry *e,
+static void exec_deinit(struct kv_exec *x)
+{
+    state_batch_free(x->reader.batch);
+    upb_Arena_Free(x->upb);
+    arena_free(x->arena);
+    bytes_deinit(&x->key);
+    bytes_deinit(&x->key2);
+    bytes_deinit(&x->value);
+    bytes_deinit(&x->item);
+    bytes_deinit(&x->out);
+    bytes_deinit(&x->event_bytes);
+    free(x->events);
+}
+
+static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
                                    struct thole_status *st)
 {
-    struct kv_result result = {0};
-    struct kv_op op;
-
-    result.error = kv__parse_command(e->command, b->upb, &op);
-    if (result.error != NULL) {
-        result.code = KV_INVALID;
-    } else {
-        enum thole_code code = kv__exec(b, &op, e->index, &result, st);
-        if (code != THOLE_OK) {
-            return code;
-        }
+    x->index = e->index;
+    enum thole_code code = kv__execute(x, e->command, st);
+    if (code == THOLE_OK && kv__walk_pending(&x->kv->state)) {
+        code = kv__walk(x, WALK_PER_ENTRY, st);
     }
-    e->code = result.code;
-    if (op.text) {
-        kv__text_result(&result, &b->kv->out);
-    } else {
-        kv__proto_result(&result, b->upb, &b->kv->out);
+    if (code != THOLE_OK) {
+        return code;
     }
-    enum thole_code code = e->result->write(e->result, b->kv->out.data, b->kv->out.size);
+    struct slice result = bytes_slice(&x->out);
+    if (x->refusal != NULL) {
+        e->code = (uint64_t)x->refusal->code;
+        /* Text has its words already. */
+        bool text = e->command.size == 0 || *(const uint8_t *)e->command.data != KV_PROTO_BYTE;
+        result = text ? result : slice_str(x->refusal->text);
+    }
+    code = e->result->write(e->result, result.data, result.size);
     return code == THOLE_OK
                ? THOLE_OK
                : THOLE_FAIL(st, code, THOLE_REASON_NONE, "the result could not be written");
 }
 
-/* Called after the changes are in the database. */
-static void send_events(struct kv_batch *b, struct thole_watch_sink *watch)
+void kv__put_meta(struct kv *kv, struct state_batch *batch, const struct thole_meta *meta,
+                  size_t meta_count)
 {
-    for (size_t i = 0; i < b->event_count; i++) {
-        const struct kv_event *ev = &b->events[i];
+    struct bytes key = {0};
 
-        kv__proto_event(&ev->item, ev->deleted, b->upb, &b->kv->out);
-        watch->event(watch, ev->index, (struct thole_slice){ev->item.key.data, ev->item.key.size},
-                     (struct thole_slice){b->kv->out.data, b->kv->out.size});
+    for (size_t i = 0; i < meta_count; i++) {
+        kv__key(&key, KV_PREFIX_META, slice_of(meta[i].key.data, meta[i].key.size));
+        if (meta[i].value.data == NULL) {
+            state_batch_delete(batch, kv->space, bytes_slice(&key));
+        } else {
+            state_batch_put(batch, kv->space, bytes_slice(&key),
+                            slice_of(meta[i].value.data, meta[i].value.size));
+        }
+    }
+    bytes_deinit(&key);
+}
+
+static void put_state(struct kv_exec *x)
+{
+    kv__key(&x->key, KV_PREFIX_STATE, (struct slice){0});
+    kv__state_encode(&x->kv->state, &x->value);
+    kv__batch_put(x, bytes_slice(&x->key), bytes_slice(&x->value));
+}
+
+/* Called after the changes are in the database. */
+static void send_events(const struct kv_exec *x, struct thole_watch_sink *watch)
+{
+    for (size_t i = 0; i < x->event_count; i++) {
+        const struct kv_event *e = &x->events[i];
+        const uint8_t *data = x->event_bytes.data;
+
+        watch->event(watch, e->index, (struct thole_slice){data + e->key_at, e->key_size},
+                     (struct thole_slice){data + e->event_at, e->event_size});
     }
 }
 
 static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct thole_status *st)
 {
     struct kv *kv = machine;
-    struct kv_batch b;
+    struct kv_exec x;
     enum thole_code code = THOLE_OK;
 
-    kv__batch_init(&b, kv, batch->watch != NULL);
+    exec_init(&x, kv, batch->watch != NULL);
     for (size_t i = 0; i < batch->entry_count && code == THOLE_OK; i++) {
-        code = apply_entry(&b, &batch->entries[i], st);
+        code = apply_entry(&x, &batch->entries[i], st);
     }
     if (code == THOLE_OK) {
+        if (batch->entry_count > 0) {
+            put_state(&x);
+        }
+        /* All results are final: the metadata has the answers. */
         size_t meta_count = 0;
         const struct thole_meta *meta =
             batch->metadata != NULL ? batch->metadata(batch, &meta_count) : NULL;
-        code = kv__batch_write(&b, meta, meta_count, st);
+        kv__put_meta(kv, x.reader.batch, meta, meta_count);
+        code = state_batch_write(x.reader.batch, st);
     }
     if (code == THOLE_OK && batch->watch != NULL) {
-        send_events(&b, batch->watch);
+        send_events(&x, batch->watch);
     }
-    kv__batch_deinit(&b);
+    exec_deinit(&x);
     return code;
 }
 
@@ -183,14 +224,21 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
 
 static enum thole_code kv_view_acquire(void *machine, void **ret, struct thole_status *st)
 {
+    struct kv *kv = machine;
+    struct kv_view *v = xmalloc(sizeof *v);
+
     (void)st;
-    *ret = state_view_acquire(((struct kv *)machine)->db);
+    *v = (struct kv_view){.db = state_view_acquire(kv->db), .state = kv->state};
+    *ret = v;
     return THOLE_OK;
 }
 
 static void kv_view_release(void *machine, void *view)
 {
-    state_view_release(((struct kv *)machine)->db, view);
+    struct kv_view *v = view;
+
+    state_view_release(((struct kv *)machine)->db, v->db);
+    free(v);
 }
 
 const struct thole_machine_type machine_kv = {

@@ -1,32 +1,37 @@
-/* Snapshots. Format (docs/formats.md): the version byte, then per key in order
- *   [key size varint, not 0][key][stored size varint][stored value]
- * and at the end a 0 and the number of keys, so that a truncated snapshot is detected. Metadata is
- * not part of it: the engine passes its own at restore. */
+/* Snapshots. Format (docs/formats.md): the version byte, then per record of the machine's space in
+ * order
+ *   [key size varint, not 0][key][value size varint][value]
+ * and at the end a 0 and the number of records, so that a truncated snapshot is detected. The
+ * engine's metadata is not part of it: the engine passes its own at restore. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "shards/machine/kv/kv_internal.h"
 
-#define SNAPSHOT_VERSION 1
+#define SNAPSHOT_VERSION 2
 #define CHUNK_BYTES ((size_t)256 * KIB)
 #define RESTORE_BATCH_BYTES ((size_t)1 * MIB)
+/* A history key escapes zeros, so it has at most twice the bytes of the user's key. */
+#define KEY_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES + 64)
+#define VALUE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES + 64)
 
 enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out,
                          struct thole_status *st)
 {
-    static const uint8_t from = KV_PREFIX_USER, to = KV_PREFIX_USER + 1, version = SNAPSHOT_VERSION;
+    static const uint8_t from = KV_PREFIX_STATE, to = KV_PREFIX_END, version = SNAPSHOT_VERSION;
+    const struct kv_view *v = view;
     struct kv *kv = machine;
     struct bytes chunk = {0};
     struct slice key, value;
     uint64_t count = 0;
     enum thole_code code = THOLE_OK;
     struct state_iter *it =
-        state_iter_new(kv->db, view, kv->space, slice_of(&from, 1), slice_of(&to, 1));
+        state_iter_new(kv->db, v->db, kv->space, slice_of(&from, 1), slice_of(&to, 1));
 
     bytes_append(&chunk, &version, 1);
     while (code == THOLE_OK && state_iter_next(it, &key, &value)) {
-        bytes_append_varint(&chunk, key.size - 1);
-        bytes_append(&chunk, key.data + 1, key.size - 1);
+        bytes_append_varint(&chunk, key.size);
+        bytes_append_slice(&chunk, key);
         bytes_append_varint(&chunk, value.size);
         bytes_append_slice(&chunk, value);
         count++;
@@ -107,54 +112,60 @@ static enum thole_code malformed(const struct reader *r, struct thole_status *st
     return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "not a kv snapshot");
 }
 
-/* One key. `*ret_end` at the end, with `*count` verified. */
-static enum thole_code restore_key(struct kv *kv, struct reader *r, uint64_t *count, size_t *bytes,
-                                   bool *ret_end, struct thole_status *st)
+struct restore {
+    struct kv *kv;
+    struct reader r;
+    struct state_batch *batch;
+    struct bytes key;
+    uint64_t count;
+    size_t bytes; /* in the batch */
+    bool end;
+};
+
+/* One record. `end` at the end, with the count verified. */
+static enum thole_code restore_record(struct restore *o, struct thole_status *st)
 {
-    uint64_t key_size, size;
-    struct kv_item item;
+    uint64_t size;
     struct slice s;
 
-    if (!take_varint(r, &key_size)) {
-        return malformed(r, st);
+    if (!take_varint(&o->r, &size)) {
+        return malformed(&o->r, st);
     }
-    if (key_size == 0) {
-        *ret_end = true;
-        return take_varint(r, &size) && size == *count && fill(r, 1) == 0 ? THOLE_OK
-                                                                          : malformed(r, st);
+    if (size == 0) {
+        o->end = true;
+        return take_varint(&o->r, &size) && size == o->count && fill(&o->r, 1) == 0
+                   ? THOLE_OK
+                   : malformed(&o->r, st);
     }
-    if (!take_bytes(r, key_size, KV_KEY_BYTES_MAX, &s)) {
-        return malformed(r, st);
+    if (!take_bytes(&o->r, size, KEY_BYTES_MAX, &s)) {
+        return malformed(&o->r, st);
     }
-    kv__user_key(&kv->out, s);
-    if (!take_varint(r, &size) ||
-        !take_bytes(r, size, LIMIT_PAYLOAD_BYTES + KV_STORED_HEADER_BYTES, &s) ||
-        !kv__item_decode(s, &item)) {
-        return malformed(r, st);
+    bytes_clear(&o->key);
+    bytes_append_slice(&o->key, s);
+    if (!take_varint(&o->r, &size) || !take_bytes(&o->r, size, VALUE_BYTES_MAX, &s) ||
+        !kv__record_sound(bytes_slice(&o->key), s)) {
+        return malformed(&o->r, st);
     }
-    state_batch_put(kv->batch, kv->space, bytes_slice(&kv->out), s);
-    *bytes += kv->out.size + s.size;
-    (*count)++;
+    state_batch_put(o->batch, o->kv->space, bytes_slice(&o->key), s);
+    o->bytes += o->key.size + s.size;
+    o->count++;
     return THOLE_OK;
 }
 
-static enum thole_code restore_all(struct kv *kv, struct reader *r, struct thole_status *st)
+static enum thole_code restore_all(struct restore *o, struct thole_status *st)
 {
-    uint64_t count = 0;
-    size_t bytes = 0;
     struct slice version;
-    bool end = false;
     enum thole_code code = THOLE_OK;
 
-    if (!take_bytes(r, 1, 1, &version) || version.data[0] != SNAPSHOT_VERSION) {
-        return malformed(r, st);
+    if (!take_bytes(&o->r, 1, 1, &version) || version.data[0] != SNAPSHOT_VERSION) {
+        return malformed(&o->r, st);
     }
-    while (code == THOLE_OK && !end) {
-        code = restore_key(kv, r, &count, &bytes, &end, st);
-        if (code == THOLE_OK && bytes >= RESTORE_BATCH_BYTES) {
-            code = state_batch_write(kv->batch, st);
-            state_batch_clear(kv->batch);
-            bytes = 0;
+    while (code == THOLE_OK && !o->end) {
+        code = restore_record(o, st);
+        if (code == THOLE_OK && o->bytes >= RESTORE_BATCH_BYTES) {
+            code = state_batch_write(o->batch, st);
+            state_batch_clear(o->batch);
+            o->bytes = 0;
         }
     }
     return code;
@@ -176,19 +187,23 @@ enum thole_code kv__restore(void *machine, struct thole_source *in, const struct
                             size_t meta_count, struct thole_status *st)
 {
     struct kv *kv = machine;
-    struct reader r = {.in = in};
+    struct restore o = {.kv = kv, .r.in = in};
     enum thole_code code = clear_space(kv, st);
 
-    kv__work_begin(kv);
+    o.batch = state_batch_new(kv->db);
     if (code == THOLE_OK) {
-        code = restore_all(kv, &r, st);
+        code = restore_all(&o, st);
     }
-    bytes_deinit(&r.data);
+    bytes_deinit(&o.r.data);
+    bytes_deinit(&o.key);
     if (code == THOLE_OK) {
         /* The metadata comes last: a generation that has it is complete. */
-        kv__put_meta(kv, meta, meta_count);
-        code = state_batch_write(kv->batch, st);
+        kv__put_meta(kv, o.batch, meta, meta_count);
+        code = state_batch_write(o.batch, st);
     }
-    kv__work_end(kv);
+    state_batch_free(o.batch);
+    if (code == THOLE_OK) {
+        code = kv__load_state(kv, st);
+    }
     return code == THOLE_OK ? state_db_flush(kv->db, st) : code;
 }

@@ -1,0 +1,327 @@
+/* Refusals in etcd's words, and whether a request is well formed whatever the state. */
+#include <stdlib.h>
+
+#include "shards/machine/kv/kv_internal.h"
+
+#define REFUSAL(name, code, text) \
+    const struct kv_refusal kv__##name = {THOLE_##code, "etcdserver: " text}
+REFUSAL(empty_key, INVALID_ARGUMENT, "key is not provided");
+REFUSAL(key_not_found, INVALID_ARGUMENT, "key not found");
+REFUSAL(value_provided, INVALID_ARGUMENT, "value is provided");
+REFUSAL(lease_provided, INVALID_ARGUMENT, "lease is provided");
+REFUSAL(too_many_operations, INVALID_ARGUMENT, "too many operations in txn request");
+REFUSAL(duplicate_key, INVALID_ARGUMENT, "duplicate key given in txn request");
+REFUSAL(bad_sort, INVALID_ARGUMENT, "invalid sort option");
+REFUSAL(compacted, OUT_OF_RANGE, "mvcc: required revision has been compacted");
+REFUSAL(future, OUT_OF_RANGE, "mvcc: required revision is a future revision");
+REFUSAL(lease_not_found, NOT_FOUND, "requested lease not found");
+REFUSAL(lease_exists, FAILED_PRECONDITION, "lease already exists");
+REFUSAL(ttl_too_large, OUT_OF_RANGE, "too large lease TTL");
+REFUSAL(no_space, RESOURCE_EXHAUSTED, "mvcc: database space exceeded");
+REFUSAL(corrupt, DATA_LOSS, "corrupt cluster");
+#undef REFUSAL
+const struct kv_refusal kv__not_a_number = {THOLE_FAILED_PRECONDITION,
+                                            "the value is not a 64-bit decimal number"};
+const struct kv_refusal kv__number_out_of_range = {THOLE_FAILED_PRECONDITION,
+                                                   "the sum is out of the range of 64 bits"};
+const struct kv_refusal kv__too_large = {
+    THOLE_RESOURCE_EXHAUSTED, "the answer would be larger than 2 MiB; nothing was changed"};
+const struct kv_refusal kv__malformed = {THOLE_INVALID_ARGUMENT, "not a command of thole.kv.v1"};
+const struct kv_refusal kv__too_many_alarms = {THOLE_RESOURCE_EXHAUSTED,
+                                               "a store has at most 64 alarms"};
+const struct kv_refusal kv__read_only = {THOLE_INVALID_ARGUMENT,
+                                         "a query must not change anything"};
+
+const struct kv_refusal kv__value_too_large = {THOLE_INVALID_ARGUMENT,
+                                               "the value would be larger than 1 MiB"};
+
+const struct kv_refusal *kv__check_range(const etcdserverpb_RangeRequest *m)
+{
+    if (etcdserverpb_RangeRequest_key(m).size == 0) {
+        return &kv__empty_key;
+    }
+    int order = etcdserverpb_RangeRequest_sort_order(m);
+    int target = etcdserverpb_RangeRequest_sort_target(m);
+    return order < 0 || order > etcdserverpb_RangeRequest_DESCEND || target < 0 ||
+                   target > etcdserverpb_RangeRequest_VALUE
+               ? &kv__bad_sort
+               : NULL;
+}
+
+const struct kv_refusal *kv__check_put(const etcdserverpb_PutRequest *m)
+{
+    if (etcdserverpb_PutRequest_key(m).size == 0) {
+        return &kv__empty_key;
+    }
+    if (etcdserverpb_PutRequest_ignore_value(m) && etcdserverpb_PutRequest_value(m).size > 0) {
+        return &kv__value_provided;
+    }
+    return etcdserverpb_PutRequest_ignore_lease(m) && etcdserverpb_PutRequest_lease(m) != 0
+               ? &kv__lease_provided
+               : NULL;
+}
+
+const struct kv_refusal *kv__check_delete(const etcdserverpb_DeleteRangeRequest *m)
+{
+    return etcdserverpb_DeleteRangeRequest_key(m).size == 0 ? &kv__empty_key : NULL;
+}
+
+/* ---- Transactions ---------------------------------------------------------------------------- */
+
+typedef const etcdserverpb_RequestOp *const *operations;
+
+static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget);
+
+static const struct kv_refusal *check_operation(const etcdserverpb_RequestOp *op, size_t budget)
+{
+    switch (etcdserverpb_RequestOp_request_case(op)) {
+    case etcdserverpb_RequestOp_request_request_range:
+        return kv__check_range(etcdserverpb_RequestOp_request_range(op));
+    case etcdserverpb_RequestOp_request_request_put:
+        return kv__check_put(etcdserverpb_RequestOp_request_put(op));
+    case etcdserverpb_RequestOp_request_request_delete_range:
+        return kv__check_delete(etcdserverpb_RequestOp_request_delete_range(op));
+    case etcdserverpb_RequestOp_request_request_txn:
+        return check_level(etcdserverpb_RequestOp_request_txn(op), budget);
+    case etcdserverpb_RequestOp_request_request_modify: {
+        const thole_kv_v1_ModifyRequest *modify = etcdserverpb_RequestOp_request_modify(op);
+        return thole_kv_v1_ModifyRequest_key(modify).size == 0 ? &kv__empty_key : NULL;
+    }
+    case etcdserverpb_RequestOp_request_NOT_SET:
+    default:
+        return &kv__key_not_found; /* as etcd answers an empty operation */
+    }
+}
+
+/* A nested transaction has what its parent left of the operations that a level may have. That also
+ * bounds the depth. */
+static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget)
+{
+    size_t compares = 0, successes = 0, failures = 0;
+    const etcdserverpb_Compare *const *compare = etcdserverpb_TxnRequest_compare(m, &compares);
+    operations success = etcdserverpb_TxnRequest_success(m, &successes);
+    operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
+    const struct kv_refusal *wrong = NULL;
+    size_t most = compares > successes ? compares : successes;
+
+    most = most > failures ? most : failures;
+    if (most > budget) {
+        return &kv__too_many_operations;
+    }
+    for (size_t i = 0; i < compares; i++) {
+        if (etcdserverpb_Compare_key(compare[i]).size == 0) {
+            return &kv__empty_key;
+        }
+    }
+    for (size_t i = 0; i < successes && wrong == NULL; i++) {
+        wrong = check_operation(success[i], budget - most);
+    }
+    for (size_t i = 0; i < failures && wrong == NULL; i++) {
+        wrong = check_operation(failure[i], budget - most);
+    }
+    return wrong;
+}
+
+/* What a list of operations puts and deletes, with nested ones. Bounded by the request's size. */
+struct touched {
+    struct slice *puts;
+    size_t put_count, put_capacity;
+    struct kv_keys *deletes;
+    size_t delete_count, delete_capacity;
+};
+
+static void touched_deinit(struct touched *t)
+{
+    free(t->puts);
+    free(t->deletes);
+}
+
+static void touch_put(struct touched *t, struct slice key)
+{
+    if (t->put_count == t->put_capacity) {
+        t->put_capacity = t->put_capacity * 2 + 8;
+        t->puts = xrealloc(t->puts, t->put_capacity * sizeof *t->puts);
+    }
+    t->puts[t->put_count++] = key;
+}
+
+static void touch_delete(struct touched *t, struct kv_keys keys)
+{
+    if (t->delete_count == t->delete_capacity) {
+        t->delete_capacity = t->delete_capacity * 2 + 8;
+        t->deletes = xrealloc(t->deletes, t->delete_capacity * sizeof *t->deletes);
+    }
+    t->deletes[t->delete_count++] = keys;
+}
+
+static bool has_put(const struct touched *t, struct slice key)
+{
+    for (size_t i = 0; i < t->put_count; i++) {
+        if (slice_equal(t->puts[i], key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool has_delete(const struct touched *t, struct slice key)
+{
+    for (size_t i = 0; i < t->delete_count; i++) {
+        if (kv__keys_contain(&t->deletes[i], key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool level_is_apart(operations ops, size_t n, struct touched *ret);
+
+/* A nested transaction takes one of its branches, so the two may put the same key. */
+static bool nested_is_apart(const etcdserverpb_TxnRequest *m, struct touched *t)
+{
+    size_t successes = 0, failures = 0;
+    operations success = etcdserverpb_TxnRequest_success(m, &successes);
+    operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
+    struct touched a = {0}, b = {0};
+    bool ok = level_is_apart(success, successes, &a) && level_is_apart(failure, failures, &b);
+
+    for (size_t i = 0; ok && i < a.put_count; i++) {
+        ok = !has_put(t, a.puts[i]) && !has_delete(t, a.puts[i]);
+    }
+    for (size_t i = 0; ok && i < b.put_count; i++) {
+        ok = !has_put(t, b.puts[i]) && !has_delete(t, b.puts[i]);
+    }
+    for (size_t i = 0; ok && i < a.put_count; i++) {
+        touch_put(t, a.puts[i]);
+    }
+    for (size_t i = 0; ok && i < b.put_count; i++) {
+        if (!has_put(&a, b.puts[i])) {
+            touch_put(t, b.puts[i]);
+        }
+    }
+    for (size_t i = 0; ok && i < a.delete_count; i++) {
+        touch_delete(t, a.deletes[i]);
+    }
+    for (size_t i = 0; ok && i < b.delete_count; i++) {
+        touch_delete(t, b.deletes[i]);
+    }
+    touched_deinit(&a);
+    touched_deinit(&b);
+    return ok;
+}
+
+static struct slice put_key(const etcdserverpb_RequestOp *op)
+{
+    if (etcdserverpb_RequestOp_has_request_put(op)) {
+        return kv__slice(etcdserverpb_PutRequest_key(etcdserverpb_RequestOp_request_put(op)));
+    }
+    if (etcdserverpb_RequestOp_has_request_modify(op)) {
+        return kv__slice(thole_kv_v1_ModifyRequest_key(etcdserverpb_RequestOp_request_modify(op)));
+    }
+    return (struct slice){0};
+}
+
+/* No key is put twice, or put and deleted, on one path. In etcd's order: deletions of the level,
+ * nested transactions, puts of the level. Like etcd, this takes the end "\0" literally: a put
+ * beside a deletion of everything passes. Both are changes of the revision then. */
+static bool level_is_apart(operations ops, size_t n, struct touched *ret)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (etcdserverpb_RequestOp_has_request_delete_range(ops[i])) {
+            const etcdserverpb_DeleteRangeRequest *d =
+                etcdserverpb_RequestOp_request_delete_range(ops[i]);
+            struct kv_keys keys = {
+                .from = kv__slice(etcdserverpb_DeleteRangeRequest_key(d)),
+                .to = kv__slice(etcdserverpb_DeleteRangeRequest_range_end(d)),
+            };
+            keys.one = keys.to.size == 0;
+            touch_delete(ret, keys);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (etcdserverpb_RequestOp_has_request_txn(ops[i]) &&
+            !nested_is_apart(etcdserverpb_RequestOp_request_txn(ops[i]), ret)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct slice key = put_key(ops[i]);
+        if (key.size == 0) {
+            continue;
+        }
+        if (has_put(ret, key) || has_delete(ret, key)) {
+            return false;
+        }
+        touch_put(ret, key);
+    }
+    return true;
+}
+
+const struct kv_refusal *kv__check_txn(const etcdserverpb_TxnRequest *m)
+{
+    const struct kv_refusal *wrong = check_level(m, KV_TXN_OPERATIONS_MAX);
+
+    for (int i = 0; i < 2 && wrong == NULL; i++) {
+        struct touched t = {0};
+        size_t n = 0;
+        operations ops = i == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                : etcdserverpb_TxnRequest_failure(m, &n);
+        wrong = level_is_apart(ops, n, &t) ? NULL : &kv__duplicate_key;
+        touched_deinit(&t);
+    }
+    return wrong;
+}
+
+static bool operation_reads_only(const etcdserverpb_RequestOp *op)
+{
+    return etcdserverpb_RequestOp_has_request_range(op) ||
+           (etcdserverpb_RequestOp_has_request_txn(op) &&
+            kv__txn_is_read_only(etcdserverpb_RequestOp_request_txn(op)));
+}
+
+bool kv__txn_is_read_only(const etcdserverpb_TxnRequest *m)
+{
+    for (int branch = 0; branch < 2; branch++) {
+        size_t n = 0;
+        operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                     : etcdserverpb_TxnRequest_failure(m, &n);
+        for (size_t i = 0; i < n; i++) {
+            if (!operation_reads_only(ops[i])) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static uint64_t operation_cost(const etcdserverpb_RequestOp *op)
+{
+    if (etcdserverpb_RequestOp_has_request_put(op)) {
+        const etcdserverpb_PutRequest *m = etcdserverpb_RequestOp_request_put(op);
+        return kv__change_bytes(etcdserverpb_PutRequest_key(m).size +
+                                etcdserverpb_PutRequest_value(m).size);
+    }
+    if (etcdserverpb_RequestOp_has_request_modify(op)) {
+        const thole_kv_v1_ModifyRequest *m = etcdserverpb_RequestOp_request_modify(op);
+        return kv__change_bytes(thole_kv_v1_ModifyRequest_key(m).size +
+                                thole_kv_v1_ModifyRequest_append(m).size);
+    }
+    return etcdserverpb_RequestOp_has_request_txn(op)
+               ? kv__txn_cost(etcdserverpb_RequestOp_request_txn(op))
+               : 0;
+}
+
+uint64_t kv__txn_cost(const etcdserverpb_TxnRequest *m)
+{
+    uint64_t cost[2] = {0};
+
+    for (int branch = 0; branch < 2; branch++) {
+        size_t n = 0;
+        operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                     : etcdserverpb_TxnRequest_failure(m, &n);
+        for (size_t i = 0; i < n; i++) {
+            cost[branch] += operation_cost(ops[i]);
+        }
+    }
+    return cost[0] > cost[1] ? cost[0] : cost[1];
+}
