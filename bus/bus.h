@@ -36,6 +36,7 @@ struct bus_tls_files {
     const char *key;       /* its private key, without a password */
     const char *ca;        /* CAs that sign certificates of hosts */
     const char *client_ca; /* CAs that sign those of users; NULL: `ca` */
+    const char *crl;       /* lists of revoked certificates, of any of these CAs; NULL: none */
 };
 
 /* The certificates of a process. Shared by buses and channels; counted. */

@@ -20,6 +20,7 @@
 struct trust {
     X509_STORE *store;
     char *path;
+    bool revokes; /* the store has CRLs */
 };
 
 static enum thole_code refused(struct thole_status *st, const char *what)
@@ -78,6 +79,37 @@ enum thole_code trust_new(const char *pem, const char *path, struct trust **ret,
     ERR_clear_error();
     sk_X509_pop_free(all, X509_free);
     *ret = t;
+    return THOLE_OK;
+}
+
+/* Missing and old lists must not end a cluster: the operator decides what is in the file. */
+static int forgive_lists(int ok, X509_STORE_CTX *ctx)
+{
+    int error = X509_STORE_CTX_get_error(ctx);
+    return ok || error == X509_V_ERR_UNABLE_TO_GET_CRL || error == X509_V_ERR_CRL_HAS_EXPIRED;
+}
+
+enum thole_code trust_add_crls(struct trust *t, const char *pem, const char *path,
+                               struct thole_status *st)
+{
+    BIO *in = BIO_new_mem_buf(pem, -1);
+    ASSERT(in != NULL);
+    int count = 0;
+    X509_CRL *one;
+    while ((one = PEM_read_bio_X509_CRL(in, NULL, NULL, NULL)) != NULL) {
+        count += X509_STORE_add_crl(t->store, one) == 1;
+        X509_CRL_free(one);
+    }
+    /* As in read_all. */
+    bool damaged = ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE;
+    ERR_clear_error();
+    BIO_free(in);
+    if (damaged || count == 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_CERTIFICATE,
+                          "%s holds no list of revoked certificates (X509 CRL) in PEM", path);
+    }
+    X509_STORE_set_verify_cb(t->store, forgive_lists);
+    t->revokes = true;
     return THOLE_OK;
 }
 
@@ -268,6 +300,9 @@ static enum thole_code explain(int error, const struct certificate *c, const str
                           "the certificate of \"%.64s\" was not signed by a CA in %.90s, nor by "
                           "one whose certificate is beside it",
                           c->name, t->path);
+    case X509_V_ERR_CERT_REVOKED:
+        return THOLE_FAIL(st, THOLE_UNAUTHENTICATED, THOLE_REASON_CERTIFICATE,
+                          "the certificate of \"%.80s\", or its CA's, was revoked", c->name);
     case X509_V_ERR_INVALID_PURPOSE:
         return THOLE_FAIL(st, THOLE_UNAUTHENTICATED, THOLE_REASON_CERTIFICATE,
                           "the certificate of \"%.80s\" is not for %s (extended key usage)",
@@ -300,9 +335,15 @@ static enum thole_code verify_chain(STACK_OF(X509) * all, enum certificate_use u
     ASSERT(ctx != NULL);
     int ok = X509_STORE_CTX_init(ctx, t->store, sk_X509_value(all, 0), all);
     if (ok == 1) {
-        X509_VERIFY_PARAM_set_auth_level(X509_STORE_CTX_get0_param(ctx), AUTH_LEVEL);
-        ok = X509_STORE_CTX_set_default(ctx,
-                                        use == CERTIFICATE_SERVER ? "ssl_server" : "ssl_client");
+        X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(ctx);
+        X509_VERIFY_PARAM_set_auth_level(param, AUTH_LEVEL);
+        if (t->revokes) {
+            ok = X509_VERIFY_PARAM_set_flags(param,
+                                             X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+        }
+        ok = ok == 1 ? X509_STORE_CTX_set_default(ctx, use == CERTIFICATE_SERVER ? "ssl_server"
+                                                                                 : "ssl_client")
+                     : 0;
     }
     bool good = ok == 1 && X509_verify_cert(ctx) == 1;
     enum thole_code code = THOLE_OK;

@@ -35,6 +35,10 @@ struct trust;
 /* `pem` holds one or more CA certificates. `path` is their file, for error messages. */
 THOLE_MUST_CHECK enum thole_code trust_new(const char *pem, const char *path, struct trust **ret,
                                            struct thole_status *st);
+/* Refuse what these lists of revoked certificates (CRLs) name; before the set is shared. A CA
+ * without a list has revoked nothing; a list counts also after the time of its next update. */
+THOLE_MUST_CHECK enum thole_code trust_add_crls(struct trust *t, const char *pem, const char *path,
+                                                struct thole_status *st);
 void trust_free(struct trust *t); /* NULL is fine */
 
 /* Read the first certificate of `pem` without verifying it. */

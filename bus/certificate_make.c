@@ -215,6 +215,70 @@ enum thole_code certificate_make(const struct certificate_request *q, const char
     return code;
 }
 
+/* ---- Revocation ------------------------------------------------------------------------------ */
+
+static X509_CRL *parse_crl(const char *pem)
+{
+    BIO *in = BIO_new_mem_buf(pem, -1);
+    ASSERT(in != NULL);
+    X509_CRL *crl = PEM_read_bio_X509_CRL(in, NULL, NULL, NULL);
+    BIO_free(in);
+    return crl;
+}
+
+/* Certificates stay in the list; the time of the next update is when the CA ends. */
+static bool add_revoked(X509_CRL *crl, X509 *x, const struct signer *by)
+{
+    X509_REVOKED *known = NULL, *one = X509_REVOKED_new();
+    ASN1_TIME *now = ASN1_TIME_set(NULL, time(NULL));
+    ASSERT(one != NULL && now != NULL);
+    bool add = X509_CRL_get0_by_cert(crl, &known, x) == 0;
+    bool ok = X509_REVOKED_set_serialNumber(one, X509_get_serialNumber(x)) == 1 &&
+              X509_REVOKED_set_revocationDate(one, now) == 1 &&
+              (!add || X509_CRL_add0_revoked(crl, one) == 1);
+    if (!ok || !add) {
+        X509_REVOKED_free(one);
+    }
+    ok = ok && X509_CRL_set_version(crl, X509_CRL_VERSION_2) == 1 &&
+         X509_CRL_set_issuer_name(crl, X509_get_subject_name(by->x)) == 1 &&
+         X509_CRL_set1_lastUpdate(crl, now) == 1 &&
+         X509_CRL_set1_nextUpdate(crl, X509_get0_notAfter(by->x)) == 1 && X509_CRL_sort(crl) == 1 &&
+         X509_CRL_sign(crl, by->key, EVP_sha256()) > 0;
+    ASN1_TIME_free(now);
+    return ok;
+}
+
+enum thole_code certificate_revoke(const char *pem, const char *crl_pem, const char *ca_pem,
+                                   const char *ca_key, char **ret, struct thole_status *st)
+{
+    struct signer by = {parse_certificate(ca_pem), parse_key(ca_key)};
+    X509 *x = parse_certificate(pem);
+    X509_CRL *crl = crl_pem != NULL ? parse_crl(crl_pem) : X509_CRL_new();
+    const char *wrong = NULL;
+    if (by.x == NULL || by.key == NULL || X509_check_private_key(by.x, by.key) != 1) {
+        wrong = "the CA's certificate and its private key do not fit together";
+    } else if (x == NULL || X509_verify(x, by.key) != 1) {
+        wrong = "it is not a certificate that this CA signed";
+    } else if (crl == NULL || (crl_pem != NULL && X509_CRL_verify(crl, by.key) != 1)) {
+        wrong = "the list of revoked certificates is not this CA's";
+    } else if (!add_revoked(crl, x, &by)) {
+        wrong = "the list cannot be signed";
+    }
+    if (wrong == NULL) {
+        BIO *out = BIO_new(BIO_s_mem());
+        ASSERT(out != NULL && PEM_write_bio_X509_CRL(out, crl) == 1);
+        *ret = take_text(out);
+    }
+    ERR_clear_error();
+    X509_CRL_free(crl);
+    X509_free(x);
+    X509_free(by.x);
+    EVP_PKEY_free(by.key);
+    return wrong == NULL
+               ? THOLE_OK
+               : THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_CERTIFICATE, "%s", wrong);
+}
+
 enum thole_code certificate_ca_cluster(const char *ca_pem, char **ret, struct thole_status *st)
 {
     X509 *x = parse_certificate(ca_pem);

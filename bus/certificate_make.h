@@ -26,6 +26,11 @@ THOLE_MUST_CHECK enum thole_code certificate_make(const struct certificate_reque
                                                   const char *ca_pem, const char *ca_key,
                                                   char **ret_pem, char **ret_key,
                                                   struct thole_status *st);
+/* Returns the CA's list of revoked certificates with that of `pem` added, which the caller frees.
+ * `crl`: the list so far; NULL: there is none. INVALID_ARGUMENT: the CA did not sign it. */
+THOLE_MUST_CHECK enum thole_code certificate_revoke(const char *pem, const char *crl,
+                                                    const char *ca_pem, const char *ca_key,
+                                                    char **ret, struct thole_status *st);
 /* Returns the cluster of a CA made here, which the caller frees. INVALID_ARGUMENT: another tool
  * made the CA. */
 THOLE_MUST_CHECK enum thole_code certificate_ca_cluster(const char *ca_pem, char **ret,

@@ -37,9 +37,9 @@ static METRIC_DEFINE_COUNTER(metric_refused, "thole_tls_refused_total",
 static METRIC_DEFINE_GAUGE(metric_days, "thole_tls_certificate_days_left",
                            "Days until this host's certificate, or its CA's, ceases to count");
 
-enum { FILE_CERT, FILE_KEY, FILE_CA, FILE_CLIENT_CA, FILES };
+enum { FILE_CERT, FILE_KEY, FILE_CA, FILE_CLIENT_CA, FILE_CRL, FILES };
 static const char *const file_roles[FILES] = {"certificate", "private key", "CA of hosts",
-                                              "CA of clients"};
+                                              "CA of clients", "revoked certificates"};
 
 struct file_mark { /* identifies a file's content, to notice a replaced file */
     dev_t device;
@@ -247,6 +247,12 @@ static enum thole_code load(const struct bus_tls *t, struct tls_set **ret, struc
     if (code == THOLE_OK && s->pem[FILE_CLIENT_CA] != NULL) {
         code = trust_new(s->pem[FILE_CLIENT_CA], t->path[FILE_CLIENT_CA], &s->users, st);
     }
+    if (code == THOLE_OK && s->pem[FILE_CRL] != NULL) {
+        code = trust_add_crls(s->hosts, s->pem[FILE_CRL], t->path[FILE_CRL], st);
+    }
+    if (code == THOLE_OK && s->pem[FILE_CRL] != NULL && s->users != s->hosts) {
+        code = trust_add_crls(s->users, s->pem[FILE_CRL], t->path[FILE_CRL], st);
+    }
     if (code == THOLE_OK && s->pem[FILE_CERT] != NULL) {
         code = check_own(t, s, st);
     }
@@ -378,7 +384,7 @@ enum thole_code bus_tls_new(const struct bus_tls_files *files, bool host, struct
     if (code != THOLE_OK) {
         return code;
     }
-    const char *paths[FILES] = {files->cert, files->key, files->ca, files->client_ca};
+    const char *paths[FILES] = {files->cert, files->key, files->ca, files->client_ca, files->crl};
     struct bus_tls *t = xcalloc(1, sizeof *t);
     atomic_init(&t->refs, 1);
     pthread_mutex_init(&t->mutex, NULL);

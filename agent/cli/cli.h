@@ -288,5 +288,6 @@ int cli__command_bench(struct cli *c);
 int cli__command_cert_ca(struct cli *c);
 int cli__command_cert_host(struct cli *c);
 int cli__command_cert_client(struct cli *c);
+int cli__command_cert_revoke(struct cli *c);
 
 #endif

@@ -1,7 +1,8 @@
 /* `thole cert`: makes certificates for a cluster, signed by a private CA. Works on files only and
  * contacts no host.
  *
- * Private keys are readable by their owner only (0600). No file is ever overwritten. */
+ * Private keys are readable by their owner only (0600). No file but the list of revoked
+ * certificates is ever overwritten. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,8 +17,8 @@
 #include "bus/certificate_make.h"
 
 #define DAY_S 86400
-#define SKEW_S 300 /* tolerance for machines whose clocks are behind */
-#define FILE_BYTES_MAX (64 * 1024)
+#define SKEW_S 300                   /* tolerance for machines whose clocks are behind */
+#define FILE_BYTES_MAX (1024 * 1024) /* hosts read no longer lists of revoked certificates */
 #define CA_DAYS 3650
 #define DAYS 365
 #define ADDRESSES_MAX 64
@@ -152,16 +153,23 @@ static void ca_deinit(struct ca *ca)
     free(ca->cluster);
 }
 
-static enum thole_code read_text(const struct cli *c, const char *ending, char **ret,
-                                 struct thole_status *st)
+static enum thole_code read_text(const char *path, char **ret, struct thole_status *st)
 {
-    char *path = path_of(c, "ca", ending);
     struct buf *b = NULL;
     enum thole_code code = file_read(path, FILE_BYTES_MAX, &b, st);
     if (code == THOLE_OK) {
         *ret = xstrndup((const char *)b->data, b->size);
         buf_unref(b);
-    } else if (code == THOLE_NOT_FOUND) {
+    }
+    return code;
+}
+
+static enum thole_code read_of_ca(const struct cli *c, const char *ending, char **ret,
+                                  struct thole_status *st)
+{
+    char *path = path_of(c, "ca", ending);
+    enum thole_code code = read_text(path, ret, st);
+    if (code == THOLE_NOT_FOUND) {
         code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_CERTIFICATE,
                           "there is no %.120s: make a CA first, with thole cert ca CLUSTER", path);
     }
@@ -171,11 +179,11 @@ static enum thole_code read_text(const struct cli *c, const char *ending, char *
 
 static enum thole_code read_ca(const struct cli *c, struct ca *ret, struct thole_status *st)
 {
-    enum thole_code code = read_text(c, "crt", &ret->pem, st);
+    enum thole_code code = read_of_ca(c, "crt", &ret->pem, st);
     if (code == THOLE_OK) {
-        code = read_text(c, "key", &ret->key, st);
+        code = read_of_ca(c, "key", &ret->key, st);
     }
-    return code == THOLE_OK ? certificate_ca_cluster(ret->pem, &ret->cluster, st) : code;
+    return code;
 }
 
 static int issue(struct cli *c, struct certificate_request *q)
@@ -188,6 +196,9 @@ static int issue(struct cli *c, struct certificate_request *q)
     enum thole_code code = read_ca(c, &ca, &st);
     if (code == THOLE_OK) {
         code = certificate_read(ca.pem, &authority, &st);
+    }
+    if (code == THOLE_OK) {
+        code = certificate_ca_cluster(ca.pem, &ca.cluster, &st);
     }
     if (code == THOLE_OK) {
         q->cluster = ca.cluster;
@@ -234,4 +245,34 @@ int cli__command_cert_client(struct cli *c)
         return usage(c, "user", q.name, false);
     }
     return issue(c, &q);
+}
+
+/* ca.crl is replaced: it is no secret, and each list has all that the one before had. */
+int cli__command_cert_revoke(struct cli *c)
+{
+    struct ca ca = {0};
+    struct thole_status st = {0};
+    char *pem = NULL, *before = NULL, *after = NULL, *list = path_of(c, "ca", "crl");
+    enum thole_code code = read_ca(c, &ca, &st);
+    if (code == THOLE_OK) {
+        code = read_text(c->args[0], &pem, &st);
+    }
+    if (code == THOLE_OK && is_there(list)) {
+        code = read_text(list, &before, &st);
+    }
+    if (code == THOLE_OK) {
+        code = certificate_revoke(pem, before, ca.pem, ca.key, &after, &st);
+    }
+    if (code == THOLE_OK) {
+        code = file_write_atomic(list, slice_str(after), &st);
+    }
+    if (code == THOLE_OK) {
+        printf("%s\n", list);
+    }
+    ca_deinit(&ca);
+    free(pem);
+    free(before);
+    free(after);
+    free(list);
+    return code == THOLE_OK ? cli__flush() : cli__say_status("cannot revoke the certificate", &st);
 }

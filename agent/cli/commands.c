@@ -263,6 +263,14 @@ const struct cli_command cli_commands[] = {
      "THOLE_TLS_KEY.",
      {OPT_DIR, OPT_DAYS},
      cli__command_cert_client},
+    {"cert revoke",
+     "FILE",
+     "revoke a certificate: adds it to ca.crl",
+     "FILE is a certificate (NAME.crt) that the CA signed. Give ca.crl to the hosts (--tls-crl); "
+     "they read it\n"
+     "again when it is replaced.",
+     {OPT_DIR},
+     cli__command_cert_revoke},
     {"completion",
      "SHELL",
      "print completion for bash: source <(thole completion bash)",

@@ -68,6 +68,7 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
         t->tls.key = copy(t->tls.key);
         t->tls.ca = copy(t->tls.ca);
         t->tls.client_ca = copy(t->tls.client_ca);
+        t->tls.crl = copy(t->tls.crl);
     }
     size_t n = 0;
     while (o.tags != NULL && o.tags[n] != NULL) {
@@ -121,8 +122,11 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
     while (t->tags[tags] != NULL) {
         tags++;
     }
-    const struct bus_tls_files files = {
-        .cert = t->tls.cert, .key = t->tls.key, .ca = t->tls.ca, .client_ca = t->tls.client_ca};
+    const struct bus_tls_files files = {.cert = t->tls.cert,
+                                        .key = t->tls.key,
+                                        .ca = t->tls.ca,
+                                        .client_ca = t->tls.client_ca,
+                                        .crl = t->tls.crl};
     const struct agent_options o = {
         .data_dir = t->o.data_dir,
         .listen = t->o.listen,
@@ -239,6 +243,7 @@ void thole_close(struct thole *t)
     free((char *)(uintptr_t)t->tls.key);
     free((char *)(uintptr_t)t->tls.ca);
     free((char *)(uintptr_t)t->tls.client_ca);
+    free((char *)(uintptr_t)t->tls.crl);
     map_deinit(&t->watches);
     pthread_mutex_destroy(&t->lock);
     free(t);

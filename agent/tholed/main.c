@@ -155,8 +155,10 @@ static bool tls_of(const struct daemon *d, struct bus_tls_files *ret)
         .key = text_of(d, DAEMON_TLS_KEY),
         .ca = text_of(d, DAEMON_TLS_CA),
         .client_ca = text_of(d, DAEMON_TLS_CLIENT_CA),
+        .crl = text_of(d, DAEMON_TLS_CRL),
     };
-    return ret->cert != NULL || ret->key != NULL || ret->ca != NULL || ret->client_ca != NULL;
+    return ret->cert != NULL || ret->key != NULL || ret->ca != NULL || ret->client_ca != NULL ||
+           ret->crl != NULL;
 }
 
 static enum thole_code start(struct daemon *d, struct thole_status *st)

@@ -114,6 +114,32 @@ static void make_odd(const char *file, struct certificate_request q)
     free(key);
 }
 
+struct log_wait {
+    struct cluster *c;
+    int i;
+    const char *text;
+};
+
+static bool log_says(void *ctx)
+{
+    const struct log_wait *w = ctx;
+    return host_log_has(w->c, w->i, w->text);
+}
+
+static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void shell(const char *format, ...)
+{
+    char command[2000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
+    va_end(args);
+    if (system(command) != 0) {
+        fail_msg("failed: %s", command);
+    }
+}
+
 static void expect_refused(struct cluster *c, const char *command, const char *why)
 {
     char out[4096];
@@ -150,8 +176,12 @@ static void test_users_and_strangers(void **state)
     expect_refused(c, "get hosts", "certificate of \"carol\" is not valid yet");
     call_as("foreign");
     expect_refused(c, "get hosts", "is for cluster \"test\", and this is cluster \"prod\"");
-    call_as("alice");
     cli_ok(c, 0, "cert ca prod --dir %s/other", pki);
+    cli_ok(c, 0, "cert client mallory --dir %s/other", pki);
+    shell("cp %s/other/mallory.* %s", pki, pki);
+    call_as("mallory");
+    expect_refused(c, "get hosts", "certificate of \"mallory\" was not signed by a CA in ");
+    call_as("alice");
     snprintf(out, sizeof out, "%s/other/ca.crt", pki);
     setenv("THOLE_TLS_CA", out, 1);
     expect_refused(c, "get hosts", "certificate of \"h1\" was not signed by a CA in ");
@@ -198,8 +228,65 @@ static void test_a_client_of_another_language(void **state)
                                                  .not_before_s = now_s - 2 * DAY_S,
                                                  .not_after_s = now_s - DAY_S});
     run_python(c, "alice", 0, "status ");
+    run_python(c, "alice", 0, "thole.v1.Hosts");
     run_python(c, NULL, 0, "status ");
     run_python(c, "old", 1, "UNAUTHENTICATED the certificate of \"bob\"");
+    cluster_free(c);
+}
+
+static void test_a_server_at_another_address_is_not_believed(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    make_odd("h1", (struct certificate_request){.kind = CERTIFICATE_HOST, .name = "h1"});
+    host_start(c, 0, (const char *[]){"--dev", "--listen", c->hosts[0].address, NULL});
+    eventually(20000, "the host is ready", log_says, &(struct log_wait){c, 0, "ready address="});
+    expect_refused(c, "get hosts", "is not for that name or address; it is for: nothing");
+    cluster_free(c);
+}
+
+/* What `openssl s_client` says to the end of a handshake, and of what comes after it. */
+static void expect_no_handshake(const struct cluster *c, const char *options, const char *why)
+{
+    char command[700], out[8192];
+    snprintf(command, sizeof command,
+             "openssl s_client -connect %s -CAfile %s/ca.crt %s </dev/null 2>&1",
+             c->hosts[0].address, pki, options);
+    FILE *p = popen(command, "r");
+    assert_non_null(p);
+    size_t n = fread(out, 1, sizeof out - 1, p);
+    out[n] = '\0';
+    if (pclose(p) == 0 || strstr(out, why) == NULL) {
+        fail_msg("%s: \"%s\" does not say \"%s\"", command, out, why);
+    }
+}
+
+static void test_downgrades_are_refused(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    char out[1024] = "";
+    cluster_start_dev(c);
+    shell("openssl s_client -connect %s -CAfile %s/ca.crt -alpn h2 -tls1_2 </dev/null "
+          ">/dev/null 2>&1",
+          c->hosts[0].address, pki);
+    expect_no_handshake(c, "-alpn h2 -tls1_1 -cipher ALL:@SECLEVEL=0", "Cipher is (NONE)");
+    expect_no_handshake(c, "-alpn h2 -tls1 -cipher ALL:@SECLEVEL=0", "Cipher is (NONE)");
+    /* Plain text to the port of TLS: it is closed, and no call is answered. */
+    shell("printf 'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' > %s/preface", c->dir);
+    snprintf(out, sizeof out,
+             "python3 -c 'import socket, sys; s = socket.create_connection((\"%.*s\", 7400), 5); "
+             "s.sendall(open(sys.argv[1], \"rb\").read()); s.settimeout(8); "
+             "sys.exit(s.recv(100)[:2] == bytes(2))' %s/preface", /* a frame of settings */
+             (int)strcspn(c->hosts[0].address, ":"), c->hosts[0].address, c->dir);
+    shell("%s", out);
+    host_stop(c, 0);
+    /* And a client of TLS does not fall back to the plain text of a server. */
+    c->pki = NULL;
+    host_restart(c, 0);
+    eventually(20000, "the host is ready", log_says,
+               &(struct log_wait){c, 0, "for this machine only"});
+    expect_refused(c, "get hosts", "is one side set up for TLS and the other not?");
     cluster_free(c);
 }
 
@@ -215,18 +302,6 @@ static void expect_no_start(struct cluster *c, int i, const char *why)
         fail_msg("status %#x, or its log does not say \"%s\"", (unsigned)status, why);
     }
     assert_int_equal(truncate(c->hosts[i].log_path, 0), 0);
-}
-
-struct log_wait {
-    struct cluster *c;
-    int i;
-    const char *text;
-};
-
-static bool log_says(void *ctx)
-{
-    const struct log_wait *w = ctx;
-    return host_log_has(w->c, w->i, w->text);
 }
 
 static void test_hosts_that_do_not_belong(void **state)
@@ -323,6 +398,7 @@ static void test_a_host_cannot_speak_as_another(void **state)
 
 struct bench_run {
     struct cluster *c;
+    const char *endpoints, *mode; /* further arguments */
     char out[8192];
     int status;
 };
@@ -332,8 +408,8 @@ static void *bench_main(void *ctx)
     struct bench_run *b = ctx;
     char command[1024];
     snprintf(command, sizeof command,
-             "'%s' --endpoints %s bench --shards 2 --in-flight 32 --seconds 12 --warmup 1 2>&1",
-             THOLE_PATH, cluster_endpoints(b->c, 3));
+             "'%s' --endpoints %s bench --shards 2 --in-flight 32 --seconds 12 --warmup 1 %s 2>&1",
+             THOLE_PATH, b->endpoints, b->mode);
     FILE *p = popen(command, "r");
     size_t n = p != NULL ? fread(b->out, 1, sizeof b->out - 1, p) : 0;
     b->out[n] = '\0';
@@ -346,10 +422,14 @@ static void test_all_certificates_are_replaced_under_load(void **state)
 {
     (void)state;
     struct cluster *c = secure_cluster(3);
-    struct bench_run b = {.c = c};
-    pthread_t thread;
+    const char *endpoints = cluster_endpoints(c, 3);
+    struct bench_run b[2] = {{.c = c, .endpoints = endpoints, .mode = "--mode async"},
+                             {.c = c, .endpoints = endpoints, .mode = "--mode unary"}};
+    pthread_t threads[2];
     cluster_start_peers(c, 3);
-    assert_int_equal(pthread_create(&thread, NULL, bench_main, &b), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, bench_main, &b[i]), 0);
+    }
     for (int round = 0; round < 2; round++) {
         sleep(3);
         for (int i = 0; i < 3; i++) {
@@ -368,13 +448,166 @@ static void test_all_certificates_are_replaced_under_load(void **state)
         make_odd("alice", (struct certificate_request){.kind = CERTIFICATE_USER, .name = "alice"});
         cli_ok(c, round, "status");
     }
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    if (b.status != 0 || strstr(b.out, "failed      0\n") == NULL) {
-        fail_msg("status %d: %s", b.status, b.out);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        if (b[i].status != 0 || strstr(b[i].out, "failed      0\n") == NULL) {
+            fail_msg("%s: status %d: %s", b[i].mode, b[i].status, b[i].out);
+        }
     }
     eventually(20000, "SIGHUP is logged", log_says,
                &(struct log_wait){c, 0, "certificates were read again"});
     assert_non_null(strstr(cli_ok(c, 0, "status"), "WARNING: certificate valid for 0 more days"));
+    cluster_free(c);
+}
+
+/* ---- Revocation ------------------------------------------------------------------------------ */
+
+struct refusal {
+    struct cluster *c;
+    int via;
+    const char *why; /* NULL: it succeeds */
+};
+
+static bool call_ends_so(void *ctx)
+{
+    const struct refusal *r = ctx;
+    char out[4096];
+    bool ok = cli(r->c, r->via, out, sizeof out, "get hosts --command-timeout 2s") == 0;
+    return r->why == NULL ? ok : !ok && strstr(out, r->why) != NULL;
+}
+
+static void expect_ends(struct cluster *c, int via, const char *why)
+{
+    eventually(10000, why != NULL ? why : "the call succeeds", call_ends_so,
+               &(struct refusal){c, via, why});
+}
+
+static void test_revoked_certificates_end(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    char crl[300];
+    snprintf(crl, sizeof crl, "--tls-crl=%s/ca.crl", pki);
+    c->extra_args[0] = crl;
+    cli_ok(c, 0, "cert client bob --dir %s", pki);
+    cli_ok(c, 0, "cert client nobody --dir %s", pki);
+    cli_ok(c, 0, "cert revoke %s/nobody.crt --dir %s", pki, pki);
+    cluster_start_peers(c, 3);
+    expect_ends(c, 0, NULL);
+    cli_ok(c, 0, "cert revoke %s/alice.crt --dir %s", pki, pki);
+    for (int i = 0; i < 3; i++) {
+        expect_ends(c, i, "the certificate of \"alice\", or its CA's, was revoked");
+    }
+    call_as("nobody");
+    expect_refused(c, "get hosts", "the certificate of \"nobody\", or its CA's, was revoked");
+    call_as("bob");
+    expect_ends(c, 0, NULL);
+    /* A host's. With another certificate the host is back. */
+    host_kill(c, 2);
+    cli_ok(c, 0, "cert revoke %s/h3.crt --dir %s", pki, pki);
+    host_restart(c, 2);
+    int status = host_wait_exit(c, 2, 20000);
+    assert_int_not_equal(WEXITSTATUS(status), 0);
+    assert_true(host_log_has(c, 2, "the certificate of \"h3\", or its CA's, was revoked"));
+    shell("rm %s/h3.crt %s/h3.key", pki, pki);
+    make_host(c, 2);
+    host_restart(c, 2);
+    cluster_wait_ready(c, 2, 20000);
+    cluster_free(c);
+}
+
+/* The thief does not have the list. */
+static void test_a_revoked_host_cannot_speak_as_one(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    char crl[300];
+    snprintf(crl, sizeof crl, "--tls-crl=%s/ca.crl", pki);
+    cli_ok(c, 0, "cert revoke %s/h3.crt --dir %s", pki, pki);
+    c->extra_args[0] = crl;
+    cluster_start_peers(c, 2);
+    const struct uuid h3 = uuid_random();
+    speak(c, "h3", true, &h3, 1, "the certificate of \"h3\", or its CA's, was revoked");
+    cluster_free(c);
+}
+
+/* ---- Another CA ------------------------------------------------------------------------------ */
+
+/* The three steps of docs/security.md under load, then nothing that the old CA signed counts. */
+static void test_another_ca_takes_over_under_load(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    struct bench_run b = {.c = c, .endpoints = cluster_endpoints(c, 3), .mode = "--mode unary"};
+    pthread_t thread;
+    cluster_start_peers(c, 3);
+    cli_ok(c, 0, "cert client bob --dir %s", pki);
+    assert_int_equal(pthread_create(&thread, NULL, bench_main, &b), 0);
+    sleep(2);
+    char *old = read_file(pki, "ca.crt");
+    shell("mkdir %s/before && mv %s/ca.* %s/before", pki, pki, pki);
+    cli_ok(c, 0, "cert ca prod --dir %s", pki);
+    char *fresh = read_file(pki, "ca.crt"), *both = xasprintf("%s%s", old, fresh);
+    replace_file("ca.crt", both);
+    sleep(2);
+    shell("cd %s && mkdir new && cp ca.key new", pki);
+    replace_file("new/ca.crt", fresh);
+    for (int i = 0; i < 3; i++) {
+        char ip[32];
+        snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
+        *strrchr(ip, ':') = '\0';
+        cli_ok(c, i, "cert host %s %s --dir %s/new", c->hosts[i].name, ip, pki);
+        shell("cd %s/new && mv %s.key %s.crt ..", pki, c->hosts[i].name, c->hosts[i].name);
+    }
+    cli_ok(c, 0, "cert client alice --dir %s/new", pki);
+    shell("cd %s/new && mv alice.key alice.crt ..", pki);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    if (b.status != 0 || strstr(b.out, "failed      0\n") == NULL) {
+        fail_msg("status %d: %s", b.status, b.out);
+    }
+    replace_file("ca.crt", fresh);
+    call_as("bob");
+    for (int i = 0; i < 3; i++) {
+        expect_ends(c, i, "the certificate of \"bob\" was not signed by a CA in ");
+    }
+    call_as("alice");
+    for (int i = 0; i < 3; i++) {
+        expect_ends(c, i, NULL);
+    }
+    free(old);
+    free(fresh);
+    free(both);
+    cluster_free(c);
+}
+
+/* ---- The commands of docs/security.md -------------------------------------------------------- */
+
+static void test_certificates_of_openssl(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    const int ip_size = (int)strcspn(c->hosts[0].address, ":");
+    shell("cd %s && rm h1.* alice.* ca.* && "
+          "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key "
+          "-subj /CN=ours -days 30 -out ca.crt 2>/dev/null && "
+          "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout h1.key "
+          "-subj /CN=h1 -out h1.csr 2>/dev/null && "
+          "printf '%%s\n' 'subjectAltName=URI:thole://prod/host/h1,IP:%.*s' "
+          "'extendedKeyUsage=serverAuth,clientAuth' 'basicConstraints=critical,CA:FALSE' > h1.ext "
+          "&& openssl x509 -req -in h1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 "
+          "-extfile h1.ext -out h1.crt 2>/dev/null && "
+          "openssl req -new -newkey rsa:2048 -nodes -keyout alice.key -subj /CN=alice "
+          "-out alice.csr 2>/dev/null && printf 'extendedKeyUsage=clientAuth\n' > alice.ext && "
+          "openssl x509 -req -in alice.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 "
+          "-extfile alice.ext -out alice.crt 2>/dev/null",
+          pki, ip_size, c->hosts[0].address);
+    cluster_start_dev(c);
+    cli_ok(c, 0, "get hosts");
+    host_stop(c, 0);
+    shell("chmod 644 %s/h1.key", pki);
+    host_restart(c, 0);
+    cluster_wait_ready(c, 0, 20000);
+    assert_true(host_log_has(c, 0, "other users have access to the private key path="));
     cluster_free(c);
 }
 
@@ -479,10 +712,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_users_and_strangers),
+        cmocka_unit_test(test_a_server_at_another_address_is_not_believed),
+        cmocka_unit_test(test_downgrades_are_refused),
         cmocka_unit_test(test_a_client_of_another_language),
         cmocka_unit_test(test_hosts_that_do_not_belong),
         cmocka_unit_test(test_a_host_cannot_speak_as_another),
         cmocka_unit_test(test_all_certificates_are_replaced_under_load),
+        cmocka_unit_test(test_revoked_certificates_end),
+        cmocka_unit_test(test_a_revoked_host_cannot_speak_as_one),
+        cmocka_unit_test(test_another_ca_takes_over_under_load),
+        cmocka_unit_test(test_certificates_of_openssl),
         cmocka_unit_test(test_the_http_port_follows_the_files),
         cmocka_unit_test(test_cert_keeps_keys_private_and_overwrites_nothing),
         cmocka_unit_test(test_plain_text_beyond_the_loopback_must_be_meant),

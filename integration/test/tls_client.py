@@ -1,9 +1,11 @@
 #!/usr/bin/python3
 """A client that shares no code with us (python3-grpcio) over mutual TLS.
 
-  tls_client.py ADDRESS CA CERT KEY    prints the size of a status; exits 1 with the error's words
+  tls_client.py ADDRESS CA CERT KEY    prints the size of a status, and the services that
+                                       reflection lists; exits 1 with the error's words
                                        CERT "-": without a certificate
 Without grpcio it exits with 77."""
+import re
 import sys
 
 try:
@@ -27,6 +29,11 @@ def main():
         call = channel.unary_unary("/thole.v1.Cluster/Status", lambda m: m, lambda m: m)
         try:
             print("status", len(call(b"", timeout=DEADLINE_S)))
+            reflect = channel.stream_stream(
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+            for answer in reflect(iter([b"\x3a\x01*"]), timeout=DEADLINE_S):  # list_services
+                names = re.findall(rb"[a-z0-9]+(?:\.[A-Za-z0-9]+)+", answer)
+                print("services", b" ".join(names).decode())
         except grpc.RpcError as error:
             print(error.code().name, error.details())
             sys.exit(1)

@@ -95,6 +95,7 @@ struct thole_tls {
     const char *cert, *key;
     const char *ca;        /* CAs that sign certificates of hosts */
     const char *client_ca; /* hosts: CAs that sign certificates of users; default: `ca` */
+    const char *crl;       /* certificates that these CAs revoked (CRLs); default: none */
 };
 
 /* 0 or NULL: the default. `size` lets the struct grow. */
