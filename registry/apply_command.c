@@ -36,6 +36,12 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_restore_shard] = registry__op_restore_shard,
     [thole_registry_v1_Operation_op_record_snapshot] = registry__op_record_snapshot,
     [thole_registry_v1_Operation_op_record_leader_move] = registry__op_record_leader_move,
+    [thole_registry_v1_Operation_op_create_role] = registry__op_create_role,
+    [thole_registry_v1_Operation_op_update_role] = registry__op_update_role,
+    [thole_registry_v1_Operation_op_delete_role] = registry__op_delete_role,
+    [thole_registry_v1_Operation_op_create_token] = registry__op_create_token,
+    [thole_registry_v1_Operation_op_revoke_token] = registry__op_revoke_token,
+    [thole_registry_v1_Operation_op_record_refusal] = registry__op_record_refusal,
 };
 
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)
@@ -80,7 +86,11 @@ static enum thole_code check_command(struct txn *t)
     struct registry_violation v;
     struct slice actor = registry_str(thole_registry_v1_Command_actor(t->command));
     struct slice id = registry_str(thole_registry_v1_Command_request_id(t->command));
+    struct slice address = registry_str(thole_registry_v1_Command_address(t->command));
+    struct slice method = registry_str(thole_registry_v1_Command_method(t->command));
     bool ok = registry_check_text("actor", actor, 2 * LIMIT_NAME_BYTES, &v) &&
+              registry_check_text("address", address, LIMIT_NAME_BYTES, &v) &&
+              registry_check_text("method", method, LIMIT_NAME_BYTES, &v) &&
               registry_check_request_id(id, &v);
     return registry__checked(t, ok, &v);
 }
@@ -104,6 +114,14 @@ static void add_rows(const struct txn *t, thole_registry_v1_Result *result, bool
     }
     if (t->last[ROW_REPLICA] != NULL) {
         thole_registry_v1_Result_set_replica(result, t->last[ROW_REPLICA]->replica);
+    }
+    if (t->last[ROW_ROLE] != NULL) {
+        thole_registry_v1_Result_set_role(result, t->last[ROW_ROLE]->role);
+    }
+    if (t->last[ROW_TOKEN] != NULL) {
+        thole_registry_v1_StoredToken *row = t->last[ROW_TOKEN]->token;
+        thole_registry_v1_Result_set_token(
+            result, thole_registry_v1_StoredToken_mutable_token(row, t->arena));
     }
     if (t->last[ROW_POOL] != NULL) {
         thole_registry_v1_Result_set_pool(result, t->last[ROW_POOL]->pool);

@@ -17,6 +17,13 @@ thole_registry_v1_Command *registry_command_new(const char *actor, int64_t time_
     return c;
 }
 
+void registry_command_set_origin(thole_registry_v1_Command *c, const char *address,
+                                 const char *method, upb_Arena *arena)
+{
+    thole_registry_v1_Command_set_address(c, registry__dup_str(arena, address));
+    thole_registry_v1_Command_set_method(c, registry__dup_str(arena, method));
+}
+
 void registry_command_set_request_id(thole_registry_v1_Command *c, struct slice id,
                                      upb_Arena *arena)
 {

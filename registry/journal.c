@@ -29,13 +29,19 @@ uint64_t registry__marks_last(const struct packed *p)
     return marks_of(p)->last;
 }
 
+bool registry__is_found_by_name(enum row_kind kind)
+{
+    return kind == ROW_POOL || kind == ROW_ROLE || kind == ROW_TOKEN;
+}
+
 static void put_mark(struct bytes *out, const struct mark *m)
 {
     uint8_t kind = (uint8_t)(m->kind | (m->gone ? GONE : 0));
-    ASSERT(m->kind < ROW_RESOURCES && ((m->gone || m->kind == ROW_POOL) == (m->name.size > 0)));
+    ASSERT(m->kind < ROW_RESOURCES &&
+           ((m->gone || registry__is_found_by_name(m->kind)) == (m->name.size > 0)));
     bytes_append(out, &kind, 1);
     bytes_append_varint(out, m->revision);
-    if (m->gone || m->kind == ROW_POOL) {
+    if (m->gone || registry__is_found_by_name(m->kind)) {
         bytes_append_varint(out, m->name.size);
         bytes_append_slice(out, m->name);
     } else if (m->kind == ROW_HOST) {
@@ -50,7 +56,7 @@ static void take_mark(const uint8_t **from, struct mark *m)
     uint8_t kind = *(*from)++;
     *m = (struct mark){.kind = (enum row_kind)(kind & ~GONE), .gone = (kind & GONE) != 0};
     m->revision = registry__packed_number(from);
-    if (m->gone || m->kind == ROW_POOL) {
+    if (m->gone || registry__is_found_by_name(m->kind)) {
         size_t size = registry__packed_number(from);
         m->name = slice_of(*from, size);
         *from += size;

@@ -30,6 +30,7 @@
 #include "base/buf.h"
 #include "base/uuid.h"
 #include "thole/registry/v1/registry.upb.h"
+#include "thole/v1/access.upb.h"
 #include "thole/v1/operations.upb.h"
 #include "thole/v1/resources.upb.h"
 
@@ -71,7 +72,7 @@ struct registry_replica_buf {
     uint64_t words[20];
 };
 struct registry_event_buf {
-    uint64_t words[14];
+    uint64_t words[18];
 };
 
 const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id);
@@ -88,9 +89,17 @@ bool registry_has_replica(const struct registry_view *v, uint64_t id);
 const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name);
 
 const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id);
+/* Built-in roles are found even if they have no row, which is the case until they get members. */
+const thole_v1_Role *registry_role_by_name(const struct registry_view *v, struct slice name);
+const thole_v1_Token *registry_token(const struct registry_view *v, struct slice id);
+/* Is this the hash of the token's secret? Takes the same time whether or not. */
+bool registry_token_matches(const struct registry_view *v, struct slice id, struct slice hash);
+/* Revision of the last change of a role or a token: rights that were derived from a view hold in
+ * every view with the same number, of the same cluster. */
+uint64_t registry_access_revision(const struct registry_view *v);
 
-/* Walk in order: hosts, shards and pools by name, replicas and operations by id. Each call returns
- * the first row after the given key (an empty name, or 0, begins). */
+/* Walk in order: hosts, shards, pools, roles and tokens by name, replicas and operations by id.
+ * Each call returns the first row after the given key (an empty name, or 0, begins). */
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name);
 const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name,
                                           struct registry_shard_buf *buf);
@@ -100,6 +109,8 @@ const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v,
                                              struct slice after_name);
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id);
 bool registry_operation_has_ended(const thole_v1_Operation *row);
+const thole_v1_Role *registry_next_role(const struct registry_view *v, struct slice after_name);
+const thole_v1_Token *registry_next_token(const struct registry_view *v, struct slice after_id);
 /* The replicas of one shard, of one host; by id. */
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
                                                        uint64_t shard_id, uint64_t after_id,
@@ -142,6 +153,8 @@ struct registry_changes {
     void (*replica)(void *ctx, const thole_v1_Replica *row);
     void (*pool)(void *ctx, const thole_v1_ShardPool *row);
     void (*operation)(void *ctx, const thole_v1_Operation *row);
+    void (*role)(void *ctx, const thole_v1_Role *row);
+    void (*token)(void *ctx, const thole_v1_Token *row);
     void (*event)(void *ctx, const thole_v1_Event *row);
     void (*gone)(void *ctx, const char *name);
 };
@@ -159,6 +172,9 @@ thole_registry_v1_Command *registry_command_new(const char *actor, int64_t time_
 /* Replaces the actor and time of a command that a client made. */
 void registry_command_stamp(thole_registry_v1_Command *c, const char *actor, int64_t time_ms,
                             upb_Arena *arena);
+/* The user's call that the command is from: for its events. */
+void registry_command_set_origin(thole_registry_v1_Command *c, const char *address,
+                                 const char *method, upb_Arena *arena);
 void registry_command_set_request_id(thole_registry_v1_Command *c, struct slice id,
                                      upb_Arena *arena);
 /* The bytes to propose to shard zero; the caller owns the reference. */

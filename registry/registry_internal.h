@@ -42,6 +42,7 @@ struct state {
     uint64_t next_shard_id, next_replica_id, next_operation_id;
     uint64_t
         hosts_revision; /* a host was last added, removed, changed its spec, died or came back */
+    uint64_t access_revision;                  /* a role or token last changed */
     uint64_t repair_epoch, lost_from, lost_to; /* replica ids in [from, to): see RepairZero */
     uint64_t
         compacted_revision; /* changes up to here are not in the journal; differs between hosts */
@@ -82,6 +83,8 @@ struct row *registry__shard_by_name(const struct state *s, struct slice name);
 struct row *registry__replica(const struct state *s, uint64_t id);
 struct row *registry__pool(const struct state *s, struct slice name);
 struct row *registry__operation(const struct state *s, uint64_t id);
+struct row *registry__role(const struct state *s, struct slice name);
+struct row *registry__token(const struct state *s, struct slice id);
 /* The replica of a shard that occupies a host: any row that is not desired REMOVE and OUT. */
 struct row *registry__occupant(const struct state *s, uint64_t shard_id, const struct uuid *host);
 /* Walks by id; start with 0. */
@@ -103,8 +106,11 @@ struct mark {
     uint64_t revision;
     uint64_t id;         /* of an existing shard, replica or operation */
     struct uuid host_id; /* of an existing host */
-    struct slice name;   /* "pools/orders": of a pool, and of every dropped row; borrowed */
+    /* "pools/orders": of kinds that are found by name, and of every dropped row; borrowed */
+    struct slice name;
 };
+/* Does a mark of this kind have a name even if the row exists? */
+bool registry__is_found_by_name(enum row_kind kind);
 void registry__journal_add(struct state *s, const struct mark *mark);
 void registry__journal_since(const struct state *s, uint64_t revision,
                              void (*each)(void *ctx, const struct mark *mark), void *ctx);
@@ -170,6 +176,12 @@ enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registr
 enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_restore_shard(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_record_snapshot(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_create_role(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_update_role(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_delete_role(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_create_token(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_revoke_token(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_record_refusal(struct txn *t, const thole_registry_v1_Operation *op);
 /* The first voter, on the host that has the file. Returns its id. */
 uint64_t registry__place_seed(struct txn *t, uint64_t shard_id, const struct row *host,
                               const thole_v1_ShardSeed *seed);
@@ -249,12 +261,25 @@ bool registry__host_another_stays(const struct state *s, const struct row *host)
 bool registry__host_has_state(const struct row *host, thole_v1_HostState state);
 bool registry__host_runs(const thole_v1_Host *host, upb_StringView type);
 
+/* ---- Built-in roles (builtin_roles.c) -------------------------------------------------------- */
+
+/* NULL: there is no built-in role of this name; the first one after it. */
+const thole_v1_Role *registry__builtin_role(struct slice name);
+const thole_v1_Role *registry__builtin_after(struct slice name);
+
 /* ---- Refusals (refusal.c) -------------------------------------------------------------------- */
 
 /* Refuse the command because of a field of its request: "FIELD: message". */
 enum thole_code registry__refuse(struct txn *t, enum thole_code code, enum thole_reason reason,
                                  const char *field, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+/* Fill `ret`; returns false. */
+bool registry__violates(struct registry_violation *ret, enum thole_reason reason, const char *field,
+                        const char *format, ...) __attribute__((format(printf, 4, 5)));
+#define REGISTRY__BAD(ret, field, ...) \
+    registry__violates(ret, THOLE_REASON_BAD_REQUEST, field, __VA_ARGS__)
+#define REGISTRY__TOO_LARGE(ret, field, ...) \
+    registry__violates(ret, THOLE_REASON_TOO_LARGE, field, __VA_ARGS__)
 /* What validate.h found: THOLE_OK if `ok`, else INVALID_ARGUMENT. */
 enum thole_code registry__checked(struct txn *t, bool ok, const struct registry_violation *v);
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,

@@ -1,6 +1,6 @@
 /* The state as a stream of records, each [4-byte little-endian size][SnapshotRecord]: the header,
- * hosts, shards, replicas, pools and operations by id or name, then events and remembered requests
- * in order.
+ * hosts, shards, replicas, pools, operations, roles and tokens by id or name, then events and
+ * remembered requests in order.
  *
  * The journal and sequence numbers belong to one host and are left out, so the snapshots of two
  * replicas at one revision are equal, byte for byte. */
@@ -55,6 +55,12 @@ static enum thole_code write_row(struct thole_sink *out, const struct packed *ro
     case ROW_OPERATION:
         thole_registry_v1_SnapshotRecord_set_operation(record, msg);
         break;
+    case ROW_ROLE:
+        thole_registry_v1_SnapshotRecord_set_role(record, msg);
+        break;
+    case ROW_TOKEN:
+        thole_registry_v1_SnapshotRecord_set_token(record, msg);
+        break;
     case ROW_EVENT:
         thole_registry_v1_SnapshotRecord_set_event(record, msg);
         break;
@@ -89,6 +95,7 @@ static enum thole_code write_header(const struct state *s, struct thole_sink *ou
     thole_registry_v1_Header_set_lost_from(h, s->lost_from);
     thole_registry_v1_Header_set_lost_to(h, s->lost_to);
     thole_registry_v1_Header_set_hosts_revision(h, s->hosts_revision);
+    thole_registry_v1_Header_set_access_revision(h, s->access_revision);
     enum thole_code code = write_record(out, record, arena);
     upb_Arena_Free(arena);
     return code;
@@ -98,8 +105,8 @@ enum thole_code registry__save(const struct state *s, struct thole_sink *out,
                                struct thole_status *st)
 {
     static const enum registry_index order[] = {
-        INDEX_HOSTS,      INDEX_SHARDS, INDEX_REPLICAS,     INDEX_POOLS,
-        INDEX_OPERATIONS, INDEX_EVENTS, INDEX_REQUEST_ORDER};
+        INDEX_HOSTS, INDEX_SHARDS, INDEX_REPLICAS, INDEX_POOLS,        INDEX_OPERATIONS,
+        INDEX_ROLES, INDEX_TOKENS, INDEX_EVENTS,   INDEX_REQUEST_ORDER};
     enum thole_code code = write_header(s, out);
     for (size_t i = 0; code == THOLE_OK && i < sizeof order / sizeof order[0]; i++) {
         const struct node *root = s->index[order[i]];
@@ -159,6 +166,7 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
     s->lost_from = thole_registry_v1_Header_lost_from(h);
     s->lost_to = thole_registry_v1_Header_lost_to(h);
     s->hosts_revision = thole_registry_v1_Header_hosts_revision(h);
+    s->access_revision = thole_registry_v1_Header_access_revision(h);
     return NULL;
 }
 
@@ -231,6 +239,29 @@ static const char *restore_operation(struct state *s, struct row *row)
     return NULL;
 }
 
+static const char *restore_role(struct state *s, struct row *row)
+{
+    struct slice name = registry_str(thole_v1_Role_name(row->role));
+    if (!registry_name_is_valid(name) || registry__role(s, name) != NULL ||
+        !thole_v1_Role_has_spec(row->role)) {
+        return "bad role";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
+static const char *restore_token(struct state *s, struct row *row)
+{
+    const thole_v1_Token *token = thole_registry_v1_StoredToken_token(row->token);
+    struct slice id = token != NULL ? registry_str(thole_v1_Token_id(token)) : (struct slice){0};
+    if (!registry_name_is_valid(id) || registry__token(s, id) != NULL ||
+        thole_registry_v1_StoredToken_hash(row->token).size != REGISTRY_TOKEN_HASH_BYTES) {
+        return "bad token";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
 static const char *restore_request(struct state *s, struct row *row)
 {
     upb_StringView id = thole_registry_v1_RememberedRequest_request_id(row->request);
@@ -263,6 +294,12 @@ static const char *restore_row(struct state *s, enum row_kind kind, const void *
     case ROW_OPERATION:
         problem = restore_operation(s, row);
         break;
+    case ROW_ROLE:
+        problem = restore_role(s, row);
+        break;
+    case ROW_TOKEN:
+        problem = restore_token(s, row);
+        break;
     case ROW_EVENT:
         registry__state_event(s, row);
         break;
@@ -294,6 +331,10 @@ static const char *restore_record(struct state *s, bool first,
         return restore_row(s, ROW_POOL, thole_registry_v1_SnapshotRecord_pool(r));
     case thole_registry_v1_SnapshotRecord_record_operation:
         return restore_row(s, ROW_OPERATION, thole_registry_v1_SnapshotRecord_operation(r));
+    case thole_registry_v1_SnapshotRecord_record_role:
+        return restore_row(s, ROW_ROLE, thole_registry_v1_SnapshotRecord_role(r));
+    case thole_registry_v1_SnapshotRecord_record_token:
+        return restore_row(s, ROW_TOKEN, thole_registry_v1_SnapshotRecord_token(r));
     case thole_registry_v1_SnapshotRecord_record_event:
         return restore_row(s, ROW_EVENT, thole_registry_v1_SnapshotRecord_event(r));
     case thole_registry_v1_SnapshotRecord_record_request:

@@ -101,6 +101,16 @@ struct row *registry__operation(const struct state *s, uint64_t id)
     return open_found(s, INDEX_OPERATIONS, registry__key_id(id));
 }
 
+struct row *registry__role(const struct state *s, struct slice name)
+{
+    return open_found(s, INDEX_ROLES, registry__key_name(name));
+}
+
+struct row *registry__token(const struct state *s, struct slice id)
+{
+    return open_found(s, INDEX_TOKENS, registry__key_name(id));
+}
+
 struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
 {
     return registry__open(s->scope, registry__find_of_shard(s, shard_id, after));
@@ -151,6 +161,8 @@ static const enum registry_index indexes_of[ROW_RESOURCES][4] = {
     [ROW_REPLICA] = {INDEX_REPLICAS, INDEX_SHARD_REPLICAS, INDEX_HOST_REPLICAS, INDEX_COUNT},
     [ROW_POOL] = {INDEX_POOLS, INDEX_COUNT},
     [ROW_OPERATION] = {INDEX_OPERATIONS, INDEX_COUNT},
+    [ROW_ROLE] = {INDEX_ROLES, INDEX_COUNT},
+    [ROW_TOKEN] = {INDEX_TOKENS, INDEX_COUNT},
 };
 
 /* Tombstones of removed hosts have no name. */

@@ -201,6 +201,25 @@ static void check_operations(const struct state *s)
     ASSERT(ended <= REGISTRY_OPERATIONS_ENDED_MAX);
 }
 
+static void check_access(const struct state *s)
+{
+    ASSERT(count(s, INDEX_ROLES) <= REGISTRY_ROLES_MAX);
+    ASSERT(count(s, INDEX_TOKENS) <= REGISTRY_TOKENS_MAX);
+    ASSERT(s->access_revision <= s->revision);
+    for (const struct packed *p = NULL; (p = next(s, INDEX_ROLES, p)) != NULL;) {
+        const thole_v1_Role *role = registry__packed_message(p, NULL);
+        bool builtin = registry__builtin_role(registry__packed_name(p)) != NULL;
+        ASSERT(thole_v1_Role_revision(role) <= s->access_revision);
+        ASSERT(thole_v1_Role_builtin(role) == builtin && thole_v1_Role_has_spec(role));
+    }
+    for (const struct packed *p = NULL; (p = next(s, INDEX_TOKENS, p)) != NULL;) {
+        const thole_registry_v1_StoredToken *row = registry__packed_message(p, NULL);
+        const thole_v1_Token *token = thole_registry_v1_StoredToken_token(row);
+        ASSERT(thole_v1_Token_revision(token) <= s->access_revision);
+        ASSERT(thole_registry_v1_StoredToken_hash(row).size == REGISTRY_TOKEN_HASH_BYTES);
+    }
+}
+
 static void check_histories(const struct state *s)
 {
     uint64_t revision = 0;
@@ -230,6 +249,7 @@ bool registry__check_state(const struct state *s)
     check_shards(s);
     check_replicas(s);
     check_operations(s);
+    check_access(s);
     check_histories(s);
     ASSERT(s->lost_from <= s->lost_to && s->lost_to <= s->next_replica_id);
     return true;

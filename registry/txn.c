@@ -18,6 +18,12 @@ const char *registry__row_name(const struct row *row, char *ret)
     } else if (row->kind == ROW_POOL) {
         upb_StringView name = thole_v1_ShardPool_name(row->pool);
         snprintf(ret, REGISTRY_NAME_BYTES, "pools/%.*s", (int)name.size, name.data);
+    } else if (row->kind == ROW_ROLE) {
+        upb_StringView name = thole_v1_Role_name(row->role);
+        snprintf(ret, REGISTRY_NAME_BYTES, "roles/%.*s", (int)name.size, name.data);
+    } else if (row->kind == ROW_TOKEN) {
+        upb_StringView id = thole_v1_Token_id(thole_registry_v1_StoredToken_token(row->token));
+        snprintf(ret, REGISTRY_NAME_BYTES, "tokens/%.*s", (int)id.size, id.data);
     } else if (row->kind == ROW_OPERATION) {
         snprintf(ret, REGISTRY_NAME_BYTES, "operations/%" PRIu64,
                  thole_v1_Operation_id(row->operation));
@@ -49,6 +55,10 @@ static uint64_t row_revision(const struct row *row)
         return thole_v1_ShardPool_revision(row->pool);
     case ROW_OPERATION:
         return thole_v1_Operation_revision(row->operation);
+    case ROW_ROLE:
+        return thole_v1_Role_revision(row->role);
+    case ROW_TOKEN:
+        return thole_v1_Token_revision(thole_registry_v1_StoredToken_token(row->token));
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARKS:
@@ -70,6 +80,11 @@ static struct row *find_same(const struct state *s, const struct row *row)
         return registry__pool(s, registry_str(thole_v1_ShardPool_name(row->pool)));
     case ROW_OPERATION:
         return registry__operation(s, thole_v1_Operation_id(row->operation));
+    case ROW_ROLE:
+        return registry__role(s, registry_str(thole_v1_Role_name(row->role)));
+    case ROW_TOKEN:
+        return registry__token(
+            s, registry_str(thole_v1_Token_id(thole_registry_v1_StoredToken_token(row->token))));
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARKS:
@@ -83,7 +98,7 @@ static void journal(struct txn *t, const struct row *row, bool gone)
     char name[REGISTRY_NAME_BYTES];
     struct mark mark = {
         .kind = row->kind, .revision = t->revision, .gone = gone, .host_id = row->host_id};
-    if (gone || row->kind == ROW_POOL) {
+    if (gone || registry__is_found_by_name(row->kind)) {
         mark.name = slice_str(registry__row_name(row, name));
     } else if (row->kind != ROW_HOST) {
         mark.id = row->kind == ROW_SHARD       ? thole_v1_Shard_id(row->shard)
@@ -91,6 +106,13 @@ static void journal(struct txn *t, const struct row *row, bool gone)
                                                : thole_v1_Replica_id(row->replica);
     }
     registry__journal_add(&t->s, &mark);
+}
+
+static void note_access(struct txn *t, enum row_kind kind)
+{
+    if (kind == ROW_ROLE || kind == ROW_TOKEN) {
+        t->s.access_revision = t->revision;
+    }
 }
 
 struct row *registry__txn_edit(struct txn *t, const struct row *row)
@@ -109,6 +131,11 @@ void registry__txn_put(struct txn *t, struct row *row)
         thole_v1_ShardPool_set_revision(row->pool, t->revision);
     } else if (row->kind == ROW_OPERATION) {
         thole_v1_Operation_set_revision(row->operation, t->revision);
+    } else if (row->kind == ROW_ROLE) {
+        thole_v1_Role_set_revision(row->role, t->revision);
+    } else if (row->kind == ROW_TOKEN) {
+        thole_v1_Token_set_revision(
+            thole_registry_v1_StoredToken_mutable_token(row->token, row->arena), t->revision);
     } else {
         thole_v1_Replica_set_revision(row->replica, t->revision);
     }
@@ -121,6 +148,7 @@ void registry__txn_put(struct txn *t, struct row *row)
     }
     registry__state_put(&t->s, row);
     registry__txn_show(t, row);
+    note_access(t, row->kind);
     t->changed = true;
 }
 
@@ -129,6 +157,7 @@ void registry__txn_drop(struct txn *t, struct row *row)
     ASSERT(row->kind < ROW_RESOURCES && row->packed != NULL);
     journal(t, row, true);
     registry__state_drop(&t->s, row);
+    note_access(t, row->kind);
     t->changed = true;
     if (row->kind == ROW_SHARD) {
         registry__pool_count(t, row->shard, NULL);
@@ -218,6 +247,14 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
                               registry__dup_str(row->arena, registry__row_name(about, name)));
     thole_v1_Event_set_reason(row->event, registry__dup_str(row->arena, reason));
     thole_v1_Event_set_message(row->event, registry__dup_str(row->arena, message));
+    upb_StringView address = thole_registry_v1_Command_address(t->command);
+    upb_StringView method = thole_registry_v1_Command_method(t->command);
+    if (address.size > 0) {
+        thole_v1_Event_set_address(row->event, registry__dup(row->arena, registry_str(address)));
+    }
+    if (method.size > 0) {
+        thole_v1_Event_set_method(row->event, registry__dup(row->arena, registry_str(method)));
+    }
     if (about->kind != ROW_REPLICA) { /* replicas come and go: many events about one are rare */
         coalesce(t, row);
     }

@@ -8,7 +8,7 @@
 
 #include "base/address.h"
 #include "base/text.h"
-#include "registry/registry.h"
+#include "registry/registry_internal.h"
 
 #define SPEC "spec"
 #define POOL_SHARD "spec.shard"
@@ -17,10 +17,8 @@
 #define SHOWN_BYTES 60
 #define SHOWN(s) (int)((s).size < SHOWN_BYTES ? (s).size : SHOWN_BYTES), (const char *)(s).data
 
-static bool violates(struct registry_violation *ret, enum thole_reason reason, const char *field,
-                     const char *format, ...) __attribute__((format(printf, 4, 5)));
-static bool violates(struct registry_violation *ret, enum thole_reason reason, const char *field,
-                     const char *format, ...)
+bool registry__violates(struct registry_violation *ret, enum thole_reason reason, const char *field,
+                        const char *format, ...)
 {
     va_list args;
     ret->reason = reason;
@@ -31,8 +29,8 @@ static bool violates(struct registry_violation *ret, enum thole_reason reason, c
     return false;
 }
 
-#define BAD(ret, field, ...) violates(ret, THOLE_REASON_BAD_REQUEST, field, __VA_ARGS__)
-#define TOO_LARGE(ret, field, ...) violates(ret, THOLE_REASON_TOO_LARGE, field, __VA_ARGS__)
+#define BAD REGISTRY__BAD
+#define TOO_LARGE REGISTRY__TOO_LARGE
 
 /* ---- Names and texts ------------------------------------------------------------------------- */
 

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/limits.h"
+#include "thole/v1/access.upb.h"
 #include "thole/v1/resources.upb.h"
 
 #define REGISTRY_TAGS_MAX 64        /* of one host */
@@ -28,6 +29,15 @@
 #define REGISTRY_CONTROLLERS_MAX 8       /* named by one pause */
 #define REGISTRY_POOL_SHARDS_MAX 100000
 #define REGISTRY_POOL_NAME_BYTES (LIMIT_NAME_BYTES - 8) /* room for "-99999" */
+#define REGISTRY_ROLES_MAX 256      /* built-in roles that have a row among them */
+#define REGISTRY_ROLE_RULES_MAX 64  /* of either kind in one role */
+#define REGISTRY_RULE_VALUES_MAX 16 /* verbs, kinds or rights of one rule */
+#define REGISTRY_RULE_NAMES_MAX 64  /* patterns of one rule */
+#define REGISTRY_ROLE_MEMBERS_MAX 512
+#define REGISTRY_ROLE_BYTES (64 * KIB) /* an encoded spec */
+#define REGISTRY_TOKENS_MAX 4096       /* expired and revoked ones among them */
+#define REGISTRY_TOKEN_HASH_BYTES 32
+#define REGISTRY_TOKEN_LIFE_MS_MAX (INT64_C(3650) * 24 * 3600 * 1000)
 /* Half of what a group may have, so that every replica can be replaced at once. */
 #define REGISTRY_SPEC_REPLICAS_MAX (LIMIT_MEMBERS / 2)
 
@@ -73,6 +83,11 @@ bool registry_check_pool_spec(const char *field, const thole_v1_ShardPoolSpec *s
 bool registry_check_role(int32_t role, struct registry_violation *ret);
 /* Of a replica that a user creates: a witness would need placement to find its copies. */
 bool registry_check_user_role(int32_t role, struct registry_violation *ret);
+/* Of a built-in role, rules may be left out. */
+bool registry_check_role_spec(const char *field, const thole_v1_RoleSpec *spec,
+                              struct registry_violation *ret);
+/* A name of a user, as certificates and tokens have it. */
+bool registry_check_user(const char *field, struct slice user, struct registry_violation *ret);
 bool registry_check_controllers(const int32_t *controllers, size_t count,
                                 struct registry_violation *ret);
 

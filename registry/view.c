@@ -149,6 +149,56 @@ const thole_v1_Operation *registry_operation(const struct registry_view *v, uint
     return look(v, INDEX_OPERATIONS, registry__key_id(id), NULL);
 }
 
+const thole_v1_Role *registry_role_by_name(const struct registry_view *v, struct slice name)
+{
+    const thole_v1_Role *row = look(v, INDEX_ROLES, registry__key_name(name), NULL);
+    return row != NULL ? row : registry__builtin_role(name);
+}
+
+const thole_v1_Role *registry_next_role(const struct registry_view *v, struct slice after_name)
+{
+    const thole_v1_Role *row = look_after(v, INDEX_ROLES, registry__key_name(after_name), NULL);
+    const thole_v1_Role *builtin = registry__builtin_after(after_name);
+    bool first = builtin != NULL &&
+                 (row == NULL || slice_compare(registry_str(thole_v1_Role_name(builtin)),
+                                               registry_str(thole_v1_Role_name(row))) < 0);
+    return first ? builtin : row;
+}
+
+static const thole_v1_Token *token_of(const thole_registry_v1_StoredToken *row)
+{
+    return row != NULL ? thole_registry_v1_StoredToken_token(row) : NULL;
+}
+
+const thole_v1_Token *registry_token(const struct registry_view *v, struct slice id)
+{
+    return token_of(look(v, INDEX_TOKENS, registry__key_name(id), NULL));
+}
+
+const thole_v1_Token *registry_next_token(const struct registry_view *v, struct slice after_id)
+{
+    return token_of(look_after(v, INDEX_TOKENS, registry__key_name(after_id), NULL));
+}
+
+bool registry_token_matches(const struct registry_view *v, struct slice id, struct slice hash)
+{
+    const thole_registry_v1_StoredToken *row = look(v, INDEX_TOKENS, registry__key_name(id), NULL);
+    if (row == NULL || hash.size != REGISTRY_TOKEN_HASH_BYTES) {
+        return false;
+    }
+    struct slice have = registry_str(thole_registry_v1_StoredToken_hash(row));
+    unsigned differ = have.size == hash.size ? 0 : 1;
+    for (size_t i = 0; i < have.size && i < hash.size; i++) {
+        differ |= (unsigned)(have.data[i] ^ hash.data[i]);
+    }
+    return differ == 0;
+}
+
+uint64_t registry_access_revision(const struct registry_view *v)
+{
+    return v->s.access_revision;
+}
+
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id)
 {
     return look_after(v, INDEX_OPERATIONS, registry__key_id(after_id), NULL);
@@ -252,6 +302,10 @@ static struct packed *marked_row(const struct state *s, const struct mark *mark)
         return registry__find(s, INDEX_POOLS, registry__key_name(mark_name(mark)));
     case ROW_OPERATION:
         return registry__find(s, INDEX_OPERATIONS, registry__key_id(mark->id));
+    case ROW_ROLE:
+        return registry__find(s, INDEX_ROLES, registry__key_name(mark_name(mark)));
+    case ROW_TOKEN:
+        return registry__find(s, INDEX_TOKENS, registry__key_name(mark_name(mark)));
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARKS:
@@ -266,6 +320,8 @@ static bool is_name_in_use(const struct state *s, const struct mark *mark)
     enum registry_index index = mark->kind == ROW_HOST    ? INDEX_HOST_NAMES
                                 : mark->kind == ROW_SHARD ? INDEX_SHARD_NAMES
                                 : mark->kind == ROW_POOL  ? INDEX_POOLS
+                                : mark->kind == ROW_ROLE  ? INDEX_ROLES
+                                : mark->kind == ROW_TOKEN ? INDEX_TOKENS
                                                           : INDEX_COUNT;
     return index != INDEX_COUNT &&
            registry__find(s, index, registry__key_name(mark_name(mark))) != NULL;
@@ -315,6 +371,12 @@ static void report_mark(void *ctx, const struct mark *mark)
     } else if (mark->kind == ROW_OPERATION && c->operation != NULL &&
                thole_v1_Operation_revision(row) == mark->revision) {
         c->operation(c->ctx, row);
+    } else if (mark->kind == ROW_ROLE && c->role != NULL &&
+               thole_v1_Role_revision(row) == mark->revision) {
+        c->role(c->ctx, row);
+    } else if (mark->kind == ROW_TOKEN && c->token != NULL &&
+               thole_v1_Token_revision(token_of(row)) == mark->revision) {
+        c->token(c->ctx, token_of(row));
     }
 }
 

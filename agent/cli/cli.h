@@ -77,6 +77,7 @@ enum cli_option_id {
     OPT_NAME,
     OPT_DIR,
     OPT_DAYS,
+    OPT_EXPIRES,
     OPT_OPTIONS, /* how many */
 };
 
@@ -285,6 +286,9 @@ int cli__command_snapshot_status(struct cli *c);
 int cli__command_snapshot_restore(struct cli *c);
 int cli__command_snapshot_restore_zero(struct cli *c);
 int cli__command_bench(struct cli *c);
+int cli__command_token_create(struct cli *c);
+int cli__command_token_list(struct cli *c);
+int cli__command_token_revoke(struct cli *c);
 int cli__command_cert_ca(struct cli *c);
 int cli__command_cert_host(struct cli *c);
 int cli__command_cert_client(struct cli *c);

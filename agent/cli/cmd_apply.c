@@ -9,6 +9,7 @@
 #include <upb/encode.h>
 
 #include "agent/cli/cmd_wait.h"
+#include "thole/v1/access.upbdefs.h"
 #include "thole/v1/resources.upbdefs.h"
 
 /* ---- Files ----------------------------------------------------------------------------------- */
@@ -117,13 +118,19 @@ const char *apply_name(struct cli *c, const struct spec *s)
     case SPEC_POOL:
         name = thole_v1_ShardPool_name((thole_v1_ShardPool *)s->row);
         break;
+    case SPEC_ROLE:
+        name = thole_v1_Role_name((thole_v1_Role *)s->row);
+        break;
     }
     return copy_name(c, name);
 }
 
 enum rows_kind apply_kind(const struct spec *s)
 {
-    return s->kind == SPEC_SHARD ? ROWS_SHARDS : s->kind == SPEC_POOL ? ROWS_POOLS : ROWS_HOSTS;
+    return s->kind == SPEC_SHARD  ? ROWS_SHARDS
+           : s->kind == SPEC_POOL ? ROWS_POOLS
+           : s->kind == SPEC_ROLE ? ROWS_ROLES
+                                  : ROWS_HOSTS;
 }
 
 const char *apply_resource(struct cli *c, const struct spec *s, char *ret, size_t size)
@@ -145,6 +152,9 @@ enum thole_code apply_current(struct cli *c, const struct spec *s, const void **
         break;
     case SPEC_POOL:
         (void)rows_get_pool(c, name, false, (const thole_v1_ShardPool **)ret, st);
+        break;
+    case SPEC_ROLE:
+        (void)rows_get_role(c, name, false, (const thole_v1_Role **)ret, st);
         break;
     }
     return *ret != NULL || st->code == THOLE_NOT_FOUND ? THOLE_OK : st->code;
@@ -172,6 +182,11 @@ const void *apply_spec(struct cli *c, const struct spec *s, const void *row,
         def = thole_v1_ShardPoolSpec_getmsgdef(c->pool);
         spec = row != NULL ? thole_v1_ShardPool_spec(row) : NULL;
         break;
+    case SPEC_ROLE:
+        kind = &thole_v1_RoleSpec_msginit;
+        def = thole_v1_RoleSpec_getmsgdef(c->pool);
+        spec = row != NULL ? thole_v1_Role_spec(row) : NULL;
+        break;
     }
     if (ret_kind != NULL) {
         *ret_kind = kind;
@@ -192,6 +207,29 @@ static upb_StringView encoded(struct cli *c, const void *message, const upb_Mini
     return (upb_StringView){bytes, size};
 }
 
+/* The rules of a built-in role cannot change, and may be left out. */
+static void fill_in_role(struct cli *c, thole_v1_Role *row, const thole_v1_Role *current)
+{
+    thole_v1_RoleSpec *wanted = thole_v1_Role_mutable_spec(row, c->arena);
+    size_t rules = 0, data = 0;
+    (void)thole_v1_RoleSpec_rules(wanted, &rules);
+    (void)thole_v1_RoleSpec_data(wanted, &data);
+    if (!thole_v1_Role_builtin(current) || rules + data > 0) {
+        return;
+    }
+    const thole_v1_RoleRule *const *rule = thole_v1_RoleSpec_rules(rows_role_spec(current), &rules);
+    const thole_v1_DataRule *const *data_rule =
+        thole_v1_RoleSpec_data(rows_role_spec(current), &data);
+    thole_v1_RoleRule **to = thole_v1_RoleSpec_resize_rules(wanted, rules, c->arena);
+    thole_v1_DataRule **to_data = thole_v1_RoleSpec_resize_data(wanted, data, c->arena);
+    for (size_t i = 0; i < rules; i++) {
+        to[i] = (thole_v1_RoleRule *)(uintptr_t)rule[i];
+    }
+    for (size_t i = 0; i < data; i++) {
+        to_data[i] = (thole_v1_DataRule *)(uintptr_t)data_rule[i];
+    }
+}
+
 /* Fields that cannot change, and a host's state, keep their value if the spec leaves them out. */
 static void fill_in(struct cli *c, const struct spec *s, const void *current)
 {
@@ -203,6 +241,10 @@ static void fill_in(struct cli *c, const struct spec *s, const void *current)
         if (thole_v1_HostSpec_state(spec) == 0 && host != NULL) {
             thole_v1_HostSpec_set_state(spec, thole_v1_HostSpec_state(host));
         }
+        return;
+    }
+    if (s->kind == SPEC_ROLE) {
+        fill_in_role(c, (thole_v1_Role *)s->row, current);
         return;
     }
     if (s->kind == SPEC_SHARD) {
@@ -245,6 +287,8 @@ int apply_deleting(const char *what, const struct spec *s, const void *current)
     case SPEC_POOL:
         kind = "pool";
         deleting = current != NULL && thole_v1_ShardPool_deleting(current);
+        break;
+    case SPEC_ROLE: /* gone at once */
         break;
     case SPEC_HOST:
         kind = "host";
@@ -297,6 +341,19 @@ struct applied {
     const thole_v1_Condition *placed; /* dry runs: could it be placed? */
 };
 
+static enum thole_code send_role(struct cli *c, thole_v1_Role *row, bool dry_run,
+                                 struct applied *ret, struct thole_status *st)
+{
+    const thole_v1_Role *reply = NULL;
+    thole_v1_UpdateRoleRequest *request = thole_v1_UpdateRoleRequest_new(c->arena);
+    thole_v1_UpdateRoleRequest_set_role(request, row);
+    thole_v1_UpdateRoleRequest_set_allow_missing(request, true);
+    thole_v1_UpdateRoleRequest_set_validate_only(request, dry_run);
+    enum thole_code code = CLI_CALL(c, Roles, UpdateRole, request, &reply, Role, st);
+    ret->generation = code == THOLE_OK ? thole_v1_Role_generation(reply) : 0;
+    return code;
+}
+
 static enum thole_code send(struct cli *c, const struct spec *s, struct applied *ret,
                             struct thole_status *st)
 {
@@ -309,6 +366,8 @@ static enum thole_code send(struct cli *c, const struct spec *s, struct applied 
     switch (s->kind) {
     case SPEC_HOST:
         return send_host(c, (thole_v1_Host *)s->row, dry_run, st);
+    case SPEC_ROLE:
+        return send_role(c, (thole_v1_Role *)s->row, dry_run, ret, st);
     case SPEC_SHARD:
         code = send_shard(c, (thole_v1_Shard *)s->row, dry_run, &shard, st);
         if (code == THOLE_OK) {
@@ -332,6 +391,7 @@ static uint64_t generation_of(const struct spec *s, const void *row)
 {
     return s->kind == SPEC_SHARD  ? thole_v1_Shard_generation(row)
            : s->kind == SPEC_POOL ? thole_v1_ShardPool_generation(row)
+           : s->kind == SPEC_ROLE ? thole_v1_Role_generation(row)
                                   : thole_v1_Host_generation(row);
 }
 
@@ -400,7 +460,7 @@ int cli__command_apply(struct cli *c)
         uint64_t generation = 0;
         int one = apply_one(c, &list.items[i], &generation, &document);
         result = result == CLI_OK ? one : result; /* the other specs are still applied */
-        if (one == CLI_OK && list.items[i].kind != SPEC_HOST) {
+        if (one == CLI_OK && list.items[i].kind != SPEC_HOST && list.items[i].kind != SPEC_ROLE) {
             items[waiting++] = (struct wait_item){.kind = apply_kind(&list.items[i]),
                                                   .what = WAIT_READY,
                                                   .name = apply_name(c, &list.items[i]),

@@ -72,6 +72,9 @@ static void print_command_cases(void)
 {
     printf("    describe\\ shard*|delete\\ shard*) words=\"$(_thole_names shards)\" ;;\n"
            "    describe\\ host*|delete\\ host*) words=\"$(_thole_names hosts)\" ;;\n"
+           "    describe\\ pool*|delete\\ pool*) words=\"$(_thole_names pools)\" ;;\n"
+           "    describe\\ role*|delete\\ role*) words=\"$(_thole_names roles)\" ;;\n"
+           "    token\\ revoke*) words=\"$(_thole_names tokens)\" ;;\n"
            "    delete\\ replica*) words=\"$(_thole_names replicas)\" ;;\n");
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
@@ -82,11 +85,11 @@ static void print_command_cases(void)
         if (names != NULL) {
             printf("; words=\"$(_thole_names %s)\"", names);
         } else if (strncmp(command->name, "get", 3) == 0) {
-            printf("; words=\"hosts shards pools replicas operations events\"");
+            printf("; words=\"hosts shards pools replicas operations events roles tokens\"");
         } else if (strcmp(command->name, "describe") == 0) {
-            printf("; words=\"host shard\"");
+            printf("; words=\"host shard pool role\"");
         } else if (strcmp(command->name, "delete") == 0) {
-            printf("; words=\"shard replica host\"");
+            printf("; words=\"shard pool replica host role\"");
         }
         printf(" ;;\n");
     }

@@ -1,4 +1,4 @@
-/* `thole describe`: one host, shard or pool with its replicas and events. */
+/* `thole describe`: one host, shard, pool or role with its replicas and events. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -18,18 +18,12 @@ static void show_related(struct cli *c, const char *title, const struct rows *ro
     }
 }
 
-/* Replicas of a shard or on a host, then the newest events about it. */
-static int related(struct cli *c, const struct rows_query *replicas, const char *object)
+/* The newest events about an object. */
+static int related_events(struct cli *c, const char *object, bool stale)
 {
     struct thole_status st;
     struct rows rows;
-    if (rows_list(c, replicas, &rows, &st) != THOLE_OK) {
-        return cli__say_status("cannot list replicas", &st);
-    }
-    show_related(c, "Replicas", &rows);
-    rows_deinit(&rows);
-    const struct rows_query events = {
-        .kind = ROWS_EVENTS, .object = object, .stale = replicas->stale};
+    const struct rows_query events = {.kind = ROWS_EVENTS, .object = object, .stale = stale};
     if (rows_list(c, &events, &rows, &st) != THOLE_OK) {
         return cli__say_status("cannot list events", &st);
     }
@@ -41,6 +35,19 @@ static int related(struct cli *c, const struct rows_query *replicas, const char 
     show_related(c, "Events", &newest);
     rows_deinit(&rows);
     return cli__flush();
+}
+
+/* Replicas of a shard or on a host, then the events. */
+static int related(struct cli *c, const struct rows_query *replicas, const char *object)
+{
+    struct thole_status st;
+    struct rows rows;
+    if (rows_list(c, replicas, &rows, &st) != THOLE_OK) {
+        return cli__say_status("cannot list replicas", &st);
+    }
+    show_related(c, "Replicas", &rows);
+    rows_deinit(&rows);
+    return related_events(c, object, replicas->stale);
 }
 
 static void line(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -132,7 +139,7 @@ static int describe_document(struct cli *c, const char *member, enum rows_kind k
     static const char *const names[] = {"replicas", "events"};
     for (size_t i = 0; i < 2; i++) {
         struct rows none = {.kind = queries[i]->kind};
-        if (queries[i] == replicas && kind == ROWS_POOLS) {
+        if (queries[i] == replicas && (kind == ROWS_POOLS || kind == ROWS_ROLES)) {
             rows_json(c, &none, names[i], &out);
             continue;
         }
@@ -317,6 +324,44 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     return result == CLI_OK ? cli__flush() : result;
 }
 
+static int describe_role(struct cli *c, const char *name, bool stale)
+{
+    struct thole_status st;
+    const thole_v1_Role *r = NULL;
+    if (rows_get_role(c, name, stale, &r, &st) != THOLE_OK) {
+        return cli__say_status("cannot describe the role", &st);
+    }
+    const struct rows_query none = {.kind = ROWS_REPLICAS, .stale = stale};
+    if (cli__is_document(c)) {
+        return describe_document(c, "role", ROWS_ROLES, r, &none);
+    }
+    const thole_v1_RoleSpec *spec = rows_role_spec(r);
+    struct bytes text = {0};
+    size_t n = 0;
+    line("Name", "%.*s", CLI_SV(thole_v1_Role_name(r)));
+    line("Built-in", "%s", thole_v1_Role_builtin(r) ? "yes" : "no");
+    line("Generation", "%" PRIu64, thole_v1_Role_generation(r));
+    line("Etag", "%.*s", CLI_SV(thole_v1_Role_etag(r)));
+    const thole_v1_RoleRule *const *rules = thole_v1_RoleSpec_rules(spec, &n);
+    for (size_t i = 0; i < n; i++) {
+        bytes_clear(&text);
+        show_role_rule(rules[i], &text);
+        line(i == 0 ? "Rules" : "", "%.*s", (int)text.size, (const char *)text.data);
+    }
+    const thole_v1_DataRule *const *data = thole_v1_RoleSpec_data(spec, &n);
+    for (size_t i = 0; i < n; i++) {
+        bytes_clear(&text);
+        show_data_rule(data[i], &text);
+        line(i == 0 ? "Data" : "", "%.*s", (int)text.size, (const char *)text.data);
+    }
+    bytes_clear(&text);
+    show_members(spec, &text);
+    line("Members", "%.*s", (int)text.size, text.size > 0 ? (const char *)text.data : "");
+    bytes_deinit(&text);
+    char object[ROWS_NAME_BYTES];
+    return related_events(c, rows_name(ROWS_ROLES, r, object, sizeof object), stale);
+}
+
 int cli__command_describe(struct cli *c)
 {
     bool stale = cli_flag(c, OPT_STALE);
@@ -329,5 +374,8 @@ int cli__command_describe(struct cli *c)
     if (strcmp(c->args[0], "pool") == 0 || strcmp(c->args[0], "pools") == 0) {
         return describe_pool(c, cli__strip(c->args[1], "pool"), stale);
     }
-    return cli__say_usage(c, "\"%s\" is not one of host, shard, pool", c->args[0]);
+    if (strcmp(c->args[0], "role") == 0 || strcmp(c->args[0], "roles") == 0) {
+        return describe_role(c, cli__strip(c->args[1], "role"), stale);
+    }
+    return cli__say_usage(c, "\"%s\" is not one of host, shard, pool, role", c->args[0]);
 }

@@ -23,6 +23,7 @@ static bool parse_kind(const char *text, enum rows_kind *ret)
         [ROWS_HOSTS] = {"hosts", "host"},          [ROWS_SHARDS] = {"shards", "shard"},
         [ROWS_REPLICAS] = {"replicas", "replica"}, [ROWS_EVENTS] = {"events", "event"},
         [ROWS_POOLS] = {"pools", "pool"},          [ROWS_OPERATIONS] = {"operations", "operation"},
+        [ROWS_ROLES] = {"roles", "role"},          [ROWS_TOKENS] = {"tokens", "token"},
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
@@ -57,6 +58,10 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
                 upb_StringView_IsEqual(thole_v1_Replica_host(row), cli__sv(g->q.host)));
     case ROWS_OPERATIONS:
         return g->name == NULL || thole_v1_Operation_id(row) == g->id;
+    case ROWS_ROLES:
+        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Role_name(row), cli__sv(g->name));
+    case ROWS_TOKENS:
+        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Token_id(row), cli__sv(g->name));
     case ROWS_EVENTS:
         break;
     }
@@ -85,6 +90,10 @@ static int object_exists(struct get *g)
         code = rows_get_host(g->c, top, false, (const thole_v1_Host **)&row, &st);
     } else if (strncmp(object, "pools/", 6) == 0) {
         code = rows_get_pool(g->c, top, false, (const thole_v1_ShardPool **)&row, &st);
+    } else if (strncmp(object, "roles/", 6) == 0) {
+        code = rows_get_role(g->c, top, false, (const thole_v1_Role **)&row, &st);
+    } else if (strncmp(object, "tokens/", 7) == 0) {
+        return CLI_OK;
     } else if (options_parse_number(top, &id)) {
         code = rows_get_operation(g->c, id, false, (const thole_v1_Operation **)&row, &st);
     }
@@ -93,7 +102,8 @@ static int object_exists(struct get *g)
 
 static bool is_object(const char *text)
 {
-    static const char *const kinds[] = {"shards/", "hosts/", "pools/", "operations/"};
+    static const char *const kinds[] = {"shards/",     "hosts/", "pools/",
+                                        "operations/", "roles/", "tokens/"};
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         size_t size = strlen(kinds[i]);
         if (strncmp(text, kinds[i], size) == 0 && text[size] != '\0') {
@@ -124,7 +134,8 @@ static int get_list(struct get *g)
     }
     int result = CLI_OK;
     if (some.count == 0 && g->name != NULL && g->q.kind != ROWS_EVENTS) {
-        (void)cli__say_failed("there is no replica %s", g->name);
+        (void)cli__say_failed("there is no %s %s", g->q.kind == ROWS_TOKENS ? "token" : "replica",
+                              g->name);
         result = CLI_NOT_FOUND;
     } else {
         if (some.count == 0 && g->q.object != NULL) {
@@ -152,6 +163,8 @@ static int get_one(struct get *g)
             ? rows_get_pool(g->c, g->name, stale, (const thole_v1_ShardPool **)&row, &st)
         : g->q.kind == ROWS_OPERATIONS
             ? rows_get_operation(g->c, g->id, stale, (const thole_v1_Operation **)&row, &st)
+        : g->q.kind == ROWS_ROLES
+            ? rows_get_role(g->c, g->name, stale, (const thole_v1_Role **)&row, &st)
             : rows_get_shard(g->c, g->name, stale, (const thole_v1_Shard **)&row, &st);
     if (code != THOLE_OK) {
         return cli__say_status("cannot get", &st);
@@ -167,8 +180,8 @@ static int get_one(struct get *g)
 
 static void show_gone(struct get *g, upb_StringView name)
 {
-    static const char *const prefixes[] = {"hosts/", "shards/", "shards/",
-                                           "?",      "pools/",  "operations/"};
+    static const char *const prefixes[] = {"hosts/", "shards/",     "shards/", "?",
+                                           "pools/", "operations/", "roles/",  "tokens/"};
     const char *prefix = prefixes[g->q.kind];
     size_t size = strlen(prefix);
     bool replica = memmem(name.data, name.size, "/replicas/", 10) != NULL;
@@ -246,6 +259,12 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
         keep(g, ROWS_OPERATIONS, thole_v1_WatchClusterResponse_operation(m),
              &thole_v1_Operation_msginit);
         break;
+    case thole_v1_WatchClusterResponse_row_role:
+        keep(g, ROWS_ROLES, thole_v1_WatchClusterResponse_role(m), &thole_v1_Role_msginit);
+        break;
+    case thole_v1_WatchClusterResponse_row_token:
+        keep(g, ROWS_TOKENS, thole_v1_WatchClusterResponse_token(m), &thole_v1_Token_msginit);
+        break;
     case thole_v1_WatchClusterResponse_row_event:
         keep(g, ROWS_EVENTS, thole_v1_WatchClusterResponse_event(m), &thole_v1_Event_msginit);
         break;
@@ -283,7 +302,7 @@ int cli__command_get(struct cli *c)
     if (!parse_kind(c->args[0], &g.q.kind)) {
         return cli__say_usage(c,
                               "\"%s\" is not one of hosts, shards, pools, replicas, operations, "
-                              "events",
+                              "events, roles, tokens",
                               c->args[0]);
     }
     g.name = c->arg_count > 1 ? c->args[1] : NULL;
@@ -304,19 +323,22 @@ int cli__command_get(struct cli *c)
             return cli__say_usage(c, "\"%s\" is not an id", g.name);
         }
     } else if (g.name != NULL) {
-        g.name = cli__strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"
-                                    : g.q.kind == ROWS_POOLS ? "pool"
-                                                             : "shard");
+        g.name = cli__strip(g.name, g.q.kind == ROWS_HOSTS    ? "host"
+                                    : g.q.kind == ROWS_POOLS  ? "pool"
+                                    : g.q.kind == ROWS_ROLES  ? "role"
+                                    : g.q.kind == ROWS_TOKENS ? "token"
+                                                              : "shard");
     }
     if (g.q.object != NULL && g.q.kind == ROWS_EVENTS && !is_object(g.q.object)) {
         return cli__say_usage(c,
                               "\"%s\" is not an object, such as shards/orders, hosts/h1, pools/p, "
-                              "operations/7 or shards/orders/replicas/12",
+                              "roles/r, operations/7 or shards/orders/replicas/12",
                               g.q.object);
     }
     if (cli_flag(c, OPT_WATCH)) {
         return get_watch(&g);
     }
-    bool one = g.name != NULL && g.q.kind != ROWS_REPLICAS && g.q.kind != ROWS_EVENTS;
+    bool one = g.name != NULL && g.q.kind != ROWS_REPLICAS && g.q.kind != ROWS_EVENTS &&
+               g.q.kind != ROWS_TOKENS;
     return one ? get_one(&g) : get_list(&g);
 }

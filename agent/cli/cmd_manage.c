@@ -118,6 +118,22 @@ static int delete_host(struct cli *c, const char *name)
     return deleted(c, &item, "hosts", name);
 }
 
+static int delete_role(struct cli *c, const char *name)
+{
+    struct thole_status st;
+    const thole_v1_DeleteRoleResponse *reply = NULL;
+    thole_v1_DeleteRoleRequest *request = thole_v1_DeleteRoleRequest_new(c->arena);
+    thole_v1_DeleteRoleRequest_set_name(request, cli__sv(name));
+    thole_v1_DeleteRoleRequest_set_allow_missing(request, cli_flag(c, OPT_ALLOW_MISSING));
+    thole_v1_DeleteRoleRequest_set_request_id(request, cli__request_id(c));
+    if (CLI_CALL(c, Roles, DeleteRole, request, &reply, DeleteRoleResponse, &st)) {
+        return cli__say_status("cannot delete the role", &st);
+    }
+    char resource[ROWS_NAME_BYTES];
+    snprintf(resource, sizeof resource, "roles/%s", name);
+    return done(c, NULL, resource, "deleted", NULL); /* there is nothing to wait for */
+}
+
 int cli__command_delete(struct cli *c)
 {
     const char *kind = c->args[0];
@@ -133,7 +149,10 @@ int cli__command_delete(struct cli *c)
     if (strcmp(kind, "pool") == 0 || strcmp(kind, "pools") == 0) {
         return delete_pool(c, cli__strip(c->args[1], "pool"));
     }
-    return cli__say_usage(c, "\"%s\" is not one of shard, pool, replica, host", kind);
+    if (strcmp(kind, "role") == 0 || strcmp(kind, "roles") == 0) {
+        return delete_role(c, cli__strip(c->args[1], "role"));
+    }
+    return cli__say_usage(c, "\"%s\" is not one of shard, pool, replica, host, role", kind);
 }
 
 /* ---- Replicas -------------------------------------------------------------------------------- */

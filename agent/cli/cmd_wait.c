@@ -234,6 +234,8 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
         observe_deleted(w, thole_v1_WatchClusterResponse_deleted(m));
         break;
     case thole_v1_WatchClusterResponse_row_operation:
+    case thole_v1_WatchClusterResponse_row_role:
+    case thole_v1_WatchClusterResponse_row_token:
     case thole_v1_WatchClusterResponse_row_event:
     case thole_v1_WatchClusterResponse_row_NOT_SET:
         break;
@@ -357,9 +359,23 @@ static int must_exist(struct cli *c, const struct wait_item *w)
                : CLI_OK;
 }
 
+static bool is_state(const char *text)
+{
+    for (size_t i = WAIT_READY; i <= WAIT_DRAINED; i++) {
+        if (strcmp(for_names[i], text) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int cli__command_wait(struct cli *c)
 {
-    const char *what = cli_text(c, OPT_FOR);
+    const char *what = cli_given(c, OPT_FOR) ? cli_text(c, OPT_FOR) : "ready";
+    if (!is_state(what)) {
+        return cli__say_usage(c, "--for \"%s\": must be one of ready, formed, deleted, drained",
+                              what);
+    }
     struct wait_item *items = xcalloc(c->arg_count, sizeof *items);
     int result = CLI_OK;
     for (size_t i = 0; result == CLI_OK && i < c->arg_count; i++) {

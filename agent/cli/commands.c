@@ -11,14 +11,14 @@ const struct cli_command cli_commands[] = {
      {0},
      cli__command_status},
     {"get",
-     "hosts|shards|pools|replicas|operations|events [NAME]",
+     "hosts|shards|pools|replicas|operations|events|roles|tokens [NAME]",
      "list objects",
      "With NAME only that object; a replica or operation has its id as NAME, events have their "
      "object.",
      {OPT_WATCH, OPT_SHARD, OPT_HOST, OPT_OBJECT, OPT_SINCE, OPT_LIMIT, OPT_STALE},
      cli__command_get},
     {"describe",
-     "host|shard|pool NAME",
+     "host|shard|pool|role NAME",
      "show one object: spec, conditions, replicas, events",
      NULL,
      {OPT_STALE},
@@ -31,9 +31,9 @@ const struct cli_command cli_commands[] = {
      "    constraints:\n      - {key: zone, operator: IN, values: [a, b]}\n\n"
      "or kind: ShardPool, with count and shard (the spec of each), or kind: Host, with tags, "
      "state\n"
-     "and capacity; see docs/specs.md. Field names are as in the API, or in camelCase. With an "
-     "etag the\n"
-     "spec is changed only if nobody else has changed it meanwhile.",
+     "and capacity, or kind: Role, with rules, data and members; see docs/specs.md. Field names\n"
+     "are as in the API, or in camelCase. With an etag the spec is changed only if nobody else\n"
+     "has changed it meanwhile.",
      {OPT_FILE, OPT_DRY_RUN, OPT_WAIT, OPT_TIMEOUT},
      cli__command_apply},
     {"diff",
@@ -43,8 +43,8 @@ const struct cli_command cli_commands[] = {
      {OPT_FILE},
      cli__command_diff},
     {"delete",
-     "shard|pool|replica|host NAME",
-     "delete a shard, a pool with its shards, a replica (by id), or a drained host",
+     "shard|pool|replica|host|role NAME",
+     "delete a shard, a pool with its shards, a replica (by id), a drained host, or a role",
      NULL,
      {OPT_WAIT, OPT_TIMEOUT, OPT_ALLOW_MISSING},
      cli__command_delete},
@@ -238,6 +238,26 @@ const struct cli_command cli_commands[] = {
      {OPT_MODE, OPT_SHARDS, OPT_IN_FLIGHT, OPT_PAYLOAD, OPT_READ_SHARE, OPT_SECONDS, OPT_WARMUP,
       OPT_VOTERS, OPT_CLEANUP, OPT_TIMEOUT},
      cli__command_bench},
+    {"token create",
+     "",
+     "make a bearer token for a user, and print it: it is shown only this once",
+     "Whoever has it calls as that user: --token-file, THOLE_TOKEN, or \"authorization: Bearer "
+     "TOKEN\" from\n"
+     "other clients. The roles that have the user as a member say what it may do.",
+     {OPT_FOR, OPT_EXPIRES},
+     cli__command_token_create},
+    {"token list",
+     "",
+     "list bearer tokens: whose they are, and until when",
+     NULL,
+     {OPT_STALE},
+     cli__command_token_list},
+    {"token revoke",
+     "ID",
+     "end a bearer token for good, on every host within a second",
+     NULL,
+     {0},
+     cli__command_token_revoke},
     {"cert ca",
      "CLUSTER",
      "make a CA for a cluster: ca.crt and ca.key",

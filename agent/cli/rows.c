@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "bus/bus.h"
 #include "proto/decode.h"
+#include "thole/v1/access.upbdefs.h"
 #include "thole/v1/operations.upbdefs.h"
 #include "thole/v1/resources.upbdefs.h"
 
@@ -72,6 +73,20 @@ static enum thole_code pools_page(struct cli *c, const struct rows_query *q, upb
 {
     thole_v1_ListPoolsRequest *request = thole_v1_ListPoolsRequest_new(c->arena);
     LIST_PAGE(Pools, Pools, pools);
+}
+
+static enum thole_code roles_page(struct cli *c, const struct rows_query *q, upb_StringView *token,
+                                  struct rows *ret, struct thole_status *st)
+{
+    thole_v1_ListRolesRequest *request = thole_v1_ListRolesRequest_new(c->arena);
+    LIST_PAGE(Roles, Roles, roles);
+}
+
+static enum thole_code tokens_page(struct cli *c, const struct rows_query *q, upb_StringView *token,
+                                   struct rows *ret, struct thole_status *st)
+{
+    thole_v1_ListTokensRequest *request = thole_v1_ListTokensRequest_new(c->arena);
+    LIST_PAGE(Tokens, Tokens, tokens);
 }
 
 static enum thole_code operations_page(struct cli *c, const struct rows_query *q,
@@ -141,6 +156,12 @@ enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows
         case ROWS_OPERATIONS:
             code = operations_page(c, q, &token, ret, st);
             break;
+        case ROWS_ROLES:
+            code = roles_page(c, q, &token, ret, st);
+            break;
+        case ROWS_TOKENS:
+            code = tokens_page(c, q, &token, ret, st);
+            break;
         }
         if (code != THOLE_OK) {
             rows_deinit(ret);
@@ -175,6 +196,15 @@ enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
     thole_v1_GetPoolRequest_set_name(request, cli__sv(name));
     thole_v1_GetPoolRequest_set_stale(request, stale);
     return CLI_CALL(c, Pools, GetPool, request, ret, ShardPool, st);
+}
+
+enum thole_code rows_get_role(struct cli *c, const char *name, bool stale,
+                              const thole_v1_Role **ret, struct thole_status *st)
+{
+    thole_v1_GetRoleRequest *request = thole_v1_GetRoleRequest_new(c->arena);
+    thole_v1_GetRoleRequest_set_name(request, cli__sv(name));
+    thole_v1_GetRoleRequest_set_stale(request, stale);
+    return CLI_CALL(c, Roles, GetRole, request, ret, Role, st);
 }
 
 enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
@@ -242,6 +272,11 @@ const thole_v1_ShardPoolStatus *rows_pool_status(const thole_v1_ShardPool *pool)
     return or_nothing(thole_v1_ShardPool_status(pool));
 }
 
+const thole_v1_RoleSpec *rows_role_spec(const thole_v1_Role *role)
+{
+    return or_nothing(thole_v1_Role_spec(role));
+}
+
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
@@ -298,6 +333,12 @@ const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t si
     case ROWS_OPERATIONS:
         snprintf(ret, size, "operations/%" PRIu64, thole_v1_Operation_id(row));
         break;
+    case ROWS_ROLES:
+        snprintf(ret, size, "roles/%.*s", CLI_SV(thole_v1_Role_name(row)));
+        break;
+    case ROWS_TOKENS:
+        snprintf(ret, size, "tokens/%.*s", CLI_SV(thole_v1_Token_id(row)));
+        break;
     }
     return ret;
 }
@@ -315,6 +356,10 @@ const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
         return thole_v1_ShardPool_getmsgdef(c->pool);
     case ROWS_OPERATIONS:
         return thole_v1_Operation_getmsgdef(c->pool);
+    case ROWS_ROLES:
+        return thole_v1_Role_getmsgdef(c->pool);
+    case ROWS_TOKENS:
+        return thole_v1_Token_getmsgdef(c->pool);
     case ROWS_EVENTS:
         break;
     }

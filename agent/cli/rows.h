@@ -3,11 +3,21 @@
 #define AGENT_CLI_ROWS_H
 
 #include "agent/cli/cli.h"
+#include "thole/v1/access.upb.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/operations.upb.h"
 #include "thole/v1/resources.upb.h"
 
-enum rows_kind { ROWS_HOSTS, ROWS_SHARDS, ROWS_REPLICAS, ROWS_EVENTS, ROWS_POOLS, ROWS_OPERATIONS };
+enum rows_kind {
+    ROWS_HOSTS,
+    ROWS_SHARDS,
+    ROWS_REPLICAS,
+    ROWS_EVENTS,
+    ROWS_POOLS,
+    ROWS_OPERATIONS,
+    ROWS_ROLES,
+    ROWS_TOKENS
+};
 
 struct rows {
     enum rows_kind kind;
@@ -36,6 +46,8 @@ enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
                               const thole_v1_Host **ret, struct thole_status *st);
 enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
                               const thole_v1_ShardPool **ret, struct thole_status *st);
+enum thole_code rows_get_role(struct cli *c, const char *name, bool stale,
+                              const thole_v1_Role **ret, struct thole_status *st);
 /* Lists all. */
 enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
                                  const thole_v1_Replica **ret, struct thole_status *st);
@@ -48,6 +60,7 @@ const thole_v1_ShardStatus *rows_shard_status(const thole_v1_Shard *shard);
 const thole_v1_ShardPoolSpec *rows_pool_spec(const thole_v1_ShardPool *pool);
 const thole_v1_ShardSpec *rows_pool_shard_spec(const thole_v1_ShardPool *pool);
 const thole_v1_ShardPoolStatus *rows_pool_status(const thole_v1_ShardPool *pool);
+const thole_v1_RoleSpec *rows_role_spec(const thole_v1_Role *role);
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);
 /* Is the shard Ready, with its newest spec? */
 bool rows_shard_ready(const thole_v1_Shard *shard);
@@ -75,6 +88,10 @@ const char *show_operation_state(int32_t value);
 int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
                       const struct thole_status *st);
 const char *show_owner(int32_t value);
+/* "READ, UPDATE on SHARDS named a*, b" */
+void show_role_rule(const thole_v1_RoleRule *rule, struct bytes *out);
+void show_data_rule(const thole_v1_DataRule *rule, struct bytes *out);
+void show_members(const thole_v1_RoleSpec *spec, struct bytes *out);
 void show_tags(const thole_v1_Host *host, struct bytes *out);
 void show_constraints(const thole_v1_Constraint *const *constraints, size_t count,
                       struct bytes *out);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/cli/rows.h"
+#include "base/clock.h"
 #include "proto/names.h"
 
 #define NAME_OF(names, value) \
@@ -338,6 +339,46 @@ static void event_row(struct cli_table *t, const thole_v1_Event *e)
     } else {
         cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
     }
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_method(e)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_address(e)));
+}
+
+static void role_row(struct cli_table *t, const thole_v1_Role *r)
+{
+    const thole_v1_RoleSpec *spec = rows_role_spec(r);
+    struct bytes members = {0};
+    size_t rules = 0, data = 0;
+    char age[24];
+    (void)thole_v1_RoleSpec_rules(spec, &rules);
+    (void)thole_v1_RoleSpec_data(spec, &data);
+    show_members(spec, &members);
+    cli__table_row(t);
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Role_name(r)));
+    cli__table_cell(t, "%s", thole_v1_Role_builtin(r) ? "yes" : "no");
+    cli__table_cell(t, "%zu", rules);
+    cli__table_cell(t, "%zu", data);
+    cli__table_cell(t, "%s", text_of(&members));
+    int64_t made = thole_v1_Role_create_time_ms(r);
+    cli__table_cell(t, "%s", made == 0 ? "-" : cli__age(made, age, sizeof age));
+    cli__table_cell(t, "%" PRIu64, thole_v1_Role_generation(r));
+    bytes_deinit(&members);
+}
+
+static void token_row(struct cli_table *t, const thole_v1_Token *k)
+{
+    char age[24], expires[32];
+    int64_t expire_ms = thole_v1_Token_expire_time_ms(k);
+    int64_t now_ms = (int64_t)clock_system.wall_ms(&clock_system);
+    cli__table_row(t);
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Token_id(k)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Token_user(k)));
+    cli__table_cell(t, "%s",
+                    thole_v1_Token_revoke_time_ms(k) != 0 ? "revoked"
+                    : expire_ms <= now_ms                 ? "expired"
+                                                          : "valid");
+    cli__table_cell(t, "%s", cli__time(expire_ms, expires, sizeof expires));
+    cli__table_cell(t, "%s", cli__age(thole_v1_Token_create_time_ms(k), age, sizeof age));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Token_creator(k)));
 }
 
 static void show_table(struct cli *c, const struct rows *rows)
@@ -353,7 +394,11 @@ static void show_table(struct cli *c, const struct rows *rows)
                         "+>GENERATION"},
         [ROWS_OPERATIONS] = {">ID", "KIND", "TARGET", "STATE", "STEP", ">DONE", "AGE", "MESSAGE",
                              "+ACTOR", "+ENDED"},
-        [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE"},
+        [ROWS_ROLES] = {"NAME", "BUILT-IN", ">RULES", ">DATA-RULES", "MEMBERS", "AGE",
+                        "+>GENERATION"},
+        [ROWS_TOKENS] = {"ID", "USER", "STATE", "EXPIRES", "AGE", "+CREATOR"},
+        [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE", "+METHOD",
+                         "+ADDRESS"},
     };
     struct cli_table *t = cli__table_new(cli__format(c) == FORMAT_WIDE, columns[rows->kind]);
     for (size_t i = 0; i < rows->count; i++) {
@@ -376,6 +421,12 @@ static void show_table(struct cli *c, const struct rows *rows)
         case ROWS_OPERATIONS:
             operation_row(t, rows->items[i]);
             break;
+        case ROWS_ROLES:
+            role_row(t, rows->items[i]);
+            break;
+        case ROWS_TOKENS:
+            token_row(t, rows->items[i]);
+            break;
         }
     }
     cli__table_print(t, c->layout);
@@ -386,6 +437,7 @@ const char *rows_kind_name(enum rows_kind kind)
     static const char *const names[] = {
         [ROWS_HOSTS] = "Host",   [ROWS_SHARDS] = "Shard",    [ROWS_REPLICAS] = "Replica",
         [ROWS_EVENTS] = "Event", [ROWS_POOLS] = "ShardPool", [ROWS_OPERATIONS] = "Operation",
+        [ROWS_ROLES] = "Role",   [ROWS_TOKENS] = "Token",
     };
     return names[kind];
 }

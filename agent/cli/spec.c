@@ -6,14 +6,15 @@
 #include <string.h>
 
 #include "agent/cli/cli.h"
+#include "thole/v1/access.upbdefs.h"
 #include "thole/v1/resources.upbdefs.h"
 
 /* Fields that the server fills in, which a document may have. */
 static bool is_observed(const char *name)
 {
-    static const char *const names[] = {"id",       "status",         "generation",
-                                        "revision", "create_time_ms", "initial",
-                                        "deleting", "pool",           "replicas"};
+    static const char *const names[] = {
+        "id",      "status",   "generation", "revision", "create_time_ms",
+        "initial", "deleting", "pool",       "replicas", "builtin"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i], name) == 0) {
             return true;
@@ -42,7 +43,7 @@ static bool read_kind(struct spec_reader *r, yaml_node_t *root, enum spec_kind *
     }
     yaml_node_t *node = find(r, root, "kind");
     if (node == NULL || node->type != YAML_SCALAR_NODE) {
-        return spec_fail(r, root, "kind is missing: Shard, ShardPool or Host");
+        return spec_fail(r, root, "kind is missing: Shard, ShardPool, Host or Role");
     }
     const char *kind = (const char *)node->data.scalar.value;
     if (strcmp(kind, "Shard") == 0) {
@@ -51,8 +52,11 @@ static bool read_kind(struct spec_reader *r, yaml_node_t *root, enum spec_kind *
         *ret = SPEC_HOST;
     } else if (strcmp(kind, "ShardPool") == 0) {
         *ret = SPEC_POOL;
+    } else if (strcmp(kind, "Role") == 0) {
+        *ret = SPEC_ROLE;
     } else {
-        return spec_fail(r, node, "kind: \"%.40s\" is not one of Shard, ShardPool, Host", kind);
+        return spec_fail(r, node, "kind: \"%.40s\" is not one of Shard, ShardPool, Host, Role",
+                         kind);
     }
     return true;
 }
@@ -115,6 +119,7 @@ static bool read_document(struct spec_reader *r, yaml_node_t *root, struct spec_
     }
     const upb_MessageDef *def = kind == SPEC_SHARD  ? thole_v1_Shard_getmsgdef(r->pool)
                                 : kind == SPEC_HOST ? thole_v1_Host_getmsgdef(r->pool)
+                                : kind == SPEC_ROLE ? thole_v1_Role_getmsgdef(r->pool)
                                                     : thole_v1_ShardPool_getmsgdef(r->pool);
     upb_Message *row = upb_Message_New(def, r->arena);
     if (!read_row(r, root, def, row)) {

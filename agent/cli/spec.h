@@ -18,13 +18,14 @@
 #define SPEC_DEPTH_MAX 32
 #define SPEC_ANCHORS_MAX 1000 /* in one file */
 
-enum spec_kind { SPEC_SHARD, SPEC_HOST, SPEC_POOL };
+enum spec_kind { SPEC_SHARD, SPEC_HOST, SPEC_POOL, SPEC_ROLE };
 
 struct spec {
     const char *source; /* FILE, for messages */
     size_t line;
     enum spec_kind kind;
-    upb_Message *row; /* a thole.v1.Shard, Host or ShardPool with name, spec and perhaps etag */
+    upb_Message
+        *row; /* a thole.v1.Shard, Host, ShardPool or Role with name, spec and perhaps etag */
 };
 
 struct spec_list {

@@ -75,18 +75,18 @@ bool options_parse_number(const char *text, uint64_t *ret)
     return parse_digits(&text, ret) && *text == '\0';
 }
 
-bool options_parse_duration(const char *text, uint64_t *ret_ms)
+bool options_parse_duration(const char *text, uint64_t max_ms, uint64_t *ret_ms)
 {
     static const struct {
         const char *unit;
         uint64_t ms;
-    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"h", 3600000}};
+    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
     uint64_t n = 0;
     if (!parse_digits(&text, &n)) {
         return false;
     }
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
-        if (strcmp(text, units[i].unit) == 0 && n <= UINT32_MAX / units[i].ms) {
+        if (strcmp(text, units[i].unit) == 0 && n <= max_ms / units[i].ms) {
             *ret_ms = n * units[i].ms;
             return true;
         }
@@ -142,7 +142,7 @@ static bool parse(const struct option_def *d, const char *text, uint64_t *ret)
     case OPTION_NUMBER:
         return options_parse_number(text, ret) && *ret >= d->min && (d->max == 0 || *ret <= d->max);
     case OPTION_DURATION:
-        return options_parse_duration(text, ret);
+        return options_parse_duration(text, d->max != 0 ? d->max : UINT32_MAX, ret);
     case OPTION_CHOICE:
         return is_choice(d->value, text);
     case OPTION_TEXT:

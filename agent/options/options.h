@@ -105,6 +105,6 @@ void options_print_help(FILE *out, const struct option_def *def);
 void options_print_completion(FILE *out, const struct option_def *defs, size_t count);
 
 bool options_parse_number(const char *text, uint64_t *ret);
-bool options_parse_duration(const char *text, uint64_t *ret_ms);
+bool options_parse_duration(const char *text, uint64_t max_ms, uint64_t *ret_ms);
 
 #endif

@@ -312,6 +312,10 @@ static void command_done(void *ctx, const struct thole_status *st,
         services__call_fail_field(c, st, refused_field(result, field));
         return;
     }
+    if (c->answer != NULL) {
+        c->answer(c, result);
+        return;
+    }
     const void *row = NULL;
     if (c->row == &thole_v1_Host_msginit) {
         row = thole_registry_v1_Result_host(result);
@@ -323,6 +327,10 @@ static void command_done(void *ctx, const struct thole_status *st,
         row = thole_registry_v1_Result_pool(result);
     } else if (c->row == &thole_v1_Operation_msginit) {
         row = thole_registry_v1_Result_operation(result);
+    } else if (c->row == &thole_v1_Role_msginit) {
+        row = thole_registry_v1_Result_role(result);
+    } else if (c->row == &thole_v1_Token_msginit) {
+        row = thole_registry_v1_Result_token(result);
     }
     if (row == NULL) { /* deletions; the answer has no fields */
         bus_rpc_reply(c->rpc, (struct bufslice){buf_new(0), {NULL, 0}});

@@ -9,55 +9,15 @@
 #include <string.h>
 #include <upb/encode.h>
 
-#include "agent/services/services_internal.h"
+#include "agent/services/cluster_watch.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/map.h"
 #include "proto/decode.h"
 
-#define SNAPSHOT_ROWS 256      /* encoded at a time */
 #define LOOK_NS (NS_PER_S / 2) /* between checks of availability, whose changes change no row */
 
 enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_CHANGE };
-enum phase {
-    PHASE_HOSTS,
-    PHASE_POOLS,
-    PHASE_OPERATIONS,
-    PHASE_SHARDS,
-    PHASE_REPLICAS,
-    PHASE_CHANGES
-};
-
-struct pending {
-    struct pending *next;
-    struct bufslice message;
-};
-
-struct cluster_watch {
-    struct cluster_watch *next;
-    struct services *s;
-    struct bus_rpc *rpc;
-    struct worker_msg start, cancel, drained;
-    _Atomic bool drained_posted;
-    _Atomic uint32_t refs; /* the call, the worker's list, each posted message */
-
-    /* The worker's. */
-    bool blocked;  /* until the call's queue has drained */
-    bool finished; /* the call was answered */
-    enum phase phase;
-    struct registry_view *view; /* of the snapshot, or of the changes that are being sent */
-    struct map pools;           /* hash of a name -> by how many the sent ready count was lower */
-    struct map differ;          /* shard id -> conditions that were sent differently from the row */
-    char after_name[LIMIT_NAME_BYTES + 1];
-    uint64_t after_id;
-    uint64_t revision; /* sent up to here */
-    bool events;       /* nothing but events, about `object` */
-    bool begun;        /* the first bookmark of events was sent */
-    char object[REGISTRY_NAME_BYTES];
-    char oldest[EVENTS_OLDEST_BYTES]; /* not empty: the watch ends because events were dropped */
-    uint64_t operation;               /* only this operation; 0: not such a watch */
-    struct pending *first, **last;
-};
 
 static void watch_unref(void *data)
 {
@@ -67,102 +27,6 @@ static void watch_unref(void *data)
         map_deinit(&w->pools);
         free(w);
     }
-}
-
-/* ---- Rows ------------------------------------------------------------------------------------ */
-
-static void push(struct cluster_watch *w, struct bytes *out)
-{
-    struct pending *p = xcalloc(1, sizeof *p);
-    struct buf *b = bytes_to_buf(out);
-    bytes_deinit(out);
-    p->message = (struct bufslice){b, slice_of(b->data, b->size)};
-    *w->last = p;
-    w->last = &p->next;
-}
-
-static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
-                     const upb_MiniTable *kind, uint64_t revision)
-{
-    upb_Arena *arena = upb_Arena_New();
-    struct bufslice bytes = services__encode(row, kind, arena);
-    upb_Arena_Free(arena);
-    struct bytes out = {0};
-    services__wire_bytes(&out, field, bytes.bytes);
-    services__wire_varint(&out, 6, revision);
-    bufslice_unref(bytes);
-    push(w, &out);
-}
-
-/* With the current ready count; remembers how it differed from the row. */
-static void push_pool(void *ctx, const thole_v1_ShardPool *row)
-{
-    struct cluster_watch *w = ctx;
-    uint32_t unready = 0;
-    upb_Arena *arena = upb_Arena_New();
-    const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
-    const thole_v1_ShardPool *now = services__pool_now(&check, row, arena, &unready);
-    push_row(w, 8, now, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
-    upb_Arena_Free(arena);
-    if (unready != 0) {
-        (void)map_put(&w->pools, services__pool_key(row), (void *)(uintptr_t)unready);
-    } else {
-        (void)map_remove(&w->pools, services__pool_key(row));
-    }
-}
-
-static void push_operation(void *ctx, const thole_v1_Operation *row)
-{
-    push_row(ctx, 9, row, &thole_v1_Operation_msginit, thole_v1_Operation_revision(row));
-}
-
-static void push_host(void *ctx, const thole_v1_Host *row)
-{
-    push_row(ctx, 1, row, &thole_v1_Host_msginit, thole_v1_Host_revision(row));
-}
-
-/* With the current conditions; remembers which of them differed from the row. */
-static void push_shard(void *ctx, const thole_v1_Shard *row)
-{
-    struct cluster_watch *w = ctx;
-    struct shard_availability now;
-    upb_Arena *arena = upb_Arena_New();
-    const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
-    uint32_t differ = services__conditions_differ(&check, row, &now);
-    push_row(w, 2, services__conditions_now(&check, row, arena), &thole_v1_Shard_msginit,
-             thole_v1_Shard_revision(row));
-    upb_Arena_Free(arena);
-    if (differ != 0) {
-        (void)map_put(&w->differ, thole_v1_Shard_id(row), (void *)(uintptr_t)differ);
-    } else {
-        (void)map_remove(&w->differ, thole_v1_Shard_id(row));
-    }
-}
-
-static void push_replica(void *ctx, const thole_v1_Replica *row)
-{
-    push_row(ctx, 3, row, &thole_v1_Replica_msginit, thole_v1_Replica_revision(row));
-}
-
-static void push_event(void *ctx, const thole_v1_Event *row)
-{
-    push_row(ctx, 4, row, &thole_v1_Event_msginit, thole_v1_Event_revision(row));
-}
-
-static void push_gone(void *ctx, const char *name)
-{
-    struct cluster_watch *w = ctx;
-    struct bytes out = {0};
-    services__wire_bytes(&out, 5, slice_str(name));
-    push(w, &out);
-}
-
-static void push_bookmark(struct cluster_watch *w)
-{
-    struct bytes out = {0};
-    services__wire_varint(&out, 6, w->revision);
-    services__wire_varint(&out, 7, 1);
-    push(w, &out);
 }
 
 /* ---- One watch ------------------------------------------------------------------------------- */
@@ -227,59 +91,6 @@ static bool send_pending(struct cluster_watch *w)
     return true;
 }
 
-static void remember_name(struct cluster_watch *w, upb_StringView name)
-{
-    size_t size = name.size < LIMIT_NAME_BYTES ? name.size : LIMIT_NAME_BYTES;
-    memcpy(w->after_name, name.data, size);
-    w->after_name[size] = '\0';
-}
-
-/* The next rows of the snapshot. */
-static void snapshot_more(struct cluster_watch *w)
-{
-    struct registry_shard_buf shard_buf;
-    struct registry_replica_buf replica_buf;
-    for (size_t i = 0; i < SNAPSHOT_ROWS && w->phase != PHASE_CHANGES; i++) {
-        const thole_v1_Host *host = NULL;
-        const thole_v1_ShardPool *pool = NULL;
-        const thole_v1_Operation *operation = NULL;
-        const thole_v1_Shard *shard = NULL;
-        const thole_v1_Replica *replica = NULL;
-        if (w->phase == PHASE_HOSTS &&
-            (host = registry_next_host(w->view, slice_str(w->after_name))) != NULL) {
-            push_host(w, host);
-            remember_name(w, thole_v1_Host_name(host));
-        } else if (w->phase == PHASE_POOLS &&
-                   (pool = registry_next_pool(w->view, slice_str(w->after_name))) != NULL) {
-            push_pool(w, pool);
-            remember_name(w, thole_v1_ShardPool_name(pool));
-        } else if (w->phase == PHASE_OPERATIONS &&
-                   (operation = registry_next_operation(w->view, w->after_id)) != NULL) {
-            push_operation(w, operation);
-            w->after_id = thole_v1_Operation_id(operation);
-        } else if (w->phase == PHASE_SHARDS &&
-                   (shard = registry_next_shard(w->view, slice_str(w->after_name), &shard_buf)) !=
-                       NULL) {
-            push_shard(w, shard);
-            remember_name(w, thole_v1_Shard_name(shard));
-        } else if (w->phase == PHASE_REPLICAS &&
-                   (replica = registry_next_replica(w->view, w->after_id, &replica_buf)) != NULL) {
-            push_replica(w, replica);
-            w->after_id = thole_v1_Replica_id(replica);
-        } else {
-            w->phase++;
-            w->after_name[0] = '\0';
-            w->after_id = 0;
-        }
-    }
-    if (w->phase == PHASE_CHANGES) {
-        w->revision = registry_view_revision(w->view);
-        registry_view_release(w->view);
-        w->view = NULL;
-        push_bookmark(w);
-    }
-}
-
 /* Encode new events. False: there are none, or the watch ended. */
 static bool events_more(struct cluster_watch *w)
 {
@@ -298,12 +109,12 @@ static bool events_more(struct cluster_watch *w)
         uint64_t it = 0;
         while ((event = registry_next_event(view, w->revision, &it, &event_buf)) != NULL) {
             if (services__events_is_about(event, object)) {
-                push_event(w, event);
+                services__watch_push_event(w, event);
             }
         }
         w->begun = true;
         w->revision = revision > w->revision ? revision : w->revision;
-        push_bookmark(w);
+        services__watch_push_bookmark(w);
     }
     registry_view_release(view);
     return any;
@@ -317,23 +128,15 @@ static bool changes_more(struct cluster_watch *w)
     bool any = revision > w->revision;
     struct thole_status st;
     if (any) {
-        const struct registry_changes changes = {.ctx = w,
-                                                 .host = push_host,
-                                                 .shard = push_shard,
-                                                 .replica = push_replica,
-                                                 .pool = push_pool,
-                                                 .operation = push_operation,
-                                                 .event = push_event,
-                                                 .gone = push_gone};
         w->view = view;
-        enum thole_code code = registry_changes_since(view, w->revision, &changes, &st);
+        enum thole_code code = services__watch_push_changes(w, &st);
         w->view = NULL;
         if (code != THOLE_OK) {
             finish(w, &st);
             any = false;
         } else {
             w->revision = revision;
-            push_bookmark(w);
+            services__watch_push_bookmark(w);
         }
     }
     registry_view_release(view);
@@ -345,12 +148,12 @@ static bool conditions_more(struct cluster_watch *w)
 {
     w->view = registry_view_acquire(agent_registry(w->s->agent));
     const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
-    bool any = services__conditions_changed(&check, &w->differ, push_shard, w);
-    any |= services__pools_changed(&check, &w->pools, push_pool, w);
+    bool any = services__conditions_changed(&check, &w->differ, services__watch_push_shard, w);
+    any |= services__pools_changed(&check, &w->pools, services__watch_push_pool, w);
     registry_view_release(w->view);
     w->view = NULL;
     if (any) {
-        push_bookmark(w);
+        services__watch_push_bookmark(w);
     }
     return any;
 }
@@ -369,7 +172,7 @@ static bool operation_more(struct cluster_watch *w)
         upb_Arena_Free(arena);
         bytes_append_slice(&out, bytes.bytes);
         bufslice_unref(bytes);
-        push(w, &out);
+        services__watch_push(w, &out);
         w->revision = thole_v1_Operation_revision(row);
     } else if (row == NULL) {
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "operation %" PRIu64 " not found",
@@ -387,7 +190,7 @@ static void pump(struct cluster_watch *w)
     ASSERT(worker_is_current(w->s->worker));
     while (!w->finished && !w->blocked && send_pending(w)) {
         if (w->phase != PHASE_CHANGES) {
-            snapshot_more(w);
+            services__watch_push_snapshot(w);
         } else if (!(w->events      ? events_more(w)
                      : w->operation ? operation_more(w)
                                     : changes_more(w))) {

@@ -12,6 +12,7 @@
 #include "base/worker.h"
 #include "registry/validate.h"
 #include "thole/registry/v1/registry.upb.h"
+#include "thole/v1/access.upb.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/data.upb.h"
 #include "thole/v1/snapshots.upb.h"
@@ -72,7 +73,10 @@ struct call {
     /* Called before a command is answered, with the revision of its effect; 0: refused, or the
      * outcome is unknown. */
     void (*settled)(struct call *c, uint64_t revision);
-    const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
+    const upb_MiniTable *row; /* the kind of row that answers a command; NULL: an empty message */
+    /* Answers a command that succeeded, in place of its row. */
+    void (*answer)(struct call *c, const thole_registry_v1_Result *result);
+    upb_StringView secret;      /* CreateToken */
     struct registry_view *view; /* released with the call */
     /* The revision of the view by which c->next checked the command. If that was too old, c->next
      * runs again. 0: no check. */
@@ -166,7 +170,9 @@ enum page_kind {
     PAGE_REPLICAS = 'r',
     PAGE_EVENTS = 'e',
     PAGE_POOLS = 'p',
-    PAGE_OPERATIONS = 'o'
+    PAGE_OPERATIONS = 'o',
+    PAGE_ROLES = 'a',
+    PAGE_TOKENS = 't'
 };
 
 /* Every List answer has the same shape: rows = 1, next_page_token = 2, revision = 3. */
@@ -241,6 +247,14 @@ void services__operations_record_transfer(struct call *c, upb_StringView shard, 
                                           const char *failure);
 void services__operations_pause(struct call *c);
 void services__operations_resume(struct call *c);
+void services__roles_get(struct call *c);
+void services__roles_list(struct call *c);
+void services__roles_create(struct call *c);
+void services__roles_update(struct call *c);
+void services__roles_delete(struct call *c);
+void services__tokens_create(struct call *c);
+void services__tokens_list(struct call *c);
+void services__tokens_revoke(struct call *c);
 void services__replicas_list(struct call *c);
 void services__replicas_create(struct call *c);
 void services__replicas_delete(struct call *c);

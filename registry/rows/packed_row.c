@@ -197,12 +197,14 @@ struct slice registry__packed_name(const struct packed *p)
         const uint8_t *from = after_bitmap(p);
         return first_string(p, &from);
     }
-    return registry_str(p->kind == ROW_HOST    ? thole_v1_Host_name(msg)
-                        : p->kind == ROW_SHARD ? thole_v1_Shard_name(msg)
-                        : p->kind == ROW_POOL  ? thole_v1_ShardPool_name(msg)
-                        : p->kind == ROW_REQUEST
-                            ? thole_registry_v1_RememberedRequest_request_id(msg)
-                            : (upb_StringView){0});
+    return registry_str(
+        p->kind == ROW_HOST      ? thole_v1_Host_name(msg)
+        : p->kind == ROW_SHARD   ? thole_v1_Shard_name(msg)
+        : p->kind == ROW_POOL    ? thole_v1_ShardPool_name(msg)
+        : p->kind == ROW_ROLE    ? thole_v1_Role_name(msg)
+        : p->kind == ROW_TOKEN   ? thole_v1_Token_id(thole_registry_v1_StoredToken_token(msg))
+        : p->kind == ROW_REQUEST ? thole_registry_v1_RememberedRequest_request_id(msg)
+                                 : (upb_StringView){0});
 }
 
 uint64_t registry__packed_id(const struct packed *p)
@@ -212,6 +214,8 @@ uint64_t registry__packed_id(const struct packed *p)
     switch ((enum row_kind)p->kind) {
     case ROW_HOST:
     case ROW_POOL:
+    case ROW_ROLE:
+    case ROW_TOKEN:
         return 0;
     case ROW_OPERATION:
         return thole_v1_Operation_id(whole_of(p)->msg);

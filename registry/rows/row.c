@@ -19,6 +19,10 @@ const upb_MiniTable *registry__row_table(enum row_kind kind)
         return &thole_v1_ShardPool_msginit;
     case ROW_OPERATION:
         return &thole_v1_Operation_msginit;
+    case ROW_ROLE:
+        return &thole_v1_Role_msginit;
+    case ROW_TOKEN:
+        return &thole_registry_v1_StoredToken_msginit;
     case ROW_EVENT:
         return &thole_v1_Event_msginit;
     case ROW_REQUEST:

@@ -23,6 +23,8 @@ enum row_kind {
     ROW_REPLICA,
     ROW_POOL,
     ROW_OPERATION,
+    ROW_ROLE,
+    ROW_TOKEN,
     ROW_RESOURCES, /* how many kinds of rows have a name and a revision */
     ROW_EVENT = ROW_RESOURCES,
     ROW_REQUEST,
@@ -52,6 +54,8 @@ struct row {
         thole_v1_Replica *replica;
         thole_v1_ShardPool *pool;
         thole_v1_Operation *operation;
+        thole_v1_Role *role;
+        thole_registry_v1_StoredToken *token;
         thole_v1_Event *event;
         thole_registry_v1_RememberedRequest *request;
     };
@@ -164,6 +168,8 @@ enum registry_index {
     INDEX_HOST_REPLICAS,  /* host id, replica id */
     INDEX_POOLS,          /* name */
     INDEX_OPERATIONS,     /* operation id */
+    INDEX_ROLES,          /* name */
+    INDEX_TOKENS,         /* id, as a name */
     INDEX_EVENTS,         /* sequence */
     INDEX_JOURNAL,        /* sequence */
     INDEX_REQUESTS,       /* request id */

@@ -32,6 +32,8 @@ static enum order order_of(enum registry_index index)
     case INDEX_HOST_NAMES:
     case INDEX_SHARD_NAMES:
     case INDEX_POOLS:
+    case INDEX_ROLES:
+    case INDEX_TOKENS:
     case INDEX_REQUESTS:
         return ORDER_NAME;
     case INDEX_SHARD_REPLICAS:

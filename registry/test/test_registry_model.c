@@ -507,7 +507,8 @@ static void on_gone(void *ctx, const char *name)
 static const struct registry_changes *mirror_changes(struct mirror *m)
 {
     static struct registry_changes c;
-    c = (struct registry_changes){m, on_host, on_shard, on_replica, NULL, NULL, on_event, on_gone};
+    c = (struct registry_changes){m,    on_host, on_shard, on_replica, NULL,
+                                  NULL, NULL,    NULL,     on_event,   on_gone};
     return &c;
 }
 
