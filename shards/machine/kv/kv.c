@@ -11,7 +11,10 @@
 
 static void kv_close(void *machine)
 {
-    free(machine);
+    struct kv *kv = machine;
+
+    kv__counts_free(kv->counts);
+    free(kv);
 }
 
 /* Report the metadata records that the engine stored with the data. */
@@ -67,6 +70,7 @@ enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
         buf_unref(stored);
         code = ok ? THOLE_OK : kv__damaged(st, "state");
     }
+    kv__counts_reset(kv);
     return code == THOLE_OK ? kv__lease_next_due(&r, &kv->next_due_ms, st) : code;
 }
 
@@ -82,6 +86,7 @@ static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
     kv->space = (struct state_space){env->replica_id, env->generation};
     kv->shard_id = env->shard_id;
     kv->quota_bytes = kv__parse_quota(env->config);
+    kv->counts = kv__counts_new();
     enum thole_code code = report_meta(kv, env, st);
     if (code == THOLE_OK) {
         code = kv__load_state(kv, st);
@@ -116,6 +121,7 @@ static void exec_init(struct kv_exec *x, struct kv *kv, bool watched)
     };
     x->upb = upb_Arena_New();
     x->arena = arena_new();
+    kv__count_begin(x);
 }
 
 static void exec_deinit(struct kv_exec *x)
@@ -129,6 +135,8 @@ static void exec_deinit(struct kv_exec *x)
     bytes_deinit(&x->item);
     bytes_deinit(&x->out);
     bytes_deinit(&x->event_bytes);
+    bytes_deinit(&x->delta_bytes);
+    free(x->deltas);
     free(x->events);
 }
 
@@ -212,6 +220,9 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
             batch->metadata != NULL ? batch->metadata(batch, &meta_count) : NULL;
         kv__put_meta(kv, x.reader.batch, meta, meta_count);
         code = state_batch_write(x.reader.batch, st);
+    }
+    if (code == THOLE_OK) {
+        kv__count_commit(&x);
     }
     if (code == THOLE_OK && batch->watch != NULL) {
         send_events(&x, batch->watch);

@@ -145,6 +145,7 @@ bool kv__wire_item_decode(struct slice in, struct kv_item *ret);   /* not sub an
 
 /* ---- The machine ----------------------------------------------------------------------------- */
 
+struct kv_counts; /* kv_count.c */
 struct kv_exec;
 
 struct kv {
@@ -155,6 +156,7 @@ struct kv {
     struct kv_state state;
     /* Leases: when the first may be due; and where the walk for it may begin. */
     uint64_t next_due_ms, due_floor_ms;
+    struct kv_counts *counts;
 };
 
 struct kv_view {
@@ -239,17 +241,32 @@ enum thole_code kv__range(const struct kv_reader *r, const etcdserverpb_RangeReq
 
 /* ---- Counts ---------------------------------------------------------------------------------- */
 
+/* A query that scans so many keys only to count them has the tree built for the next one. */
+#define KV_COUNT_SCAN_MAX 10000
+
+struct kv_counts *kv__counts_new(void);
+void kv__counts_free(struct kv_counts *c);
+void kv__counts_reset(struct kv *kv); /* the state was loaded */
 /* The number of keys of a range as of a revision, if that is known without a scan. */
 bool kv__count(const struct kv_reader *r, const struct kv_keys *keys, int64_t revision,
                int64_t *ret);
+void kv__count_scanned(const struct kv_reader *r, int64_t keys);
+/* An apply batch: at its begin, for keys that come and go, and when it is in the database. */
+void kv__count_begin(struct kv_exec *x);
 void kv__count_add(struct kv_exec *x, struct slice key);
 void kv__count_remove(struct kv_exec *x, struct slice key);
+void kv__count_commit(struct kv_exec *x);
 
 /* ---- One entry ------------------------------------------------------------------------------- */
 
 struct kv_event {
     uint64_t index;
     size_t key_at, key_size, event_at, event_size; /* in kv_exec.event_bytes */
+};
+
+struct kv_delta {            /* a key that came or went */
+    size_t key_at, key_size; /* in kv_exec.delta_bytes */
+    bool added;
 };
 
 /* Executes the commands of an apply batch. */
@@ -270,7 +287,10 @@ struct kv_exec {
     struct kv_event *events;
     size_t event_count, event_capacity;
     struct bytes event_bytes;
-    size_t delta_count;
+    bool counting;
+    struct kv_delta *deltas;
+    size_t delta_count, delta_capacity;
+    struct bytes delta_bytes;
 };
 /* Carry out one command; x->refusal or x->out says what came of it. Fails only if the database
  * does. */

@@ -149,7 +149,12 @@ static enum thole_code walk(struct range *g, struct bytes *out, struct thole_sta
     }
     enum thole_code code = kv__scan_status(scan, st);
     kv__scan_free(scan);
-    g->count = counted ? g->count : walked;
+    if (!counted) {
+        g->count = walked;
+    }
+    if (!counted && !g->sorted && (count_only || enough(g, matched))) {
+        kv__count_scanned(g->r, walked - (count_only ? 0 : g->limit));
+    }
     g->more = enough(g, matched);
     return code;
 }

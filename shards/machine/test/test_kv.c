@@ -1,0 +1,624 @@
+/* The kv machine's operations, and its refusals word by word. beside_etcd.py compares random requests
+ * with what etcd does. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/limits.h"
+#include "base/rand.h"
+#include "etcd/kv.upb.h"
+#include "etcd/rpc.upb.h"
+#include "proto/decode.h"
+#include "shards/machine/builtin.h"
+#include "shards/machine/test/machine_fixture.h"
+#include "thole/kv/v1/kv.upb.h"
+#include "thole/kv/v1/modify.upb.h"
+
+struct fixture {
+    struct test_machine t;
+    upb_Arena *arena;
+    struct bytes out;
+};
+
+static int setup_with(void **state, const char *config)
+{
+    struct fixture *f = xcalloc(1, sizeof *f);
+
+    test_machine_init(&f->t, &machine_kv);
+    if (config != NULL) {
+        f->t.env.config = (struct thole_slice){config, strlen(config)};
+        test_machine_reopen(&f->t);
+    }
+    f->arena = upb_Arena_New();
+    *state = f;
+    return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_with(state, NULL);
+}
+
+static int setup_quota(void **state)
+{
+    return setup_with(state, "ignored\nquota_bytes=2000\n");
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    test_machine_deinit(&f->t);
+    upb_Arena_Free(f->arena);
+    bytes_deinit(&f->out);
+    free(f);
+    return 0;
+}
+
+static upb_StringView sv(const char *s)
+{
+    return upb_StringView_FromString(s);
+}
+
+/* ---- Commands -------------------------------------------------------------------------------- */
+
+static thole_kv_v1_Command *command(struct fixture *f)
+{
+    return thole_kv_v1_Command_new(f->arena);
+}
+
+static struct slice with_marker(struct fixture *f, const char *data, size_t size)
+{
+    uint8_t *p = upb_Arena_Malloc(f->arena, size + 1);
+
+    p[0] = 0;
+    if (size > 0) {
+        memcpy(p + 1, data, size);
+    }
+    return slice_of(p, size + 1);
+}
+
+/* The answer is in f->out. */
+static uint64_t apply(struct fixture *f, const thole_kv_v1_Command *m)
+{
+    size_t n = 0;
+    char *data = thole_kv_v1_Command_serialize(m, f->arena, &n);
+
+    return test_apply(&f->t, with_marker(f, data, n), &f->out);
+}
+
+static void refused(struct fixture *f, const thole_kv_v1_Command *m, enum thole_code code,
+                    const char *text)
+{
+    uint64_t got = apply(f, m);
+
+    if (got != (uint64_t)code || !slice_equal(bytes_slice(&f->out), slice_str(text))) {
+        fail_msg("%d %.*s", (int)got, (int)f->out.size, (const char *)f->out.data);
+    }
+}
+
+#define ANSWER(f, type) answer_is_sound(PROTO_DECODE(type, copy_of(f), (f)->arena))
+
+static struct slice copy_of(struct fixture *f)
+{
+    uint8_t *p = upb_Arena_Malloc(f->arena, f->out.size + 1);
+
+    if (f->out.size > 0) {
+        memcpy(p, f->out.data, f->out.size);
+    }
+    return slice_of(p, f->out.size);
+}
+
+static void *answer_is_sound(void *m)
+{
+    assert_non_null(m);
+    return m;
+}
+
+static enum thole_code query(struct fixture *f, const thole_kv_v1_Query *m, struct thole_status *st)
+{
+    struct test_sink sink;
+    size_t n = 0;
+    void *view = NULL;
+    char *data = thole_kv_v1_Query_serialize(m, f->arena, &n);
+    struct slice q = with_marker(f, data, n);
+
+    test_sink_init(&sink);
+    assert_int_equal(f->t.type->view_acquire(f->t.m, &view, NULL), THOLE_OK);
+    enum thole_code code =
+        f->t.type->query(f->t.m, view, (struct thole_slice){q.data, q.size}, &sink.base, st);
+    f->t.type->view_release(f->t.m, view);
+    bytes_clear(&f->out);
+    bytes_append_slice(&f->out, bytes_slice(&sink.out));
+    bytes_deinit(&sink.out);
+    return code;
+}
+
+static void put(struct fixture *f, const char *key, const char *value, int64_t lease)
+{
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_PutRequest *p = thole_kv_v1_Command_mutable_put(m, f->arena);
+
+    etcdserverpb_PutRequest_set_key(p, sv(key));
+    etcdserverpb_PutRequest_set_value(p, sv(value));
+    etcdserverpb_PutRequest_set_lease(p, lease);
+    assert_int_equal(apply(f, m), 0);
+}
+
+static etcdserverpb_RangeRequest *range_query(struct fixture *f, thole_kv_v1_Query **ret,
+                                              const char *key, upb_StringView end)
+{
+    *ret = thole_kv_v1_Query_new(f->arena);
+    etcdserverpb_RangeRequest *r = thole_kv_v1_Query_mutable_range(*ret, f->arena);
+
+    etcdserverpb_RangeRequest_set_key(r, sv(key));
+    etcdserverpb_RangeRequest_set_range_end(r, end);
+    return r;
+}
+
+/* "key=value;" of everything, as of a revision. */
+static void expect_all(struct fixture *f, int64_t revision, const char *expected)
+{
+    static const char zero = '\0';
+    thole_kv_v1_Query *q;
+    struct bytes seen = {0};
+    size_t n = 0;
+    etcdserverpb_RangeRequest *r = range_query(f, &q, "", (upb_StringView){&zero, 1});
+
+    etcdserverpb_RangeRequest_set_key(r, (upb_StringView){&zero, 1});
+    etcdserverpb_RangeRequest_set_revision(r, revision);
+    assert_int_equal(query(f, q, NULL), THOLE_OK);
+    const etcdserverpb_RangeResponse *answer = ANSWER(f, etcdserverpb_RangeResponse);
+    const mvccpb_KeyValue *const *kvs = etcdserverpb_RangeResponse_kvs(answer, &n);
+    assert_int_equal(etcdserverpb_RangeResponse_count(answer), n);
+    for (size_t i = 0; i < n; i++) {
+        upb_StringView key = mvccpb_KeyValue_key(kvs[i]), value = mvccpb_KeyValue_value(kvs[i]);
+        bytes_printf(&seen, "%.*s=%.*s;", (int)key.size, key.data, (int)value.size, value.data);
+    }
+    if (!slice_equal(bytes_slice(&seen), slice_str(expected))) {
+        fail_msg("%.*s instead of %s", (int)seen.size, (const char *)seen.data, expected);
+    }
+    bytes_deinit(&seen);
+}
+
+static const thole_kv_v1_StoreStatus *status(struct fixture *f)
+{
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(f->arena);
+
+    thole_kv_v1_Query_mutable_status(q, f->arena);
+    assert_int_equal(query(f, q, NULL), THOLE_OK);
+    return ANSWER(f, thole_kv_v1_StoreStatus);
+}
+
+/* ---- History and compaction ------------------------------------------------------------------ */
+
+static void test_kv_earlier_revisions_can_be_read(void **state)
+{
+    struct fixture *f = *state;
+    char large[2000] = "", expected[2010];
+
+    memset(large, 'x', sizeof large - 1); /* not stored with the latest key */
+    put(f, "a", "1", 0);                  /* revision 2 */
+    put(f, "b", large, 0);
+    put(f, "a", "2", 0);
+    test_text(&f->t, "delete a", 0, "deleted 1");
+    put(f, "b", "small", 0); /* 6 */
+    put(f, "a", "3", 0);
+    expect_all(f, 1, "");
+    expect_all(f, 2, "a=1;");
+    snprintf(expected, sizeof expected, "b=%s;", large);
+    expect_all(f, 5, expected);
+    expect_all(f, 6, "b=small;");
+    expect_all(f, 0, "a=3;b=small;");
+}
+
+static void test_kv_compaction_drops_what_was_superseded(void **state)
+{
+    struct fixture *f = *state;
+    struct thole_status st = {0};
+    thole_kv_v1_Query *q;
+    char text[64];
+
+    for (int i = 0; i < 200; i++) {
+        snprintf(text, sizeof text, "%d", i);
+        put(f, "a", text, 0); /* 2 to 201 */
+    }
+    put(f, "b", "kept", 0);
+    test_text(&f->t, "delete a", 0, "deleted 1"); /* 203 */
+    uint64_t before = thole_kv_v1_StoreStatus_bytes(status(f));
+    test_text(&f->t, "compact 203", 0, "ok");
+    expect_all(f, 203, "b=kept;");
+    etcdserverpb_RangeRequest *r = range_query(f, &q, "a", sv(""));
+    etcdserverpb_RangeRequest_set_revision(r, 202);
+    assert_int_equal(query(f, q, &st), THOLE_OUT_OF_RANGE);
+    assert_string_equal(st.message, "etcdserver: mvcc: required revision has been compacted");
+    etcdserverpb_RangeRequest_set_revision(r, 204);
+    assert_int_equal(query(f, q, &st), THOLE_OUT_OF_RANGE);
+    assert_string_equal(st.message, "etcdserver: mvcc: required revision is a future revision");
+    for (int i = 0; i < 10; i++) { /* the walk goes on with each entry */
+        test_text(&f->t, "get b", 0, "kept");
+    }
+    const thole_kv_v1_StoreStatus *after = status(f);
+    assert_int_equal(thole_kv_v1_StoreStatus_walked_revision(after), 203);
+    /* b, the last version of a, and its deletion are left. */
+    assert_true(thole_kv_v1_StoreStatus_bytes(after) < before / 20);
+    assert_int_equal(thole_kv_v1_StoreStatus_keys(after), 1);
+    /* Nothing of a is left once the deletion is below the compacted revision. */
+    put(f, "b", "again", 0);
+    test_text(&f->t, "compact 204", 0, "ok");
+    test_text(&f->t, "compact 204", 11,
+              "error: etcdserver: mvcc: required revision has been compacted");
+    assert_true(thole_kv_v1_StoreStatus_bytes(status(f)) < 120);
+}
+
+/* ---- Events ---------------------------------------------------------------------------------- */
+
+static const thole_kv_v1_EventsResponse *events(struct fixture *f, int64_t from, uint32_t sub,
+                                                uint32_t max_changes)
+{
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(f->arena);
+    thole_kv_v1_EventsRequest *e = thole_kv_v1_Query_mutable_events(q, f->arena);
+
+    thole_kv_v1_EventsRequest_set_key(e, sv("a"));
+    thole_kv_v1_EventsRequest_set_range_end(e, sv("c"));
+    thole_kv_v1_EventsRequest_set_start_revision(e, from);
+    thole_kv_v1_EventsRequest_set_start_sub(e, sub);
+    thole_kv_v1_EventsRequest_set_prev_kv(e, true);
+    thole_kv_v1_EventsRequest_set_max_changes(e, max_changes);
+    assert_int_equal(query(f, q, NULL), THOLE_OK);
+    return ANSWER(f, thole_kv_v1_EventsResponse);
+}
+
+static void test_kv_events_go_on_where_a_page_ended(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes seen = {0};
+    int64_t at = 1;
+    uint32_t sub = 0;
+    size_t n = 0;
+
+    put(f, "a", "1", 0);
+    put(f, "x", "not watched", 0);
+    put(f, "b", "2", 0);
+    put(f, "a", "3", 0);
+    test_text(&f->t, "delete-range -", 0, "deleted 3"); /* one revision, 6 */
+    while (at <= 6) {
+        const thole_kv_v1_EventsResponse *page = events(f, at, sub, 1);
+        const mvccpb_Event *const *list = thole_kv_v1_EventsResponse_events(page, &n);
+        assert_true(n <= 1);
+        if (n == 1) {
+            const mvccpb_KeyValue *kv = mvccpb_Event_kv(list[0]),
+                                  *old = mvccpb_Event_prev_kv(list[0]);
+            upb_StringView key = mvccpb_KeyValue_key(kv);
+            upb_StringView was = old != NULL ? mvccpb_KeyValue_value(old) : sv("-");
+            bytes_printf(&seen, "%d%s%.*s(%.*s) ", (int)mvccpb_KeyValue_mod_revision(kv),
+                         mvccpb_Event_type(list[0]) == mvccpb_Event_DELETE ? "!" : "",
+                         (int)key.size, key.data, (int)was.size, was.data);
+        }
+        assert_int_equal(thole_kv_v1_EventsResponse_current_revision(page), 6);
+        at = thole_kv_v1_EventsResponse_next_revision(page);
+        sub = thole_kv_v1_EventsResponse_next_sub(page);
+    }
+    assert_true(slice_equal(bytes_slice(&seen), slice_str("2a(-) 4b(-) 5a(1) 6!a(3) 6!b(2) ")));
+    assert_int_equal(at, 7);
+    bytes_deinit(&seen);
+    test_text(&f->t, "compact 6", 0, "ok");
+    assert_int_equal(thole_kv_v1_EventsResponse_compact_revision(events(f, 5, 0, 0)), 6);
+    const thole_kv_v1_EventsResponse *page = events(f, 6, 0, 0);
+    const mvccpb_Event *const *list = thole_kv_v1_EventsResponse_events(page, &n);
+    assert_int_equal(n, 2); /* deletions at the compacted revision are still there */
+    assert_null(mvccpb_Event_prev_kv(list[0]));
+}
+
+/* ---- Refusals -------------------------------------------------------------------------------- */
+
+static void test_kv_requests_are_refused_in_etcds_words(void **state)
+{
+    struct fixture *f = *state;
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_PutRequest *p = thole_kv_v1_Command_mutable_put(m, f->arena);
+
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: key is not provided");
+    etcdserverpb_PutRequest_set_key(p, sv("k"));
+    etcdserverpb_PutRequest_set_ignore_value(p, true);
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: key not found");
+    etcdserverpb_PutRequest_set_value(p, sv("v"));
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: value is provided");
+    etcdserverpb_PutRequest_set_ignore_value(p, false);
+    etcdserverpb_PutRequest_set_lease(p, 5);
+    refused(f, m, THOLE_NOT_FOUND, "etcdserver: requested lease not found");
+    etcdserverpb_PutRequest_set_ignore_lease(p, true);
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: lease is provided");
+
+    m = command(f);
+    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+    for (int i = 0; i < 2; i++) {
+        etcdserverpb_RequestOp *op = etcdserverpb_TxnRequest_add_success(txn, f->arena);
+        p = etcdserverpb_RequestOp_mutable_request_put(op, f->arena);
+        etcdserverpb_PutRequest_set_key(p, sv("k"));
+    }
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request");
+    for (int i = 0; i < 127; i++) {
+        (void)etcdserverpb_TxnRequest_add_success(txn, f->arena);
+    }
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: too many operations in txn request");
+
+    m = command(f);
+    etcdserverpb_RangeRequest *r = thole_kv_v1_Command_mutable_range(m, f->arena);
+    etcdserverpb_RangeRequest_set_key(r, sv("k"));
+    etcdserverpb_RangeRequest_set_sort_target(r, 5);
+    refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: invalid sort option");
+    assert_int_equal(thole_kv_v1_StoreStatus_revision(status(f)), 1);
+}
+
+static void test_kv_leases_are_refused_in_etcds_words(void **state)
+{
+    struct fixture *f = *state;
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_LeaseGrantRequest *g = thole_kv_v1_Command_mutable_lease_grant(m, f->arena);
+
+    etcdserverpb_LeaseGrantRequest_set_ID(g, 7);
+    etcdserverpb_LeaseGrantRequest_set_TTL(g, INT64_C(9000000001));
+    refused(f, m, THOLE_OUT_OF_RANGE, "etcdserver: too large lease TTL");
+    etcdserverpb_LeaseGrantRequest_set_TTL(g, 1);
+    assert_int_equal(apply(f, m), 0);
+    const etcdserverpb_LeaseGrantResponse *granted = ANSWER(f, etcdserverpb_LeaseGrantResponse);
+    assert_int_equal(etcdserverpb_LeaseGrantResponse_TTL(granted), 2);
+    refused(f, m, THOLE_FAILED_PRECONDITION, "etcdserver: lease already exists");
+    etcdserverpb_LeaseGrantRequest_set_ID(g, 0); /* any */
+    assert_int_equal(apply(f, m), 0);
+    granted = ANSWER(f, etcdserverpb_LeaseGrantResponse);
+    assert_true(etcdserverpb_LeaseGrantResponse_ID(granted) > 0);
+    put(f, "b", "1", 7);
+    put(f, "a", "2", 7);
+    put(f, "c", "3", 7);
+    put(f, "c", "3", 0); /* detached */
+    m = command(f);
+    etcdserverpb_LeaseRevokeRequest *r = thole_kv_v1_Command_mutable_lease_revoke(m, f->arena);
+    etcdserverpb_LeaseRevokeRequest_set_ID(r, 7);
+    assert_int_equal(apply(f, m), 0);
+    refused(f, m, THOLE_NOT_FOUND, "etcdserver: requested lease not found");
+    expect_all(f, 0, "c=3;");
+    assert_int_equal(thole_kv_v1_StoreStatus_revision(status(f)), 6); /* one for the two */
+    assert_int_equal(thole_kv_v1_StoreStatus_leases(status(f)), 1);
+}
+
+/* ---- Quota ----------------------------------------------------------------------------------- */
+
+static void test_kv_the_quota_refuses_what_adds_until_the_alarm_is_taken_away(void **state)
+{
+    static const char text[] = "etcdserver: mvcc: database space exceeded";
+    struct fixture *f = *state;
+    char large[1500] = "";
+    thole_kv_v1_Command *m = command(f), *alarm = command(f);
+    etcdserverpb_PutRequest *p = thole_kv_v1_Command_mutable_put(m, f->arena);
+
+    memset(large, 'x', sizeof large - 1);
+    put(f, "a", large, 0);
+    etcdserverpb_PutRequest_set_key(p, sv("b"));
+    etcdserverpb_PutRequest_set_value(p, sv(large));
+    refused(f, m, THOLE_RESOURCE_EXHAUSTED, text);
+    etcdserverpb_PutRequest_set_value(p, sv("small"));
+    refused(f, m, THOLE_RESOURCE_EXHAUSTED, text);
+    test_text(&f->t, "put b small", 8, "error: etcdserver: mvcc: database space exceeded");
+    test_text(&f->t, "delete a", 0, "deleted 1");
+    test_text(&f->t, "compact 3", 0, "ok");
+    test_machine_reopen(&f->t);
+    refused(f, m, THOLE_RESOURCE_EXHAUSTED, text);
+    etcdserverpb_AlarmRequest *a = thole_kv_v1_Command_mutable_alarm(alarm, f->arena);
+    assert_int_equal(apply(f, alarm), 0);
+    size_t n = 0;
+    (void)etcdserverpb_AlarmResponse_alarms(ANSWER(f, etcdserverpb_AlarmResponse), &n);
+    assert_int_equal(n, 1);
+    etcdserverpb_AlarmRequest_set_action(a, etcdserverpb_AlarmRequest_DEACTIVATE);
+    etcdserverpb_AlarmRequest_set_alarm(a, etcdserverpb_NOSPACE);
+    assert_int_equal(apply(f, alarm), 0);
+    test_text(&f->t, "put c small", 0, "ok revision=4 version=1");
+    test_text(&f->t, "compact 4", 0, "ok"); /* a is gone for good */
+    assert_int_equal(apply(f, m), 0);
+}
+
+/* ---- Transactions ---------------------------------------------------------------------------- */
+
+static thole_kv_v1_ModifyRequest *add_modify(struct fixture *f, etcdserverpb_TxnRequest *txn,
+                                             const char *key)
+{
+    thole_kv_v1_ModifyRequest *m = etcdserverpb_RequestOp_mutable_request_modify(
+        etcdserverpb_TxnRequest_add_success(txn, f->arena), f->arena);
+
+    thole_kv_v1_ModifyRequest_set_key(m, sv(key));
+    return m;
+}
+
+static void test_kv_values_are_modified_in_a_transaction(void **state)
+{
+    struct fixture *f = *state;
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+
+    thole_kv_v1_ModifyRequest_set_add(add_modify(f, txn, "n"), -5);
+    thole_kv_v1_ModifyRequest_set_min(add_modify(f, txn, "low"), 3);
+    thole_kv_v1_ModifyRequest_set_max(add_modify(f, txn, "top"), 3);
+    thole_kv_v1_ModifyRequest_set_append(add_modify(f, txn, "log"), sv("x"));
+    put(f, "low", "7", 0);
+    put(f, "top", "7", 0);
+    assert_int_equal(apply(f, m), 0);
+    assert_int_equal(apply(f, m), 0);
+    expect_all(f, 0, "log=xx;low=3;n=-10;top=7;");
+    put(f, "n", "-9223372036854775808", 0);
+    refused(f, m, THOLE_FAILED_PRECONDITION, "the sum is out of the range of 64 bits");
+    put(f, "n", "nine", 0);
+    refused(f, m, THOLE_FAILED_PRECONDITION, "the value is not a 64-bit decimal number");
+    expect_all(f, 0, "log=xx;low=3;n=nine;top=7;");
+}
+
+/* A deletion with an open end is not seen by the check for duplicate keys, as in etcd. */
+static void test_kv_a_transaction_that_fails_half_way_leaves_nothing(void **state)
+{
+    static const char zero = '\0';
+    struct fixture *f = *state;
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+    etcdserverpb_DeleteRangeRequest *d = etcdserverpb_RequestOp_mutable_request_delete_range(
+        etcdserverpb_TxnRequest_add_success(txn, f->arena), f->arena);
+    struct test_watch watch;
+    struct test_sink sink;
+    size_t n = 0;
+
+    etcdserverpb_DeleteRangeRequest_set_key(d, sv("a"));
+    etcdserverpb_DeleteRangeRequest_set_range_end(d, (upb_StringView){&zero, 1});
+    etcdserverpb_PutRequest *p = etcdserverpb_RequestOp_mutable_request_put(
+        etcdserverpb_TxnRequest_add_success(txn, f->arena), f->arena);
+    etcdserverpb_PutRequest_set_key(p, sv("b"));
+    etcdserverpb_PutRequest_set_ignore_value(p, true);
+    put(f, "a", "1", 0);
+    put(f, "b", "2", 0);
+    char *data = thole_kv_v1_Command_serialize(m, f->arena, &n);
+    struct slice bytes = with_marker(f, data, n);
+    struct thole_entry e[2] = {
+        {.index = 10, .command = {"put c 3", 7}},
+        {.index = 11, .command = {bytes.data, bytes.size}},
+    };
+    struct thole_apply batch = {.entries = e, .entry_count = 2, .watch = &watch.base};
+    test_sink_init(&sink);
+    test_watch_init(&watch);
+    e[0].result = e[1].result = &sink.base;
+    assert_int_equal(f->t.type->apply(f->t.m, &batch, NULL), THOLE_OK);
+    assert_int_equal(e[1].code, THOLE_INVALID_ARGUMENT);
+    assert_int_equal(watch.count, 1);
+    test_watch_clear(&watch);
+    bytes_deinit(&sink.out);
+    expect_all(f, 0, "a=1;b=2;c=3;");
+    const thole_kv_v1_StoreStatus *s = status(f);
+    assert_int_equal(thole_kv_v1_StoreStatus_revision(s), 4);
+    assert_int_equal(thole_kv_v1_StoreStatus_keys(s), 3);
+}
+
+static void test_kv_an_answer_that_is_too_large_undoes_the_command(void **state)
+{
+    struct fixture *f = *state;
+    char *large = xmalloc(900 * KIB + 1), key[] = "a";
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_DeleteRangeRequest *d = thole_kv_v1_Command_mutable_delete_range(m, f->arena);
+
+    memset(large, 'x', 900 * KIB);
+    large[900 * KIB] = '\0';
+    for (; key[0] <= 'c'; key[0]++) {
+        put(f, key, large, 0);
+    }
+    free(large);
+    etcdserverpb_DeleteRangeRequest_set_key(d, sv("a"));
+    etcdserverpb_DeleteRangeRequest_set_range_end(d, sv("z"));
+    etcdserverpb_DeleteRangeRequest_set_prev_kv(d, true);
+    refused(f, m, THOLE_RESOURCE_EXHAUSTED,
+            "the answer would be larger than 2 MiB; nothing was changed");
+    assert_int_equal(thole_kv_v1_StoreStatus_keys(status(f)), 3);
+    etcdserverpb_DeleteRangeRequest_set_prev_kv(d, false);
+    assert_int_equal(apply(f, m), 0);
+    assert_int_equal(thole_kv_v1_StoreStatus_keys(status(f)), 0);
+}
+
+/* ---- Counts ---------------------------------------------------------------------------------- */
+
+static int64_t count(struct fixture *f, const char *from, const char *to, int64_t revision)
+{
+    thole_kv_v1_Query *q;
+    upb_Arena *arena = f->arena;
+
+    f->arena = upb_Arena_New();
+    etcdserverpb_RangeRequest *r = range_query(f, &q, from, sv(to));
+    etcdserverpb_RangeRequest_set_count_only(r, true);
+    etcdserverpb_RangeRequest_set_revision(r, revision);
+    assert_int_equal(query(f, q, NULL), THOLE_OK);
+    int64_t n = etcdserverpb_RangeResponse_count(ANSWER(f, etcdserverpb_RangeResponse));
+    upb_Arena_Free(f->arena);
+    f->arena = arena;
+    return n;
+}
+
+/* The second count builds the tree; each apply and each earlier revision has to agree with it. */
+static void test_kv_counts_stay_exact_while_keys_come_and_go(void **state)
+{
+    enum { KEYS = 30000, FIRST = 5000, LAST = 25000, ROUNDS = 300 };
+    struct fixture *f = *state;
+    struct rand r;
+    char text[64], *there = xcalloc(KEYS, 1);
+    int64_t expected = LAST - FIRST, at[ROUNDS], counts[ROUNDS];
+
+    rand_seed(&r, 1);
+    for (int i = 0; i < KEYS; i++) {
+        snprintf(text, sizeof text, "put k%05d v", i);
+        assert_int_equal(test_apply(&f->t, slice_str(text), NULL), 0);
+        there[i] = 1;
+    }
+    assert_int_equal(count(f, "k05000", "k25000", 0), expected);
+    for (int i = 0; i < ROUNDS; i++) {
+        int k = (int)rand_below(&r, KEYS);
+        bool in = k >= FIRST && k < LAST, put_it = rand_chance(&r, 0.5);
+        snprintf(text, sizeof text, "%s k%05d%s", put_it ? "put" : "delete", k, put_it ? " v" : "");
+        assert_int_equal(test_apply(&f->t, slice_str(text), NULL), 0);
+        expected += in ? put_it - there[k] : 0;
+        there[k] = put_it;
+        assert_int_equal(count(f, "k05000", "k25000", 0), expected);
+        at[i] = thole_kv_v1_StoreStatus_revision(status(f));
+        counts[i] = expected;
+        if (i == ROUNDS / 2) { /* the tree is built again */
+            test_machine_reopen(&f->t);
+        }
+    }
+    for (int i = 0; i < ROUNDS; i++) {
+        assert_int_equal(count(f, "k05000", "k25000", at[i]), counts[i]);
+    }
+    assert_int_equal(test_apply(&f->t, slice_str("delete-range k10000 k20000"), NULL), 0);
+    int64_t left = count(f, "k05000", "k25000", 0);
+    assert_int_equal(left, count(f, "k05000", "k10000", 0) + count(f, "k20000", "k25000", 0));
+    assert_int_equal(count(f, "k05000", "k25000", at[ROUNDS - 1]), expected);
+    assert_int_equal(count(f, "k1", "k2", 0), 0);
+    free(there);
+}
+
+/* ---- Layout ---------------------------------------------------------------------------------- */
+
+static void test_kv_data_of_the_first_layout_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct thole_status st = {0};
+    struct state_batch *b = state_batch_new(f->t.db);
+
+    f->t.type->close(f->t.m);
+    f->t.env.replica_id = 12;
+    state_batch_put(b, (struct state_space){12, 1}, slice_str("\x01key"), slice_str("value"));
+    assert_int_equal(state_batch_write(b, NULL), THOLE_OK);
+    state_batch_free(b);
+    assert_int_equal(f->t.type->open(&f->t.env, &f->t.m, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_FORMAT);
+    f->t.env.replica_id = 11;
+    assert_int_equal(f->t.type->open(&f->t.env, &f->t.m, NULL), THOLE_OK);
+}
+
+int main(void)
+{
+#define KV(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        KV(test_kv_earlier_revisions_can_be_read),
+        KV(test_kv_compaction_drops_what_was_superseded),
+        KV(test_kv_events_go_on_where_a_page_ended),
+        KV(test_kv_requests_are_refused_in_etcds_words),
+        KV(test_kv_leases_are_refused_in_etcds_words),
+        cmocka_unit_test_setup_teardown(
+            test_kv_the_quota_refuses_what_adds_until_the_alarm_is_taken_away, setup_quota,
+            teardown),
+        KV(test_kv_values_are_modified_in_a_transaction),
+        KV(test_kv_a_transaction_that_fails_half_way_leaves_nothing),
+        KV(test_kv_an_answer_that_is_too_large_undoes_the_command),
+        KV(test_kv_counts_stay_exact_while_keys_come_and_go),
+        KV(test_kv_data_of_the_first_layout_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
