@@ -1,5 +1,5 @@
-/* The kv machine's operations, and its refusals word by word. beside_etcd.py compares random requests
- * with what etcd does. */
+/* The kv machine's operations, and its refusals word by word. beside_etcd.py compares answers to
+ * random requests with those of etcd. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
