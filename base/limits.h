@@ -27,6 +27,7 @@
 #define LIMIT_CHUNK_BYTES (1 * MIB)
 /* Names of hosts, shards, machine types, tags. */
 #define LIMIT_NAME_BYTES 128
+#define LIMIT_KEY_BYTES (64 * KIB)            /* the key of a request to a pool */
 #define LIMIT_MEMBERS 64                      /* replicas of one shard, tombstones not counted */
 #define LIMIT_SESSIONS 4096                   /* per shard; the least recently used is evicted */
 #define LIMIT_SESSION_RESULTS 64              /* remembered answers per session */

@@ -7,12 +7,15 @@
  *
  * Invariants: no shard of the pool that is not being deleted has an index >= status.extent;
  * status.shards and .ready count rows; a pool that is being deleted wants no shard, and is dropped
- * with its last one. */
+ * with its last one; the count of a pool with keys never changes, as its keys would change their
+ * shard. */
 #include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "base/slot.h"
 
 static const thole_v1_ShardPoolStatus *status_of(const struct row *pool)
 {
@@ -36,6 +39,11 @@ static enum thole_code check_spec(struct txn *t, const thole_v1_ShardPoolSpec *s
 {
     struct registry_violation v;
     return registry__checked(t, registry_check_pool_spec("pool.spec", spec, use, &v), &v);
+}
+
+static bool has_keys(const thole_v1_ShardPoolSpec *spec)
+{
+    return thole_v1_ShardPoolSpec_keys(spec) == thole_v1_POOL_KEYS_SLOTS;
 }
 
 /* ---- What users say -------------------------------------------------------------------------- */
@@ -62,15 +70,19 @@ static enum thole_code create(struct txn *t, upb_StringView name,
     struct row *row = registry__row_new(&t->scope, ROW_POOL);
     upb_Arena *arena = row->arena;
     thole_v1_ShardPool_set_name(row->pool, registry__dup(arena, registry_str(name)));
-    thole_v1_ShardPool_set_spec(
-        row->pool, registry__message_copy(spec, &thole_v1_ShardPoolSpec_msginit, arena));
+    thole_v1_ShardPoolSpec *kept =
+        registry__message_copy(spec, &thole_v1_ShardPoolSpec_msginit, arena);
+    if (has_keys(spec) && thole_v1_ShardPoolSpec_count(spec) == 0) {
+        thole_v1_ShardPoolSpec_set_count(kept, REGISTRY_KEYED_SHARDS);
+    }
+    thole_v1_ShardPool_set_spec(row->pool, kept);
     thole_v1_ShardPool_mutable_status(row->pool, arena);
     thole_v1_ShardPool_set_etag(row->pool, registry__txn_etag(t, arena));
     thole_v1_ShardPool_set_generation(row->pool, 1);
     thole_v1_ShardPool_set_create_time_ms(row->pool, thole_registry_v1_Command_time_ms(t->command));
     registry__txn_put(t, row);
     registry__txn_event(t, registry__pool(&t->s, registry_str(name)), "PoolCreated",
-                        "%" PRIu32 " shards", thole_v1_ShardPoolSpec_count(spec));
+                        "%" PRIu32 " shards", thole_v1_ShardPoolSpec_count(kept));
     placement__preview_pool(t);
     return THOLE_OK;
 }
@@ -93,6 +105,27 @@ static struct row *begin_generation(struct txn *t, const struct row *pool)
     return row;
 }
 
+/* Whether a pool has keys cannot change, nor the count of one that has: keys would change their
+ * shard, and their data would not. */
+static enum thole_code check_keys(struct txn *t, const thole_v1_ShardPoolSpec *have,
+                                  const thole_v1_ShardPoolSpec *given)
+{
+    uint32_t count = thole_v1_ShardPoolSpec_count(have);
+    if (has_keys(given) && !has_keys(have)) {
+        return registry__refuse(t, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST, "spec.keys",
+                                "cannot change; leave it out, or create another pool");
+    }
+    if (has_keys(have) && thole_v1_ShardPoolSpec_count(given) != 0 &&
+        thole_v1_ShardPoolSpec_count(given) != count) {
+        return registry__refuse(
+            t, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST, "spec.count",
+            "cannot change from %" PRIu32 " to %" PRIu32
+            ": the pool has keys, and they would belong to other shards than their data",
+            count, thole_v1_ShardPoolSpec_count(given));
+    }
+    return THOLE_OK;
+}
+
 static enum thole_code set_spec(struct txn *t, struct row *pool,
                                 const thole_v1_ShardPoolSpec *given)
 {
@@ -100,15 +133,19 @@ static enum thole_code set_spec(struct txn *t, struct row *pool,
     thole_v1_ShardSpec *shard = NULL;
     enum thole_code code = check_spec(t, given, REGISTRY_SPEC_CHANGE);
     if (code == THOLE_OK) {
+        code = check_keys(t, have, given);
+    }
+    if (code == THOLE_OK) {
         code = registry__merge_spec(t, "spec.shard", thole_v1_ShardPoolSpec_shard(have),
                                     thole_v1_ShardPoolSpec_shard(given), &shard);
     }
     if (code != THOLE_OK) {
         return code;
     }
-    uint32_t count = thole_v1_ShardPoolSpec_count(given);
+    uint32_t count = thole_v1_ShardPoolSpec_count(has_keys(have) ? have : given);
     thole_v1_ShardPoolSpec *spec = thole_v1_ShardPoolSpec_new(t->arena);
     thole_v1_ShardPoolSpec_set_count(spec, count);
+    thole_v1_ShardPoolSpec_set_keys(spec, thole_v1_ShardPoolSpec_keys(have));
     thole_v1_ShardPoolSpec_set_shard(spec, shard);
     registry__txn_show(t, pool);
     if (!registry__message_equal(have, spec, &thole_v1_ShardPoolSpec_msginit, t->arena)) {
@@ -260,6 +297,24 @@ void registry__pool_settle(struct txn *t, struct slice name)
 }
 
 /* ---- Its shards ------------------------------------------------------------------------------ */
+
+void registry__pool_set_slots(struct txn *t, struct slice pool, struct row *shard)
+{
+    const struct row *row = pool.size > 0 ? registry__pool(&t->s, pool) : NULL;
+    const thole_v1_ShardPoolSpec *spec = row != NULL ? thole_v1_ShardPool_spec(row->pool) : NULL;
+    if (spec == NULL || !has_keys(spec)) {
+        return;
+    }
+    uint32_t index = 0, first = 0, last = 0;
+    upb_StringView name = thole_v1_Shard_name(shard->shard);
+    for (size_t at = pool.size + 1; at < name.size; at++) { /* "events-12" */
+        index = 10 * index + (uint32_t)(name.data[at] - '0');
+    }
+    slot_range(index, thole_v1_ShardPoolSpec_count(spec), &first, &last);
+    thole_v1_SlotRange *slots = thole_v1_Shard_mutable_slots(shard->shard, shard->arena);
+    thole_v1_SlotRange_set_first(slots, first);
+    thole_v1_SlotRange_set_last(slots, last);
+}
 
 /* False: the step must wait until the deleted shard of this name is dropped. */
 static bool reconcile_one(struct txn *t, const struct row *pool, uint32_t index, bool wanted,

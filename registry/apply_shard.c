@@ -65,6 +65,7 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
     thole_v1_Shard_set_generation(row->shard, 1);
     thole_v1_Shard_set_create_time_ms(row->shard, thole_registry_v1_Command_time_ms(t->command));
     thole_v1_Shard_set_pool(row->shard, registry__dup(arena, pool));
+    registry__pool_set_slots(t, pool, row);
     registry__txn_put(t, row);
     registry__txn_event(t, registry__shard(&t->s, id), "ShardCreated",
                         "%" PRIu32 " voters, %" PRIu32 " non-voting",

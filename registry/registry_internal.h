@@ -211,6 +211,8 @@ enum thole_code registry__check_decided(struct txn *t, const struct row *shard);
 enum thole_code registry__check_etag(struct txn *t, upb_StringView have, upb_StringView given);
 
 /* Changes that shards and pools share. The caller has made the checks. */
+/* Set the slots of a new shard of `pool`, if the pool has keys. */
+void registry__pool_set_slots(struct txn *t, struct slice pool, struct row *shard);
 void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
                          struct slice pool);
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);

@@ -5,6 +5,7 @@
 #include "registry/registry_internal.h"
 
 #include "base/hash.h"
+#include "base/slot.h"
 
 #define ROWS_PER_CHECK 256
 
@@ -93,6 +94,15 @@ static void check_in_pool(const struct state *s, const thole_v1_Shard *shard)
     uint64_t index = pool_index(registry_str(thole_v1_Shard_name(shard)), name);
     ASSERT(thole_v1_Shard_deleting(shard) ||
            index < thole_v1_ShardPoolStatus_extent(thole_v1_ShardPool_status(pool)));
+    const thole_v1_ShardPoolSpec *spec = thole_v1_ShardPool_spec(pool);
+    bool keys = thole_v1_ShardPoolSpec_keys(spec) == thole_v1_POOL_KEYS_SLOTS;
+    ASSERT(thole_v1_Shard_has_slots(shard) == keys);
+    if (keys) {
+        uint32_t first = 0, last = 0;
+        const thole_v1_SlotRange *slots = thole_v1_Shard_slots(shard);
+        slot_range((uint32_t)index, thole_v1_ShardPoolSpec_count(spec), &first, &last);
+        ASSERT(thole_v1_SlotRange_first(slots) == first && thole_v1_SlotRange_last(slots) == last);
+    }
 }
 
 static void check_shards(const struct state *s)

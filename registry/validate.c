@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/address.h"
+#include "base/slot.h"
 #include "base/text.h"
 #include "registry/registry_internal.h"
 
@@ -389,6 +390,14 @@ bool registry_check_pool_spec(const char *field, const thole_v1_ShardPoolSpec *s
     if (thole_v1_ShardPoolSpec_count(spec) > REGISTRY_POOL_SHARDS_MAX) {
         return TOO_LARGE(ret, "spec.count", "%" PRIu32 " is more than %d",
                          thole_v1_ShardPoolSpec_count(spec), REGISTRY_POOL_SHARDS_MAX);
+    }
+    int32_t keys = thole_v1_ShardPoolSpec_keys(spec);
+    if (keys != thole_v1_POOL_KEYS_UNSPECIFIED && keys != thole_v1_POOL_KEYS_SLOTS) {
+        return BAD(ret, "spec.keys", "must be SLOTS, or be left out");
+    }
+    if (keys == thole_v1_POOL_KEYS_SLOTS && thole_v1_ShardPoolSpec_count(spec) > SLOT_COUNT) {
+        return TOO_LARGE(ret, "spec.count", "%" PRIu32 " is more than the %d slots of keys",
+                         thole_v1_ShardPoolSpec_count(spec), SLOT_COUNT);
     }
     if (thole_v1_ShardPoolSpec_shard(spec) == NULL) {
         return BAD(ret, POOL_SHARD, "is needed: the spec of the pool's shards");

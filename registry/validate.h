@@ -28,6 +28,7 @@
 #define REGISTRY_SPREAD_MAX 3            /* tag keys of one shard */
 #define REGISTRY_CONTROLLERS_MAX 8       /* named by one pause */
 #define REGISTRY_POOL_SHARDS_MAX 100000
+#define REGISTRY_KEYED_SHARDS 64 /* of a pool with keys whose spec gives no count */
 #define REGISTRY_POOL_NAME_BYTES (LIMIT_NAME_BYTES - 8) /* room for "-99999" */
 #define REGISTRY_ROLES_MAX 256      /* built-in roles that have a row among them */
 #define REGISTRY_ROLE_RULES_MAX 64  /* of either kind in one role */

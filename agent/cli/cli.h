@@ -52,6 +52,7 @@ enum cli_option_id {
     OPT_TEXT,
     OPT_DATA_FILE,
     OPT_DATA_BASE64,
+    OPT_KEY,
     OPT_SESSION,
     OPT_SEQUENCE,
     OPT_FROM,

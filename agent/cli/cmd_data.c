@@ -43,6 +43,12 @@ static bool read_data_file(const char *path, struct bytes *to)
     return ok;
 }
 
+static upb_StringView key_option(struct cli *c)
+{
+    const char *key = cli_text(c, OPT_KEY);
+    return key != NULL ? cli__sv(key) : (upb_StringView){NULL, 0};
+}
+
 /* The arguments after the shard, with a space between, or an option. */
 static bool read_payload(struct cli *c, struct payload *ret)
 {
@@ -50,6 +56,7 @@ static bool read_payload(struct cli *c, struct payload *ret)
     const char *file = cli_text(c, OPT_DATA_FILE);
     struct bytes joined = {0};
     ret->base64 = data != NULL;
+    ret->key = key_option(c);
     if ((c->arg_count > 1) + (text != NULL) + (data != NULL) + (file != NULL) > 1) {
         cli__say_usage(c,
                        "give the payload once: as arguments, --text, --data-file or --data-base64");
@@ -129,6 +136,7 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
 {
     thole_v1_ProposeRequest *request = thole_v1_ProposeRequest_new(c->arena);
     thole_v1_ProposeRequest_set_shard(request, cli__sv(shard));
+    thole_v1_ProposeRequest_set_key(request, p->key);
     if (p->text) {
         thole_v1_ProposeRequest_set_text(request, p->bytes);
     } else {
@@ -144,6 +152,7 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
 {
     thole_v1_QueryRequest *request = thole_v1_QueryRequest_new(c->arena);
     thole_v1_QueryRequest_set_shard(request, cli__sv(shard));
+    thole_v1_QueryRequest_set_key(request, p->key);
     if (p->text) {
         thole_v1_QueryRequest_set_text(request, p->bytes);
     } else {
@@ -218,6 +227,7 @@ int cli__command_session_open(struct cli *c)
     const thole_v1_OpenSessionResponse *reply = NULL;
     thole_v1_OpenSessionRequest *request = thole_v1_OpenSessionRequest_new(c->arena);
     thole_v1_OpenSessionRequest_set_shard(request, cli__sv(cli__strip(c->args[0], "shard")));
+    thole_v1_OpenSessionRequest_set_key(request, key_option(c));
     if (CLI_CALL(c, Data, OpenSession, request, &reply, OpenSessionResponse, &st)) {
         return cli__say_status("cannot open a session", &st);
     }
@@ -282,10 +292,9 @@ int cli__command_watch(struct cli *c)
     const char *shard = cli__strip(c->args[0], "shard");
     thole_v1_WatchRequest *request = thole_v1_WatchRequest_new(c->arena);
     thole_v1_WatchRequest_set_shard(request, cli__sv(shard));
-    const thole_v1_Shard *row = NULL;
-    bool kv = rows_get_shard(c, shard, true, &row, &st) == THOLE_OK &&
-              thole_v1_Shard_spec(row) != NULL &&
-              upb_StringView_IsEqual(thole_v1_ShardSpec_type(rows_shard_spec(row)), cli__sv("kv"));
+    thole_v1_WatchRequest_set_key(request, key_option(c));
+    const thole_v1_ShardSpec *spec = rows_spec_of(c, shard, NULL);
+    bool kv = spec != NULL && upb_StringView_IsEqual(thole_v1_ShardSpec_type(spec), cli__sv("kv"));
     size_t size = 0;
     char *bytes = thole_v1_WatchRequest_serialize(request, c->arena, &size);
     bool begun = false;

@@ -6,6 +6,7 @@
 #include "thole/v1/data.upb.h"
 
 struct payload {
+    upb_StringView key; /* with the name of a pool; empty: none */
     upb_StringView bytes;
     bool text;   /* sent as text */
     bool base64; /* the answer is shown as base64 */

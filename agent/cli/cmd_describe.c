@@ -122,7 +122,43 @@ static void show_spec(const thole_v1_ShardSpec *spec)
     line("Lease reads", "%s", thole_v1_ShardSpec_lease_reads(spec) ? "yes" : "no");
 }
 
-/* One document: the row, and the rows that `related` shows. */
+static bool has_keys(const thole_v1_ShardPool *pool)
+{
+    return thole_v1_ShardPoolSpec_keys(rows_pool_spec(pool)) == thole_v1_POOL_KEYS_SLOTS;
+}
+
+static int compare_slots(const void *a, const void *b)
+{
+    uint32_t x = thole_v1_SlotRange_first(thole_v1_Shard_slots(*(const void *const *)a));
+    uint32_t y = thole_v1_SlotRange_first(thole_v1_Shard_slots(*(const void *const *)b));
+    return (x > y) - (x < y);
+}
+
+/* The shards of a pool that have slots, in the order of their slots. */
+static enum thole_code list_slots(struct cli *c, const thole_v1_ShardPool *pool, bool stale,
+                                  struct rows *ret, struct thole_status *st)
+{
+    const struct rows_query q = {.kind = ROWS_SHARDS, .stale = stale};
+    struct rows all;
+    *ret = (struct rows){.kind = ROWS_SHARDS};
+    if (rows_list(c, &q, &all, st) != THOLE_OK) {
+        return st->code;
+    }
+    for (size_t i = 0; i < all.count; i++) {
+        if (upb_StringView_IsEqual(thole_v1_Shard_pool(all.items[i]),
+                                   thole_v1_ShardPool_name(pool)) &&
+            thole_v1_Shard_has_slots(all.items[i])) {
+            rows_add(ret, all.items[i]);
+        }
+    }
+    if (ret->count > 0) {
+        qsort(ret->items, ret->count, sizeof *ret->items, compare_slots);
+    }
+    rows_deinit(&all);
+    return THOLE_OK;
+}
+
+/* One document: the row, and the rows that `related` and `show_slots` show. */
 static int describe_document(struct cli *c, const char *member, enum rows_kind kind,
                              const void *row, const struct rows_query *replicas)
 {
@@ -148,6 +184,14 @@ static int describe_document(struct cli *c, const char *member, enum rows_kind k
             return cli__say_status("cannot list its replicas and events", &st);
         }
         rows_json(c, &rows, names[i], &out);
+        rows_deinit(&rows);
+    }
+    if (kind == ROWS_POOLS && has_keys(row)) {
+        if (list_slots(c, row, replicas->stale, &rows, &st) != THOLE_OK) {
+            bytes_deinit(&out);
+            return cli__say_status("cannot list its shards", &st);
+        }
+        rows_json(c, &rows, "shards", &out);
         rows_deinit(&rows);
     }
     cli__document_end(c, &out);
@@ -289,6 +333,30 @@ static int show_waiting(struct cli *c, const char *pool, bool stale)
     return CLI_OK;
 }
 
+static int show_slots(struct cli *c, const thole_v1_ShardPool *pool, bool stale)
+{
+    static const char *const columns[] = {"SHARD", "FIRST SLOT", "LAST SLOT", "LEADER", NULL};
+    struct thole_status st;
+    struct rows rows;
+    if (list_slots(c, pool, stale, &rows, &st) != THOLE_OK) {
+        return cli__say_status("cannot list shards", &st);
+    }
+    struct cli_table *t = cli__table_new(false, columns);
+    printf("\nSlots of keys:\n");
+    for (size_t i = 0; i < rows.count; i++) {
+        const thole_v1_SlotRange *slots = thole_v1_Shard_slots(rows.items[i]);
+        cli__table_row(t);
+        cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_name(rows.items[i])));
+        cli__table_cell(t, "%" PRIu32, thole_v1_SlotRange_first(slots));
+        cli__table_cell(t, "%" PRIu32, thole_v1_SlotRange_last(slots));
+        cli__table_cell(t, "%.*s",
+                        CLI_SV(thole_v1_ShardStatus_leader_host(rows_shard_status(rows.items[i]))));
+    }
+    cli__table_print(t, NULL);
+    rows_deinit(&rows);
+    return CLI_OK;
+}
+
 static int describe_pool(struct cli *c, const char *name, bool stale)
 {
     struct thole_status st;
@@ -306,6 +374,7 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     line("Name", "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
     line("Created", "%s", cli__time(thole_v1_ShardPool_create_time_ms(p), time, sizeof time));
     line("Count", "%" PRIu32, count);
+    line("Keys", "%s", has_keys(p) ? "SLOTS" : "none");
     show_spec(rows_pool_shard_spec(p));
     line("Generation", "%" PRIu64 " (of all shards: %" PRIu64 ")", thole_v1_ShardPool_generation(p),
          thole_v1_ShardPoolStatus_observed_generation(status));
@@ -320,7 +389,8 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     if (thole_v1_ShardPool_deleting(p)) {
         line("Deleting", "yes");
     }
-    int result = show_waiting(c, name, stale);
+    int result = has_keys(p) ? show_slots(c, p, stale) : CLI_OK;
+    result = result == CLI_OK ? show_waiting(c, name, stale) : result;
     return result == CLI_OK ? cli__flush() : result;
 }
 

@@ -19,33 +19,34 @@
 #define RANGE_PAGE 1000
 
 /* A machine of another type would misread the bytes. Checks the called host's rows; if they lack
- * the shard, the call itself reports it. */
-static int check_type(struct cli *c)
+ * the shard, the call itself reports it. In a pool the key of the item is that of the request. */
+static int check_type(struct cli *c, bool *ret_pool)
 {
-    const thole_v1_Shard *shard = NULL;
-    struct thole_status st;
     const char *name = cli__strip(c->args[0], "shard");
-    if (rows_get_shard(c, name, true, &shard, &st) != THOLE_OK) {
+    const thole_v1_ShardSpec *spec = rows_spec_of(c, name, ret_pool);
+    if (spec == NULL) {
         return CLI_OK;
     }
-    upb_StringView type = thole_v1_ShardSpec_type(rows_shard_spec(shard));
+    upb_StringView type = thole_v1_ShardSpec_type(spec);
     return upb_StringView_IsEqual(type, cli__sv("kv"))
                ? CLI_OK
-               : cli__say_failed(
-                     "shards/%s is of type %.*s, not kv; use `thole propose` and `thole "
-                     "query`",
-                     name, CLI_SV(type));
+               : cli__say_failed("%s/%s is of type %.*s, not kv; use `thole propose` and `thole "
+                                 "query`",
+                                 *ret_pool ? "pools" : "shards", name, CLI_SV(type));
 }
 
 /* The byte 0x00, which marks the protobuf form, then the message. */
-static struct payload encoded(struct cli *c, const char *bytes, size_t size)
+static struct payload encoded(struct cli *c, bool pool, const char *bytes, size_t size)
 {
     char *copy = upb_Arena_Malloc(c->arena, size + 1);
     copy[0] = '\0';
     if (size > 0) {
         memcpy(copy + 1, bytes, size);
     }
-    return (struct payload){.bytes = {copy, size + 1}};
+    return (struct payload){
+        .key = pool && c->arg_count > 1 ? cli__sv(c->args[1]) : (upb_StringView){NULL, 0},
+        .bytes = {copy, size + 1},
+    };
 }
 
 /* `*ret` is the machine's answer: etcd's response message for the request. */
@@ -54,12 +55,13 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command, struct sli
     struct thole_status st;
     const thole_v1_ProposeResponse *reply = NULL;
     size_t size = 0;
-    int type = check_type(c);
+    bool pool = false;
+    int type = check_type(c, &pool);
     if (type != CLI_OK) {
         return type;
     }
     char *bytes = thole_kv_v1_Command_serialize(command, c->arena, &size);
-    const struct payload p = encoded(c, bytes, size);
+    const struct payload p = encoded(c, pool, bytes, size);
     if (cli_data_propose(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
         return cli_data_failed("proposal to", c, &st);
     }
@@ -181,12 +183,13 @@ static int query_range(struct cli *c, const thole_kv_v1_Query *q,
     const thole_v1_QueryResponse *reply = NULL;
     struct thole_status st = {0};
     size_t size = 0;
-    int type = check_type(c);
+    bool pool = false;
+    int type = check_type(c, &pool);
     if (type != CLI_OK) {
         return type;
     }
     char *bytes = thole_kv_v1_Query_serialize(q, c->arena, &size);
-    const struct payload p = encoded(c, bytes, size);
+    const struct payload p = encoded(c, pool, bytes, size);
     if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
         return cli_data_failed("query of", c, &st);
     }
@@ -270,7 +273,11 @@ int cli__command_kv_range(struct cli *c)
     upb_StringView from = {&first, 1}, to = {&first, 1};
     struct bytes document = {0};
     int64_t revision = 0;
-    bool more = left > 0;
+    bool more = left > 0, pool = false;
+    if (rows_spec_of(c, cli__strip(c->args[0], "shard"), &pool) != NULL && pool) {
+        return cli__say_failed("%s is a pool: name one of its shards, \"%s-0\" and so on",
+                               c->args[0], cli__strip(c->args[0], "shard"));
+    }
     if (c->arg_count > 1 && c->args[1][0] != '\0') {
         from = cli__sv(c->args[1]);
     }

@@ -207,6 +207,19 @@ enum thole_code rows_get_role(struct cli *c, const char *name, bool stale,
     return CLI_CALL(c, Roles, GetRole, request, ret, Role, st);
 }
 
+const thole_v1_ShardSpec *rows_spec_of(struct cli *c, const char *name, bool *ret_pool)
+{
+    struct thole_status st;
+    const thole_v1_Shard *shard = NULL;
+    const thole_v1_ShardPool *pool = NULL;
+    bool is_shard = rows_get_shard(c, name, true, &shard, &st) == THOLE_OK;
+    bool is_pool = !is_shard && rows_get_pool(c, name, true, &pool, &st) == THOLE_OK;
+    if (ret_pool != NULL) {
+        *ret_pool = is_pool;
+    }
+    return is_shard ? rows_shard_spec(shard) : is_pool ? rows_pool_shard_spec(pool) : NULL;
+}
+
 enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
                                    const thole_v1_Operation **ret, struct thole_status *st)
 {

@@ -48,6 +48,9 @@ enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
                               const thole_v1_ShardPool **ret, struct thole_status *st);
 enum thole_code rows_get_role(struct cli *c, const char *name, bool stale,
                               const thole_v1_Role **ret, struct thole_status *st);
+/* The spec of the shard of this name, or of the shards of the pool of this name, which `ret_pool`
+ * (may be NULL) then says; in the called host's view. NULL: there is neither. */
+const thole_v1_ShardSpec *rows_spec_of(struct cli *c, const char *name, bool *ret_pool);
 /* Lists all. */
 enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
                                  const thole_v1_Replica **ret, struct thole_status *st);

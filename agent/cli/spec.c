@@ -13,8 +13,8 @@
 static bool is_observed(const char *name)
 {
     static const char *const names[] = {
-        "id",      "status",   "generation", "revision", "create_time_ms",
-        "initial", "deleting", "pool",       "replicas", "builtin"};
+        "id",       "status", "generation", "revision", "create_time_ms", "initial",
+        "deleting", "pool",   "replicas",   "builtin",  "slots"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i], name) == 0) {
             return true;

@@ -142,6 +142,7 @@ struct router_request {
     uint32_t max_staleness_ms;
     uint32_t hops;           /* how often the request was forwarded before */
     uint64_t target_replica; /* TRANSFER; 0: the group chooses */
+    uint32_t slot_plus_1;    /* a client's, with the name of a pool: see agent_find_shard */
     uint64_t deadline_ns;    /* monotonic; required */
     void (*done)(struct router_request *r);
     void *ctx;
@@ -173,13 +174,21 @@ enum thole_code agent_refuse_zero(struct thole_status *st);
 void agent_barrier(struct agent *a, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st), void *ctx);
 
-/* Look up a shard's id by name in the view; if the view lacks it, again after a barrier. `done` may
- * be called before this returns. */
-void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
+/* Look up a shard's id in the local view, which may be behind, so try again after a barrier. With
+ * `slot_plus_1`, 1 + the slot of a key (base/slot.h), `name` is a pool's; 0: the shard's name.
+ * NOT_FOUND; INVALID_ARGUMENT: only with a key, or only without; UNAVAILABLE NOT_READY: the pool
+ * has not created the shard yet. */
+THOLE_MUST_CHECK enum thole_code agent_find_shard(struct agent *a, struct slice name,
+                                                  uint32_t slot_plus_1, uint64_t *ret,
+                                                  struct thole_status *st);
+/* The same; if the view lacks the shard, again after a barrier. `done` may be called before this
+ * returns. */
+void agent_resolve(struct agent *a, struct slice name, uint32_t slot_plus_1, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
                    void *ctx);
 /* The same, but always after a barrier: the id that the view had belongs to a deleted shard. */
-void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
+void agent_resolve_anew(struct agent *a, struct slice name, uint32_t slot_plus_1,
+                        uint64_t deadline_ns,
                         void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
                         void *ctx);
 

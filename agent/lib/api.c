@@ -8,6 +8,7 @@
 #include "base/latch.h"
 #include "base/map.h"
 #include "base/process.h"
+#include "base/slot.h"
 
 #define DEFAULT_TIMEOUT_MS 5000
 
@@ -289,14 +290,65 @@ enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole
     }
     struct thole_shard *s = xcalloc(1, sizeof *s);
     s->t = t;
+    ref_init(&s->refs, 1);
     memcpy(s->name, name, strlen(name));
     *ret = s;
     return THOLE_OK;
 }
 
+enum thole_code thole_shard_open_key(struct thole *t, const char *pool, struct thole_slice key,
+                                     struct thole_shard **ret, struct thole_status *st)
+{
+    if (key.size == 0 || key.size > LIMIT_KEY_BYTES) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT,
+                          key.size == 0 ? THOLE_REASON_BAD_REQUEST : THOLE_REASON_TOO_LARGE,
+                          "key: has %zu bytes, not 1 to %d", key.size, LIMIT_KEY_BYTES);
+    }
+    enum thole_code code = thole_shard_open(t, pool, ret, st);
+    if (code == THOLE_OK) {
+        (*ret)->slot_plus_1 = 1 + slot_of_key(slice_of(key.data, key.size));
+    }
+    return code;
+}
+
+struct thole_shard *thole_shard_ref(struct thole_shard *s)
+{
+    ref_take(&s->refs);
+    return s;
+}
+
+static void shard_free(struct ref *refs)
+{
+    struct thole_shard *s = CONTAINER_OF(refs, struct thole_shard, refs);
+    free(atomic_load(&s->by_slot));
+    free(s);
+}
+
 void thole_shard_release(struct thole_shard *s)
 {
-    free(s);
+    if (s != NULL) {
+        ref_drop(&s->refs, shard_free);
+    }
+}
+
+static shard_hint *hints_by_slot(struct thole_shard *s)
+{
+    shard_hint *have = atomic_load_explicit(&s->by_slot, memory_order_acquire);
+    if (have != NULL) {
+        return have;
+    }
+    shard_hint *made = xcalloc(SLOT_COUNT, sizeof *made);
+    if (atomic_compare_exchange_strong(&s->by_slot, &have, made)) {
+        return made;
+    }
+    free(made); /* another thread was faster */
+    return have;
+}
+
+shard_hint *api__hint(struct thole_shard *s, const struct router_request *r)
+{
+    bool own_key = r->slot_plus_1 == s->slot_plus_1;
+    return own_key ? &s->hint : &hints_by_slot(s)[r->slot_plus_1 - 1];
 }
 
 /* ---- Requests -------------------------------------------------------------------------------- */
@@ -324,7 +376,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
         fail_unsent(q, st);
         return;
     }
-    atomic_store(&q->shard->id_plus_1, shard_id + 1);
+    atomic_store(api__hint(q->shard, &q->r), shard_id + 1);
     q->r.shard_id = shard_id;
     agent_route(q->t->agent, &q->r);
 }
@@ -337,13 +389,14 @@ static void request_done(struct router_request *r)
         return;
     }
     /* A new shard may have the name. */
-    atomic_store(&q->shard->id_plus_1, 0);
+    atomic_store(api__hint(q->shard, r), 0);
     if (q->resolved_anew || q->t->is_client) {
         fail_unsent(q, &r->status);
         return;
     }
     q->resolved_anew = true;
-    agent_resolve_anew(q->t->agent, slice_str(q->shard->name), r->deadline_ns, resolved, q);
+    agent_resolve_anew(q->t->agent, slice_str(q->shard->name), r->slot_plus_1, r->deadline_ns,
+                       resolved, q);
 }
 
 void api__route(struct api_request *q)
@@ -354,10 +407,11 @@ void api__route(struct api_request *q)
         return;
     }
     uint64_t id = q->shard != NULL
-                      ? atomic_load_explicit(&q->shard->id_plus_1, memory_order_relaxed)
+                      ? atomic_load_explicit(api__hint(q->shard, &q->r), memory_order_relaxed)
                       : REGISTRY_SHARD_ID + 1;
     if (id == 0) {
-        agent_resolve(q->t->agent, slice_str(q->shard->name), q->r.deadline_ns, resolved, q);
+        agent_resolve(q->t->agent, slice_str(q->shard->name), q->r.slot_plus_1, q->r.deadline_ns,
+                      resolved, q);
         return;
     }
     q->r.shard_id = id - 1;

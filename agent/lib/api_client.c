@@ -125,9 +125,9 @@ static bool client_find_leader(void *ctx, const struct router_request *r, const 
                                struct uuid *ret)
 {
     struct client *c = ctx;
-    const struct thole_shard *s = shard_of(r);
-    uint32_t leader_plus_1 =
-        s != NULL ? atomic_load_explicit(&s->leader_plus_1, memory_order_relaxed) : 0;
+    struct thole_shard *s = shard_of(r);
+    uint64_t leader_plus_1 =
+        s != NULL ? atomic_load_explicit(api__hint(s, r), memory_order_relaxed) : 0;
     if (leader_plus_1 == 0) {
         return false;
     }
@@ -157,7 +157,7 @@ static void client_learn_leader(void *ctx, const struct router_request *r, const
         }
     }
     pthread_mutex_unlock(&c->lock);
-    atomic_store_explicit(&s->leader_plus_1, leader_plus_1, memory_order_relaxed);
+    atomic_store_explicit(api__hint(s, r), leader_plus_1, memory_order_relaxed);
 }
 
 static bool client_shard_exists(void *ctx, uint64_t shard_id)

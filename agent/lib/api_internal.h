@@ -9,6 +9,7 @@
 #include "agent/core/agent.h"
 #include "agent/routing/router.h"
 #include "base/map.h"
+#include "base/ref.h"
 
 struct client;
 struct results;
@@ -34,10 +35,17 @@ struct thole {
     uint64_t next_watch;
 };
 
+/* What is known of one shard. Hosts: 1 + its id. Clients: 1 + the endpoint that led it last. 0:
+ * nothing. Never wrong for long: ids are not used again, and another host forwards. */
+typedef _Atomic uint64_t shard_hint;
+
 struct thole_shard {
-    struct thole *t;
-    _Atomic uint64_t id_plus_1;     /* hosts: 0 until resolved */
-    _Atomic uint32_t leader_plus_1; /* clients: 1 + the endpoint that led last, 0: unknown */
+    struct thole *t;      /* may be closed when the last reference is released */
+    struct ref refs;      /* the user's, and that of each operation */
+    uint32_t slot_plus_1; /* of the key that it was opened with: `name` is a pool's. 0: none */
+    shard_hint hint;
+    /* By slot, for operations with keys; made by the first one. */
+    _Atomic(shard_hint *) by_slot;
     char name[THOLE_NAME_BYTES];
 };
 
@@ -50,6 +58,8 @@ struct api_request {
     struct router_request r;
 };
 void api__route(struct api_request *q);
+/* The hint of the shard that the request is for; `shard` is not NULL. */
+shard_hint *api__hint(struct thole_shard *s, const struct router_request *r);
 /* Blocks until the request completed; the results stay in `q`. */
 void api__run(struct api_request *q);
 uint64_t api__deadline(uint32_t timeout_ms); /* 0: the default */

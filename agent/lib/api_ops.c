@@ -9,6 +9,7 @@
 #include "agent/lib/api_internal.h"
 #include "base/assert.h"
 #include "base/cork.h"
+#include "base/slot.h"
 
 #define RESULTS_BATCH 256
 #define POOL_MAX 8192
@@ -111,6 +112,7 @@ static void call_back(struct results *rs, struct op **ops, size_t n)
     ops[0]->done(ops[0]->ctx, results, n);
     for (size_t i = 0; i < n; i++) {
         bufslice_unref(ops[i]->q.r.result);
+        thole_shard_release(ops[i]->q.shard);
         ops[i]->next = list;
         list = ops[i];
     }
@@ -185,6 +187,14 @@ static enum thole_code check_op(const struct thole *t, const struct thole_op *op
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "op.payload is larger than %d bytes", LIMIT_PAYLOAD_BYTES);
     }
+    if (op->key.size > LIMIT_KEY_BYTES) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "op.key is larger than %d bytes", LIMIT_KEY_BYTES);
+    }
+    if (op->key.size > 0 && op->shard->slot_plus_1 != 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "op.key must be empty: op.shard was opened with a key");
+    }
     return THOLE_OK;
 }
 
@@ -204,6 +214,8 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
     r->sequence = op->sequence;
     r->stale = (op->flags & THOLE_STALE) != 0;
     r->max_staleness_ms = op->max_staleness_ms;
+    r->slot_plus_1 = op->key.size > 0 ? 1 + slot_of_key(slice_of(op->key.data, op->key.size))
+                                      : op->shard->slot_plus_1;
     r->deadline_ns = now + (op->timeout_ms ? op->timeout_ms : 5000) * NS_PER_MS;
 }
 
@@ -245,6 +257,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
         o->user = ops[i].user;
         fill_request(t, &ops[i], now, &o->q);
         o->q.r.payload = keep_payload(o, o->q.r.payload.bytes);
+        ref_take(&o->q.shard->refs);
         o->q.done = op_done;
         api__route(&o->q);
     }

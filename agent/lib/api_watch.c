@@ -90,15 +90,16 @@ static void answer(void *ctx, const struct thole_status *st, struct bufslice bod
     ended(w, &why);
 }
 
-static enum thole_code start_client(struct api_watch *w, const char *shard, struct thole_status *st)
+static enum thole_code start_client(struct api_watch *w, const struct thole_shard *shard,
+                                    struct thole_status *st)
 {
-    const struct router_request r = {0};
+    const struct router_request r = {.slot_plus_1 = shard->slot_plus_1};
     struct forward_space space;
     if (!api__client_host(w->t->client, &w->host)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, "no host answers");
     }
     uint64_t exchange = bus_exchange(api__client_bus(w->t->client), &w->host, METHOD_WATCH,
-                                     router_encode_forward(&r, shard, &space), 0, answer, w);
+                                     router_encode_forward(&r, shard->name, &space), 0, answer, w);
     pthread_mutex_lock(&w->t->lock);
     w->exchange = exchange;
     bool cancelled = w->cancelled;
@@ -134,10 +135,11 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
     pthread_mutex_unlock(&t->lock);
     *ret_id = id;
     if (!t->is_client) {
-        agent_resolve(t->agent, slice_str(shard->name), api__deadline(0), resolved, w);
+        agent_resolve(t->agent, slice_str(shard->name), shard->slot_plus_1, api__deadline(0),
+                      resolved, w);
         return THOLE_OK;
     }
-    code = start_client(w, shard->name, st);
+    code = start_client(w, shard, st);
     if (code != THOLE_OK) {
         pthread_mutex_lock(&t->lock);
         map_remove(&t->watches, id);

@@ -70,6 +70,7 @@ struct bufslice router_encode_forward(const struct router_request *r, const char
     p = put_number(p, 7, r->stale);
     p = put_number(p, 8, r->max_staleness_ms);
     p = put_number(p, 9, r->hops);
+    p = put_number(p, 15, shard_name != NULL ? r->slot_plus_1 : 0);
     return used(out, p);
 }
 
@@ -175,6 +176,9 @@ bool router_decode_forward(struct slice body, struct forwarded *ret)
             break;
         case 9:
             ret->hops = (uint32_t)f.value;
+            break;
+        case 15:
+            ret->slot_plus_1 = (uint32_t)f.value;
             break;
         default:
             break;

@@ -18,7 +18,7 @@ struct forwarded {
     struct slice shard_name, payload; /* borrowed from the body */
     uint64_t session, sequence;
     bool open_session, stale;
-    uint32_t max_staleness_ms, hops;
+    uint32_t max_staleness_ms, hops, slot_plus_1;
 };
 bool router_decode_forward(struct slice body, struct forwarded *ret);
 

@@ -1,4 +1,4 @@
-/* Commands and linearizable reads of shard zero, and names of shards. */
+/* Commands and linearizable reads of shard zero. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -180,74 +180,4 @@ bool agent_has_view(struct agent *a, struct thole_status *st)
                          "this host has no view of the registry yet: retry, or use another host");
     }
     return has;
-}
-
-struct resolve {
-    struct agent *agent;
-    char name[LIMIT_NAME_BYTES + 1];
-    void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id);
-    void *ctx;
-};
-
-static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
-{
-    struct registry_shard_buf shard_buf;
-    struct registry_view *v = registry_view_acquire(a->registry);
-    const thole_v1_Shard *s = registry_shard_by_name(v, name, &shard_buf);
-    if (s != NULL) {
-        *ret = thole_v1_Shard_id(s);
-    }
-    registry_view_release(v);
-    return s != NULL;
-}
-
-static void no_such(struct thole_status *st, struct slice name)
-{
-    thole_status_set(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
-                     "shard \"%.*s\" not found", (int)(name.size < 128 ? name.size : 128),
-                     (const char *)name.data);
-}
-
-static void resolve_again(void *ctx, const struct thole_status *st)
-{
-    struct resolve *r = ctx;
-    struct thole_status out = *st;
-    struct slice name = slice_str(r->name);
-    uint64_t id = 0;
-    if (st->code == THOLE_OK && !lookup(r->agent, name, &id)) {
-        no_such(&out, name);
-    }
-    r->done(r->ctx, &out, id);
-    free(r);
-}
-
-void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
-                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
-                   void *ctx)
-{
-    struct thole_status st = {0};
-    uint64_t id = 0;
-    if (lookup(a, name, &id)) {
-        done(ctx, &st, id);
-    } else { /* it may have just been created through another host */
-        agent_resolve_anew(a, name, deadline_ns, done, ctx);
-    }
-}
-
-void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
-                        void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
-                        void *ctx)
-{
-    struct thole_status st = {0};
-    if (name.size > LIMIT_NAME_BYTES) {
-        no_such(&st, name);
-        done(ctx, &st, 0);
-        return;
-    }
-    struct resolve *r = xcalloc(1, sizeof *r);
-    r->agent = a;
-    r->done = done;
-    r->ctx = ctx;
-    memcpy(r->name, name.data, name.size);
-    agent_barrier(a, deadline_ns, resolve_again, r);
 }

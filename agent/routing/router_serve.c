@@ -95,7 +95,7 @@ static void served_done(struct router_request *r)
         return;
     }
     s->name = (struct slice){0};
-    agent_resolve_anew(s->agent, name, r->deadline_ns, resolved, s);
+    agent_resolve_anew(s->agent, name, r->slot_plus_1, r->deadline_ns, resolved, s);
 }
 
 static enum router_kind kind_of(uint32_t method, const struct forwarded *f)
@@ -142,6 +142,7 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
     r->target_replica = f.sequence;
     r->stale = f.stale;
     r->max_staleness_ms = f.max_staleness_ms;
+    r->slot_plus_1 = f.slot_plus_1;
     r->hops = f.hops;
     r->deadline_ns = bus_request_deadline_ns(q);
     if (r->deadline_ns == CLOCK_NEVER) {
@@ -150,7 +151,7 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
     r->done = served_done;
     s->name = f.shard_name;
     if (f.shard_name.size > 0) {
-        agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
+        agent_resolve(a, f.shard_name, f.slot_plus_1, r->deadline_ns, resolved, s);
     } else {
         route(s, f.shard_id);
     }
@@ -255,8 +256,8 @@ void router_serve_watch(struct agent *a, struct bus_request *q)
     bus_request_set_data(q, w, served_watch_unref);
     bus_request_on_cancel(q, served_cancel, w);
     if (f.shard_name.size > 0) {
-        agent_resolve(a, f.shard_name, clock_now(&clock_system) + SERVE_DEADLINE_NS, watch_resolved,
-                      w);
+        agent_resolve(a, f.shard_name, f.slot_plus_1, clock_now(&clock_system) + SERVE_DEADLINE_NS,
+                      watch_resolved, w);
     } else {
         watch_resolved(w, &(struct thole_status){0}, f.shard_id);
     }

@@ -7,6 +7,7 @@
 
 #include "agent/services/services_internal.h"
 #include "base/assert.h"
+#include "base/slot.h"
 #include "proto/decode.h"
 
 #define POOL_CALLS_MAX 4096
@@ -66,16 +67,15 @@ void services__data_pool_deinit(struct services *s)
     s->pool_count = 0;
 }
 
-bool services__data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
+enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret, struct thole_status *st)
 {
-    struct registry_shard_buf shard_buf;
-    struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
-    const thole_v1_Shard *shard = registry_shard_by_name(view, name, &shard_buf);
-    if (shard != NULL) {
-        *ret_id = thole_v1_Shard_id(shard);
+    if (key.size > LIMIT_KEY_BYTES) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "key: has %zu bytes, more than the limit of %d", key.size,
+                          LIMIT_KEY_BYTES);
     }
-    registry_view_release(view);
-    return shard != NULL;
+    *ret = key.size > 0 ? 1 + slot_of_key(services__name_slice(key)) : 0;
+    return THOLE_OK;
 }
 
 /* ---- Answers --------------------------------------------------------------------------------- */
@@ -212,18 +212,16 @@ void services__data_send(struct data_call *d)
 {
     d->route.done = data_done;
     d->route.ctx = d;
-    if (services__data_find_shard(d->s, slice_str(d->shard), &d->route.shard_id)) {
-        agent_route(d->s->agent, &d->route);
-        return;
-    }
-    if (!d->searched) { /* it may have just been created through another host */
-        agent_barrier(d->s->agent, d->route.deadline_ns, search_done, d);
-        return;
-    }
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard \"%s\" not found",
-                     d->shard);
-    data_end(d, &st);
+    if (agent_find_shard(d->s->agent, slice_str(d->shard), d->route.slot_plus_1, &d->route.shard_id,
+                         &st) == THOLE_OK) {
+        agent_route(d->s->agent, &d->route);
+    } else if (!d->searched) { /* it may have just been created through another host */
+        agent_barrier(d->s->agent, d->route.deadline_ns, search_done, d);
+    } else {
+        d->field = st.code == THOLE_INVALID_ARGUMENT ? "key" : NULL;
+        data_end(d, &st);
+    }
 }
 
 static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
@@ -252,11 +250,19 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
     return true;
 }
 
-static bool read_shard(struct data_call *d, upb_StringView name, struct thole_status *st)
+static bool read_shard(struct data_call *d, upb_StringView name, upb_StringView key,
+                       struct thole_status *st)
 {
-    bool ok = services__name_of_data_shard(name, d->shard, st);
-    d->field = ok ? NULL : "shard";
-    return ok;
+    d->field = "shard";
+    if (!services__name_of_data_shard(name, d->shard, st)) {
+        return false;
+    }
+    d->field = "key";
+    if (services__data_read_key(key, &d->route.slot_plus_1, st) != THOLE_OK) {
+        return false;
+    }
+    d->field = NULL;
+    return true;
 }
 
 bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
@@ -265,7 +271,7 @@ bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequ
     d->route.kind = ROUTER_PROPOSE;
     d->route.session = thole_v1_ProposeRequest_session(q);
     d->route.sequence = thole_v1_ProposeRequest_sequence(q);
-    if (!read_shard(d, thole_v1_ProposeRequest_shard(q), st)) {
+    if (!read_shard(d, thole_v1_ProposeRequest_shard(q), thole_v1_ProposeRequest_key(q), st)) {
         return false;
     }
     if ((d->route.session == 0) != (d->route.sequence == 0)) {
@@ -285,7 +291,7 @@ static bool read_query(struct data_call *d, const thole_v1_QueryRequest *q, stru
     d->route.kind = ROUTER_QUERY;
     d->route.stale = thole_v1_QueryRequest_stale(q);
     d->route.max_staleness_ms = thole_v1_QueryRequest_max_staleness_ms(q);
-    if (!read_shard(d, thole_v1_QueryRequest_shard(q), st)) {
+    if (!read_shard(d, thole_v1_QueryRequest_shard(q), thole_v1_QueryRequest_key(q), st)) {
         return false;
     }
     if (d->route.max_staleness_ms != 0 && !d->route.stale) {
@@ -303,7 +309,8 @@ static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
                       struct thole_status *st)
 {
     d->route.kind = ROUTER_OPEN_SESSION;
-    return read_shard(d, thole_v1_OpenSessionRequest_shard(q), st);
+    return read_shard(d, thole_v1_OpenSessionRequest_shard(q), thole_v1_OpenSessionRequest_key(q),
+                      st);
 }
 
 /* Decode without copying strings, check, and route. */

@@ -13,8 +13,9 @@ struct data_watch {
     struct services *s;
     struct bus_rpc *rpc;
     uint64_t shard_id;
-    _Atomic uint64_t id; /* 0 until agent_watch has returned */
-    _Atomic bool stop;   /* cancelled, or too slow */
+    uint32_t slot_plus_1; /* of the request's key; 0: none */
+    _Atomic uint64_t id;  /* 0 until agent_watch has returned */
+    _Atomic bool stop;    /* cancelled, or too slow */
     _Atomic bool slow;
     _Atomic uint32_t refs; /* the call, and the agent until `ended` */
     char shard[LIMIT_NAME_BYTES + 1];
@@ -103,15 +104,15 @@ static void watch_search_done(void *ctx, const struct thole_status *st)
     struct data_watch *w = ctx;
     struct thole_status missing;
     if (st->code == THOLE_OK) {
-        if (services__data_find_shard(w->s, slice_str(w->shard), &w->shard_id)) {
+        if (agent_find_shard(w->s->agent, slice_str(w->shard), w->slot_plus_1, &w->shard_id,
+                             &missing) == THOLE_OK) {
             watch_begin(w);
             return;
         }
-        (void)THOLE_FAIL(&missing, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                         "shard \"%s\" not found", w->shard);
         st = &missing;
     }
-    const char *metadata[] = {"shard", w->shard, NULL};
+    bool bad_key = st->code == THOLE_INVALID_ARGUMENT;
+    const char *metadata[] = {"shard", w->shard, bad_key ? "field" : NULL, "key", NULL};
     services__fail(w->rpc, st, metadata);
 }
 
@@ -127,8 +128,10 @@ void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     }
     struct thole_status st;
     struct data_watch *w = xcalloc(1, sizeof *w);
-    if (!services__name_of_data_shard(thole_v1_WatchRequest_shard(q), w->shard, &st)) {
-        services__fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
+    bool named = services__name_of_data_shard(thole_v1_WatchRequest_shard(q), w->shard, &st);
+    if (!named ||
+        services__data_read_key(thole_v1_WatchRequest_key(q), &w->slot_plus_1, &st) != THOLE_OK) {
+        services__fail(rpc, &st, (const char *const[]){"field", named ? "key" : "shard", NULL});
         free(w);
         upb_Arena_Free(arena);
         return;
@@ -139,7 +142,8 @@ void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena_Free(arena);
     bus_rpc_set_data(rpc, w, watch_unref);
     bus_rpc_on_cancel(rpc, watch_cancelled, w);
-    if (services__data_find_shard(s, slice_str(w->shard), &w->shard_id)) {
+    if (agent_find_shard(s->agent, slice_str(w->shard), w->slot_plus_1, &w->shard_id, &st) ==
+        THOLE_OK) {
         watch_begin(w);
     } else {
         agent_barrier(s->agent, clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS,

@@ -287,7 +287,9 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc,
 struct slice services__name_slice(upb_StringView name);
 
 /* The shard of this name in the host's own view. */
-bool services__data_find_shard(struct services *s, struct slice name, uint64_t *ret_id);
+/* 1 + the slot of a request's key; 0: it has none. INVALID_ARGUMENT TOO_LARGE. */
+THOLE_MUST_CHECK enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret,
+                                                         struct thole_status *st);
 
 /* A proposal, query or new session in flight; pooled. */
 struct data_call {

@@ -297,6 +297,6 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice messa
     bus_rpc_set_data(rpc, v, save_free);
     bus_rpc_on_drained(rpc, drained, v);
     bus_rpc_on_cancel(rpc, cancelled, v);
-    agent_resolve(s->agent, slice_str(v->shard),
+    agent_resolve(s->agent, slice_str(v->shard), 0,
                   clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS, resolved, v);
 }

@@ -14,6 +14,7 @@ struct pool_args {
     uint32_t count, voters;
     const char *etag, *zone;
     bool validate_only;
+    int32_t keys;
 };
 
 static uint64_t apply_pool(struct fixture *f, const char *name, struct pool_args a)
@@ -29,6 +30,7 @@ static uint64_t apply_pool(struct fixture *f, const char *name, struct pool_args
     thole_registry_v1_UpdatePool_set_etag(u,
                                           upb_StringView_FromString(a.etag != NULL ? a.etag : ""));
     thole_v1_ShardPoolSpec_set_count(spec, a.count);
+    thole_v1_ShardPoolSpec_set_keys(spec, a.keys);
     fill_spec(shard, c.arena, a.voters, 0);
     if (a.zone != NULL) {
         thole_v1_Constraint *k = thole_v1_ShardSpec_add_constraints(shard, c.arena);
@@ -283,6 +285,97 @@ static void registry_pool_is_in_snapshots_and_changes(void **state)
     bytes_deinit(&two);
 }
 
+/* ---- Keys ------------------------------------------------------------------------------------ */
+
+#define SLOTS thole_v1_POOL_KEYS_SLOTS
+
+static uint32_t count_of(struct fixture *f, const char *name)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_ShardPool *p = registry_pool_by_name(v, slice_str(name));
+    uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));
+    registry_view_release(v);
+    return count;
+}
+
+/* Fails unless the refusal names the field and has the text. */
+static void assert_refused(struct fixture *f, uint64_t code, const char *field, const char *text)
+{
+    upb_StringView message = thole_registry_v1_Result_message(f->result);
+    char copy[400] = "";
+    assert_int_equal(code, THOLE_FAILED_PRECONDITION);
+    memcpy(copy, message.data, message.size < sizeof copy ? message.size : sizeof copy - 1);
+    assert_non_null(strstr(copy, text));
+    assert_true(
+        slice_equal(registry_str(thole_registry_v1_Result_field(f->result)), slice_str(field)));
+}
+
+static void registry_pool_with_keys_has_a_count_for_ever(void **state)
+{
+    struct fixture *f = *state;
+    struct pool_args a = {.voters = 1, .keys = SLOTS};
+    assert_int_equal(apply_pool(f, "k", a), THOLE_OK);
+    assert_int_equal(count_of(f, "k"), 64);
+    a.count = 65;
+    assert_refused(f, apply_pool(f, "k", a), "spec.count", "from 64 to 65");
+    a.count = 63;
+    assert_refused(f, apply_pool(f, "k", a), "spec.count", "from 64 to 63");
+    a.keys = 0; /* left out: the pool keeps its keys */
+    assert_refused(f, apply_pool(f, "k", a), "spec.count", "has keys");
+    a.count = 0;
+    a.voters = 3;
+    assert_int_equal(apply_pool(f, "k", a), THOLE_OK);
+    a.keys = SLOTS;
+    a.count = 64;
+    assert_int_equal(apply_pool(f, "k", a), THOLE_OK);
+    assert_int_equal(count_of(f, "k"), 64);
+    /* Keys cannot come later. */
+    assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 64, .voters = 1}), THOLE_OK);
+    assert_refused(f, apply_pool(f, "p", a), "spec.keys", "cannot change");
+    a.count = 16384;
+    assert_int_equal(apply_pool(f, "most", a), THOLE_OK);
+    a.count = 16385;
+    assert_int_equal(apply_pool(f, "more", a), THOLE_INVALID_ARGUMENT);
+    a.count = 1;
+    a.keys = 2;
+    assert_int_equal(apply_pool(f, "other", a), THOLE_INVALID_ARGUMENT);
+}
+
+static void registry_pool_with_keys_gives_its_shards_slots(void **state)
+{
+    static const uint32_t ranges[3][2] = {{0, 5461}, {5462, 10922}, {10923, 16383}};
+    struct fixture *f = *state;
+    struct registry_shard_buf shard_buf;
+    assert_int_equal(apply_pool(f, "k", (struct pool_args){.count = 3, .voters = 1, .keys = SLOTS}),
+                     THOLE_OK);
+    assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 1, .voters = 1}), THOLE_OK);
+    assert_int_equal(reconcile(f, "k", 1, 2), THOLE_OK);
+    assert_int_equal(reconcile(f, "k", 1, 2), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 1, 2), THOLE_OK);
+    struct registry_view *v = registry_view_acquire(f->r);
+    for (uint32_t i = 0; i < 3; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "k-%u", (unsigned)i);
+        const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(name), &shard_buf);
+        assert_true(thole_v1_Shard_has_slots(s));
+        assert_int_equal(thole_v1_SlotRange_first(thole_v1_Shard_slots(s)), ranges[i][0]);
+        assert_int_equal(thole_v1_SlotRange_last(thole_v1_Shard_slots(s)), ranges[i][1]);
+    }
+    const thole_v1_Shard *plain = registry_shard_by_name(v, slice_str("p-0"), &shard_buf);
+    assert_false(thole_v1_Shard_has_slots(plain));
+    registry_view_release(v);
+    /* The rows, and what they were made from, survive a snapshot (state_check compares them). */
+    struct bytes one = {0};
+    struct thole_status st;
+    struct fixture other;
+    fixture_save(f, &one);
+    fixture_init(&other);
+    assert_int_equal(fixture_restore(&other, bytes_slice(&one), &st), THOLE_OK);
+    assert_int_equal(count_of(&other, "k"), 3);
+    fixture_deinit(&other);
+    bytes_deinit(&one);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 
 int main(void)
@@ -294,6 +387,8 @@ int main(void)
         TEST(registry_pool_dry_run_says_whether_it_can_be_placed),
         TEST(registry_pool_refuses_lost_updates_and_bad_specs),
         TEST(registry_pool_is_in_snapshots_and_changes),
+        TEST(registry_pool_with_keys_has_a_count_for_ever),
+        TEST(registry_pool_with_keys_gives_its_shards_slots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

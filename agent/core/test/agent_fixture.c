@@ -224,8 +224,8 @@ uint64_t fixture_shard_id(struct fixture *f, int i, const char *name)
     struct resolution r = {.id = 0};
     struct thole_status st = {0};
     latch_init(&r.done);
-    agent_resolve(f->agents[i], slice_str(name), clock_now(&clock_system) + 10 * NS_PER_S, resolved,
-                  &r);
+    agent_resolve(f->agents[i], slice_str(name), 0, clock_now(&clock_system) + 10 * NS_PER_S,
+                  resolved, &r);
     if (latch_wait(&r.done, &st) != THOLE_OK) {
         fail_msg("shard %s: %s", name, st.message);
     }

@@ -27,6 +27,7 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
             .hops = 3,
             .stale = true,
             .max_staleness_ms = 250,
+            .slot_plus_1 = 16384,
         };
         struct bufslice out = router_encode_forward(&r, "orders", &space);
         assert_true(router_decode_forward(out.bytes, &f));
@@ -42,6 +43,7 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
         assert_int_equal(f.hops, 3);
         assert_true(f.stale && !f.open_session);
         assert_int_equal(f.max_staleness_ms, 250);
+        assert_int_equal(f.slot_plus_1, 16384);
         assert_true((out.owner == NULL) == (sizes[i] < 256));
         bufslice_unref(out);
         buf_unref(b);

@@ -45,6 +45,7 @@ extern "C" {
 THOLE_API const char *thole_version(void);
 
 #define THOLE_IN_FLIGHT_MAX 65536
+#define THOLE_KEY_BYTES_MAX 65536
 #define THOLE_NAME_BYTES 129 /* names of hosts, shards, types, with their NUL */
 #define THOLE_ID_BYTES 37    /* UUIDs as text, with their NUL */
 #define THOLE_ADDRESS_BYTES 272
@@ -235,13 +236,22 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_replica_delete(struct thole *t,
 
 /* ---- Operations on shards -------------------------------------------------------------------- */
 
-/* A handle for operations on the shard of this name. The shard need not exist: operations then fail
- * with NOT_FOUND NO_SUCH_SHARD. The caller releases it before thole_close. */
+/* A handle for operations on the shard of this name, or, if each operation has a key, on a pool
+ * with keys. The shard need not exist: operations then fail with NOT_FOUND NO_SUCH_SHARD. Counted:
+ * the caller has one reference. The handle of a pool takes 128 KiB from the first operation on. */
 struct thole_shard;
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_open(struct thole *t, const char *name,
                                                             struct thole_shard **ret,
                                                             struct thole_status *st);
-/* After its operations have completed. NULL is fine. */
+/* A handle for operations without a key, watches and sessions on the shard of a pool that owns this
+ * key, of 1 to THOLE_KEY_BYTES_MAX bytes. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_open_key(struct thole *t, const char *pool,
+                                                                struct thole_slice key,
+                                                                struct thole_shard **ret,
+                                                                struct thole_status *st);
+/* One more reference, to be released. */
+THOLE_API struct thole_shard *thole_shard_ref(struct thole_shard *s);
+/* Operations that were submitted go on. Also after thole_close. NULL is fine. */
 THOLE_API void thole_shard_release(struct thole_shard *s);
 
 enum thole_op_kind {
@@ -259,6 +269,9 @@ struct thole_op {
     uint32_t max_staleness_ms;
     uint32_t timeout_ms; /* 0: 5000 */
     void *user;
+    /* In a pool with keys, the shard that owns the key's slot; at most THOLE_KEY_BYTES_MAX bytes.
+     * size 0: no key. The machine does not see the key. */
+    struct thole_slice key;
 };
 struct thole_result {
     void *user;
