@@ -215,7 +215,7 @@ static enum thole_code write_memory(struct thole_sink *base, const void *data, s
 static enum thole_code run(struct state *s, const struct registry_refound *o, struct bytes *out,
                            struct registry_refounded *ret, struct thole_status *st)
 {
-    struct memory_sink sink = {.base = {write_memory}, .out = out};
+    struct memory_sink sink = {.base = {sizeof(struct thole_sink), write_memory}, .out = out};
     struct txn t = {.base = s};
     registry__scope_init(&t.scope);
     t.arena = t.scope.arena;
@@ -245,7 +245,7 @@ enum thole_code registry_refound(struct slice in, const struct registry_refound 
                                  struct thole_status *st)
 {
     struct state s;
-    struct memory_source source = {.base = {read_memory}, .rest = in};
+    struct memory_source source = {.base = {sizeof(struct thole_source), read_memory}, .rest = in};
     enum thole_code code = registry__restore(&source.base, &s, st);
     if (code != THOLE_OK) {
         return code;

@@ -63,7 +63,7 @@ static enum thole_code machine_apply(void *machine, struct thole_apply *batch,
     struct machine *m = machine_of(machine);
     struct bytes result = {0};
     for (size_t i = 0; i < batch->entry_count; i++) {
-        struct thole_entry *e = &batch->entries[i];
+        struct thole_entry *e = thole_apply_entry(batch, i);
         bytes_clear(&result);
         e->code = registry__apply(&m->s, slice_of(e->command.data, e->command.size), &result);
         if (e->result != NULL &&
@@ -106,20 +106,19 @@ static void machine_view_release(void *machine, void *view)
     registry_view_release(view);
 }
 
-static enum thole_code machine_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code machine_save(void *machine, const void *view, struct thole_save *to,
                                     struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     (void)machine_of(machine);
     const struct registry_view *v = view;
     return registry__save(&v->s, out, st);
 }
 
-static enum thole_code machine_restore(void *machine, struct thole_source *in,
-                                       const struct thole_meta *meta, size_t meta_count,
+static enum thole_code machine_restore(void *machine, struct thole_restore *from,
                                        struct thole_status *st)
 {
-    (void)meta;
-    (void)meta_count;
+    struct thole_source *in = from->in;
     struct machine *m = machine_of(machine);
     struct state s;
     enum thole_code code = registry__restore(in, &s, st);

@@ -36,7 +36,7 @@ static enum thole_code apply(void *machine, struct thole_apply *batch, struct th
     struct registers *m = machine;
     (void)st;
     for (size_t i = 0; i < batch->entry_count; i++) {
-        const struct thole_entry *e = &batch->entries[i];
+        const struct thole_entry *e = thole_apply_entry(batch, i);
         if (e->command.size != REGISTER_COMMAND_BYTES) {
             continue;
         }
@@ -83,9 +83,10 @@ static void release(void *machine, void *view)
     free(view);
 }
 
-static enum thole_code save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code save(void *machine, const void *view, struct thole_save *to,
                             struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     const struct registers *m = view != NULL ? view : machine;
     uint8_t bytes[8 * (2 + REGISTER_KEYS)];
     (void)st;
@@ -97,15 +98,13 @@ static enum thole_code save(void *machine, const void *view, struct thole_sink *
     return out->write(out, bytes, sizeof bytes);
 }
 
-static enum thole_code restore(void *machine, struct thole_source *in,
-                               const struct thole_meta *meta, size_t meta_count,
-                               struct thole_status *st)
+static enum thole_code restore(void *machine, struct thole_restore *from, struct thole_status *st)
 {
+    struct thole_source *in = from->in;
     struct registers *m = machine;
     uint8_t bytes[8 * (2 + REGISTER_KEYS)];
     size_t have = 0;
     int64_t n;
-    (void)meta, (void)meta_count;
     while (have < sizeof bytes && (n = in->read(in, bytes + have, sizeof bytes - have)) > 0) {
         have += (size_t)n;
     }

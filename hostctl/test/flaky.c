@@ -62,22 +62,21 @@ static void flaky_view_release(void *machine, void *view)
     machine_counter.view_release(f->counter, view);
 }
 
-static enum thole_code flaky_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code flaky_save(void *machine, const void *view, struct thole_save *to,
                                   struct thole_status *st)
 {
     struct flaky *f = machine;
-    return machine_counter.save(f->counter, view, out, st);
+    return machine_counter.save(f->counter, view, to, st);
 }
 
-static enum thole_code flaky_restore(void *machine, struct thole_source *in,
-                                     const struct thole_meta *meta, size_t meta_count,
+static enum thole_code flaky_restore(void *machine, struct thole_restore *from,
                                      struct thole_status *st)
 {
     struct flaky *f = machine;
     if (f->host->flaky_restore) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "a test fails restore");
     }
-    return machine_counter.restore(f->counter, in, meta, meta_count, st);
+    return machine_counter.restore(f->counter, from, st);
 }
 
 struct thole_machine_type flaky_type(struct cluster_host *host)

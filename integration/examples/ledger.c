@@ -146,7 +146,8 @@ static enum thole_code ledger_apply(void *machine, struct thole_apply *batch,
 {
     (void)st;
     for (size_t i = 0; i < batch->entry_count; i++) {
-        batch->entries[i].code = run_command(machine, batch->entries[i].command);
+        struct thole_entry *e = thole_apply_entry(batch, i);
+        e->code = run_command(machine, e->command);
     }
     return THOLE_OK;
 }
@@ -176,18 +177,18 @@ static enum thole_code ledger_query(void *machine, const void *view, struct thol
 
 /* The engine checks snapshots for damage; the format is the machine's own. All hosts here have one
  * byte order. */
-static enum thole_code ledger_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code ledger_save(void *machine, const void *view, struct thole_save *to,
                                    struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     (void)view, (void)st;
     return out->write(out, machine, sizeof(struct ledger));
 }
 
-static enum thole_code ledger_restore(void *machine, struct thole_source *in,
-                                      const struct thole_meta *meta, size_t meta_count,
+static enum thole_code ledger_restore(void *machine, struct thole_restore *from,
                                       struct thole_status *st)
 {
-    (void)meta, (void)meta_count; /* for persistent machines */
+    struct thole_source *in = from->in;
     struct ledger l;
     size_t at = 0;
     for (int64_t n; at < sizeof l; at += (size_t)n) {

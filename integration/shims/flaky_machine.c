@@ -41,18 +41,18 @@ static enum thole_code flaky_query(void *machine, const void *view, struct thole
     return answer->write(answer, text, (size_t)n);
 }
 
-static enum thole_code flaky_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code flaky_save(void *machine, const void *view, struct thole_save *to,
                                   struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     (void)view, (void)st;
     return out->write(out, machine, sizeof(uint64_t));
 }
 
-static enum thole_code flaky_restore(void *machine, struct thole_source *in,
-                                     const struct thole_meta *meta, size_t meta_count,
+static enum thole_code flaky_restore(void *machine, struct thole_restore *from,
                                      struct thole_status *st)
 {
-    (void)meta, (void)meta_count;
+    struct thole_source *in = from->in;
     if (in->read(in, machine, sizeof(uint64_t)) != (int64_t)sizeof(uint64_t)) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "flaky: a short snapshot");
     }

@@ -92,10 +92,21 @@ static enum thole_code memory_write(struct thole_sink *s, const void *data, size
 
 uint64_t fixture_apply(struct fixture *f, struct slice bytes)
 {
-    struct memory_sink sink = {.sink = {memory_write}};
+    struct memory_sink sink = {.sink = {sizeof(struct thole_sink), memory_write}};
     struct thole_entry entry = {
-        .index = ++f->index, .command = {bytes.data, bytes.size}, .result = &sink.sink};
-    struct thole_apply batch = {.entries = &entry, .entry_count = 1, .applied_index = f->index};
+        .size = sizeof entry,
+        .kind = THOLE_ENTRY_COMMAND,
+        .index = ++f->index,
+        .command = {bytes.data, bytes.size},
+        .result = &sink.sink,
+    };
+    struct thole_apply batch = {
+        .size = sizeof batch,
+        .entry_size = sizeof entry,
+        .entries = &entry,
+        .entry_count = 1,
+        .applied_index = f->index,
+    };
     struct thole_status st;
     assert_int_equal(f->type->apply(f->machine, &batch, &st), THOLE_OK);
     if (f->arena != NULL) {
@@ -372,11 +383,12 @@ uint64_t do_formed(struct fixture *f, uint64_t shard, uint64_t leader, uint64_t 
 
 void fixture_save(struct fixture *f, struct bytes *out)
 {
-    struct memory_sink sink = {.sink = {memory_write}};
+    struct memory_sink sink = {.sink = {sizeof(struct thole_sink), memory_write}};
     struct thole_status st;
     void *view = NULL;
     assert_int_equal(f->type->view_acquire(f->machine, &view, &st), THOLE_OK);
-    assert_int_equal(f->type->save(f->machine, view, &sink.sink, &st), THOLE_OK);
+    struct thole_save to = {.size = sizeof to, .out = &sink.sink, .index = f->index};
+    assert_int_equal(f->type->save(f->machine, view, &to, &st), THOLE_OK);
     f->type->view_release(f->machine, view);
     bytes_append_slice(out, bytes_slice(&sink.bytes));
     bytes_deinit(&sink.bytes);
@@ -402,8 +414,12 @@ static int64_t memory_read(struct thole_source *s, void *data, size_t size)
 
 enum thole_code fixture_restore(struct fixture *f, struct slice bytes, struct thole_status *st)
 {
-    struct memory_source source = {.source = {memory_read}, .rest = bytes};
-    return f->type->restore(f->machine, &source.source, NULL, 0, st);
+    struct memory_source source = {
+        .source = {sizeof(struct thole_source), memory_read},
+        .rest = bytes,
+    };
+    struct thole_restore from = {.size = sizeof from, .in = &source.source};
+    return f->type->restore(f->machine, &from, st);
 }
 
 static void digest(struct bytes *out, const void *msg, const upb_MiniTable *table)

@@ -76,7 +76,7 @@ void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_
     b->m = r->machine;
     b->job = j;
     b->request_at = 0;
-    b->watch.event = emit;
+    b->watch = (struct thole_watch_sink){sizeof b->watch, emit};
     b->last_index = b->m != NULL ? b->m->applied : 0;
     b->last_term = b->m != NULL ? b->m->applied_term : 0;
     b->stored_index = b->last_index;
@@ -238,6 +238,7 @@ static enum thole_code call_machine(struct apply_batch *b, struct thole_status *
         pthread_rwlock_wrlock(m->lock);
     }
     enum thole_code code = engine__machine_result(m->type->apply(m->state, &b->apply, st), st);
+    m->due = b->apply.due;
     if (m->lock != NULL) {
         pthread_rwlock_unlock(m->lock);
     }
@@ -264,11 +265,14 @@ static enum thole_code run_machine(struct apply_batch *b, struct thole_status *s
 {
     b->remembered = false;
     b->apply = (struct thole_apply){
+        .size = sizeof b->apply,
+        .entry_size = sizeof b->entries[0],
         .entries = b->entries,
         .entry_count = b->count,
         .applied_index = b->last_index,
         .metadata = b->m->persistent ? metadata : NULL,
         .watch = b->r->watches != NULL ? &b->watch : NULL,
+        .due = b->m->due,
     };
     enum thole_code code = call_machine(b, st);
     if (code == THOLE_OK && b->m->persistent && !b->remembered) {
@@ -333,12 +337,17 @@ static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_
     ASSERT(b->count < BATCH_ENTRIES);
     size_t i = b->count++;
     b->items[i] = (struct item){e, q};
-    b->sinks[i] = (struct result_sink){.base = {write_result},
+    b->sinks[i] = (struct result_sink){.base = {sizeof(struct thole_sink), write_result},
                                        .b = b,
                                        .wanted = q != NULL || e->session != 0,
                                        .session = e->session != 0};
     b->entries[i] = (struct thole_entry){
+        .size = sizeof b->entries[i],
+        .kind = THOLE_ENTRY_COMMAND,
         .index = e->index,
+        .term = e->term,
+        .now_ms = e->stamp.now_ms,
+        .alive_ms = e->stamp.alive_ms,
         .command = {e->payload.bytes.data, e->payload.bytes.size},
         .result = &b->sinks[i].base,
     };

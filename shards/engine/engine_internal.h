@@ -56,6 +56,7 @@ struct machine {
     pthread_rwlock_t *lock;
     struct session_table sessions; /* applier only, once the machine is switched in */
     uint64_t applied, applied_term;
+    struct thole_due due;  /* as the machine reported it last */
     size_t largest_result; /* applier only, bytes: bounds the entries of a batch */
 };
 

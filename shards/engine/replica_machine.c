@@ -76,6 +76,7 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
     struct thole_machine_env env = env_of(r, m->generation, m->type, m->directory);
     env.meta = take_meta;
     env.meta_ctx = &reader;
+    env.due = &m->due;
     if (m->directory != NULL) {
         enum thole_code code = file_make_dirs(m->directory, st);
         if (code != THOLE_OK) {
@@ -104,6 +105,7 @@ enum thole_code engine__machine_open(struct replica *r, uint64_t generation, str
     atomic_init(&m->refs, 1);
     m->type = type;
     m->generation = generation;
+    m->due = (struct thole_due){THOLE_NEVER, THOLE_NEVER};
     m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
     m->directory = directory_of(r, generation, type);
     if (type->view_acquire == NULL || type->flush != NULL) {
@@ -194,7 +196,7 @@ static enum thole_code write_bytes(struct thole_sink *s, const void *data, size_
 enum thole_code engine__machine_query(struct machine *m, void *view, struct slice query,
                                       struct bytes *out, struct thole_status *st)
 {
-    struct bytes_sink sink = {{write_bytes}, out};
+    struct bytes_sink sink = {{sizeof(struct thole_sink), write_bytes}, out};
     struct thole_slice q = {query.data, query.size};
     return engine__machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
 }

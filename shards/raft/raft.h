@@ -37,6 +37,13 @@ enum raft_entry_kind {
     RAFT_ENTRY_SESSION = 3, /* opens a session; its `session` is the epoch of the group */
 };
 
+/* The two times of an entry, in ms: the leader's wall clock, and the time during which the group
+ * had a leader (stamp.c). Neither falls along a log. */
+struct raft_stamp {
+    uint64_t now_ms;
+    uint64_t alive_ms;
+};
+
 /* Immutable and ref-counted: the log cache, write batches, frames and appliers share it. */
 struct raft_entry {
     _Atomic uint32_t refs;
@@ -45,6 +52,7 @@ struct raft_entry {
     uint64_t term;
     uint64_t session;  /* 0: none */
     uint64_t sequence; /* meaningful only with a session */
+    struct raft_stamp stamp;
     struct bufslice payload;
     uint8_t copied[]; /* a small payload */
 };

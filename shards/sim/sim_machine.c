@@ -100,7 +100,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
     struct sim *s = m->h->s;
     check_use(m);
     for (size_t i = 0; i < b->entry_count; i++) {
-        struct thole_entry *e = &b->entries[i];
+        struct thole_entry *e = thole_apply_entry(b, i);
         if (e->index <= m->kv->last) {
             sim__fail(s,
                       "shard %" PRIu64 ", replica %" PRIu64 ": index %" PRIu64
@@ -164,9 +164,10 @@ static void put_number(struct bytes *b, uint64_t v)
     put_be64(bytes_extend(b, 8), v);
 }
 
-static enum thole_code kv_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code kv_save(void *machine, const void *view, struct thole_save *to,
                                struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     (void)st;
     struct kv_machine *m = machine;
     const struct kv *kv = view != NULL ? view : m->kv;
@@ -233,9 +234,10 @@ static bool load(struct kv *kv, struct thole_source *in)
 
 static void store_meta(struct space *space, const struct thole_meta *meta, size_t n);
 
-static enum thole_code kv_restore(void *machine, struct thole_source *in,
-                                  const struct thole_meta *meta, size_t n, struct thole_status *st)
+static enum thole_code kv_restore(void *machine, struct thole_restore *from,
+                                  struct thole_status *st)
 {
+    struct thole_source *in = from->in;
     struct kv_machine *m = machine;
     struct kv fresh = {0};
     if (!load(&fresh, in)) {
@@ -248,7 +250,7 @@ static enum thole_code kv_restore(void *machine, struct thole_source *in,
     if (m->space == NULL) {
         return THOLE_OK;
     }
-    store_meta(m->space, meta, n);
+    store_meta(m->space, from->meta, from->meta_count);
     return m->h->types_[2].flush(machine, st);
 }
 

@@ -50,10 +50,21 @@ static void machine_run(const thole_registry_v1_Command *c)
 {
     size_t size = 0;
     const char *bytes = thole_registry_v1_Command_serialize(c, host->arena, &size);
-    struct memory_sink sink = {.sink = {memory_write}};
+    struct memory_sink sink = {.sink = {sizeof(struct thole_sink), memory_write}};
     struct thole_entry entry = {
-        .index = ++zero.index, .command = {bytes, size}, .result = &sink.sink};
-    struct thole_apply batch = {.entries = &entry, .entry_count = 1, .applied_index = zero.index};
+        .size = sizeof entry,
+        .kind = THOLE_ENTRY_COMMAND,
+        .index = ++zero.index,
+        .command = {bytes, size},
+        .result = &sink.sink,
+    };
+    struct thole_apply batch = {
+        .size = sizeof batch,
+        .entry_size = sizeof entry,
+        .entries = &entry,
+        .entry_count = 1,
+        .applied_index = zero.index,
+    };
     assert_int_equal(zero.type->apply(zero.machine, &batch, NULL), THOLE_OK);
     zero.code = entry.code;
     zero.result = PROTO_DECODE(thole_registry_v1_Result, bytes_slice(&sink.bytes), host->arena);

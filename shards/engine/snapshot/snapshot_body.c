@@ -5,6 +5,16 @@
 #include "base/canary.h"
 #include "shards/engine/meta.h"
 #include "shards/engine/snapshot/snapshots.h"
+#include "shards/engine/snapshot/streams.h"
+
+/* Is the work for nothing: does the host stop, is the replica to be removed, or was the transfer
+ * given up? Any thread. */
+static bool is_given_up(const struct replica *r, struct snapshot_pipe *pipe)
+{
+    return atomic_load_explicit(&r->e->stopping, memory_order_relaxed) ||
+           atomic_load_explicit(&r->removing, memory_order_relaxed) ||
+           (pipe != NULL && engine__pipe_is_broken(pipe));
+}
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
@@ -28,6 +38,17 @@ void engine__body_write_head(struct thole_sink *out, const struct task *t)
     bytes_deinit(&header);
 }
 
+struct save_call {
+    struct thole_save base;
+    const struct task *t;
+};
+
+static bool save_stopping(const struct thole_save *base)
+{
+    const struct save_call *call = CONTAINER_OF(base, struct save_call, base);
+    return is_given_up(call->t->r, call->t->pipe);
+}
+
 enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
                                   struct thole_status *st)
 {
@@ -38,7 +59,9 @@ enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
     if (locked) {
         pthread_rwlock_rdlock(m->lock);
     }
-    enum thole_code code = engine__machine_result(m->type->save(m->state, t->view, out, st), st);
+    struct save_call call = {{sizeof call.base, out, t->index, save_stopping}, t};
+    enum thole_code code =
+        engine__machine_result(m->type->save(m->state, t->view, &call.base, st), st);
     if (locked) {
         pthread_rwlock_unlock(m->lock);
     }
@@ -71,7 +94,7 @@ static int64_t read_windows(struct thole_source *base, void *data, size_t size)
 
 void engine__body_source_init(struct body_source *s, bool (*next)(struct body_source *s))
 {
-    *s = (struct body_source){.base = {read_windows}, .next = next};
+    *s = (struct body_source){.base = {sizeof(struct thole_source), read_windows}, .next = next};
 }
 
 static bool read_exactly(struct body_source *s, void *data, size_t size)
@@ -145,25 +168,47 @@ static enum thole_code read_sessions(struct body_source *s, struct session_table
     return THOLE_OK;
 }
 
-static enum thole_code restore(struct body_source *s, struct machine *m, struct thole_status *st)
+struct restore_call {
+    struct thole_restore base;
+    const struct replica *r;
+    struct snapshot_pipe *pipe;
+};
+
+static bool restore_stopping(const struct thole_restore *base)
+{
+    const struct restore_call *call = CONTAINER_OF(base, struct restore_call, base);
+    return is_given_up(call->r, call->pipe);
+}
+
+static enum thole_code restore(struct body_source *s, struct restore_call *call, struct machine *m,
+                               struct thole_status *st)
 {
     struct meta_list metas = {0};
-    const struct thole_meta *ready = NULL;
+    call->base = (struct thole_restore){
+        .size = sizeof call->base,
+        .in = &s->base,
+        .index = m->applied,
+        .term = m->applied_term,
+        .stopping = restore_stopping,
+        .due = {THOLE_NEVER, THOLE_NEVER},
+    };
     if (m->persistent) {
         meta_add_applied(&metas, m->applied, m->applied_term);
         meta_add_table(&metas, &m->sessions);
-        ready = meta_list_ready(&metas);
+        call->base.meta = meta_list_ready(&metas);
+        call->base.meta_count = metas.count;
     }
-    enum thole_code code =
-        engine__machine_result(m->type->restore(m->state, &s->base, ready, metas.count, st), st);
+    enum thole_code code = engine__machine_result(m->type->restore(m->state, &call->base, st), st);
+    m->due = call->base.due;
     meta_list_deinit(&metas);
     return result_of(s, code, st);
 }
 
-enum thole_code engine__body_load(struct body_source *s, struct replica *r, const char *name,
-                                  uint64_t generation, struct machine **ret,
-                                  struct thole_status *st)
+enum thole_code engine__body_load(struct body_source *s, struct replica *r,
+                                  struct snapshot_pipe *pipe, const char *name, uint64_t generation,
+                                  struct machine **ret, struct thole_status *st)
 {
+    struct restore_call call = {.r = r, .pipe = pipe};
     struct codec_header h = {0};
     struct bytes piece = {0};
     struct machine *m = NULL;
@@ -183,7 +228,7 @@ enum thole_code engine__body_load(struct body_source *s, struct replica *r, cons
         code = read_sessions(s, &m->sessions, st);
     }
     if (code == THOLE_OK) {
-        code = restore(s, m, st);
+        code = restore(s, &call, m, st);
     }
     codec_release(h.arena);
     bytes_deinit(&piece);

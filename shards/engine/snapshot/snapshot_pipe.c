@@ -188,6 +188,14 @@ bool engine__pipe_is_open(struct snapshot_pipe *p)
     return open;
 }
 
+bool engine__pipe_is_broken(struct snapshot_pipe *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool broken = p->broken;
+    pthread_mutex_unlock(&p->lock);
+    return broken;
+}
+
 uint64_t engine__pipe_bytes(struct snapshot_pipe *p)
 {
     pthread_mutex_lock(&p->lock);

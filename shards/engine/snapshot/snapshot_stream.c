@@ -55,7 +55,9 @@ static enum thole_code write_pipe(struct thole_sink *base, const void *data, siz
 
 enum thole_code engine__snapshot_save_stream(struct task *t, struct thole_status *st)
 {
-    struct pipe_sink s = {.base = {write_pipe}, .pipe = t->pipe, .piece_bytes = t->piece_bytes};
+    struct pipe_sink s = {.base = {sizeof(struct thole_sink), write_pipe},
+                          .pipe = t->pipe,
+                          .piece_bytes = t->piece_bytes};
     s.hash = hash_state_new(0);
     enum thole_code code = engine__body_save(&s.base, t, st);
     if (!s.broken && code == THOLE_OK) {
@@ -122,7 +124,8 @@ enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status
         code = engine__machine_destroy(t->r, t->generation, st);
     }
     if (!t->r->kind->witness && code == THOLE_OK) {
-        code = engine__body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
+        code = engine__body_load(&s.body, t->r, t->pipe, "from a peer", t->generation, &t->machine,
+                                 st);
     }
     if (code == THOLE_OK && t->machine != NULL &&
         (t->machine->applied != m->index || t->machine->applied_term != m->index_term)) {

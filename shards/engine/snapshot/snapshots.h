@@ -5,6 +5,8 @@
 
 #include "shards/engine/frame_codec.h"
 
+struct snapshot_pipe;
+
 /* ---- Files ----------------------------------------------------------------------------------- */
 
 enum thole_code engine__snapshot_save(struct engine *e, struct task *t, struct thole_status *st);
@@ -52,9 +54,9 @@ enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
 /* `piece` holds what `ret` points to; release ret->arena. */
 enum thole_code engine__body_read_head(struct body_source *s, const char *name, struct bytes *piece,
                                        struct codec_header *ret, struct thole_status *st);
-/* Read the whole stream into a new machine of this generation. */
-enum thole_code engine__body_load(struct body_source *s, struct replica *r, const char *name,
-                                  uint64_t generation, struct machine **ret,
-                                  struct thole_status *st);
+/* Read the whole stream, from `pipe` unless that is NULL, into a new machine of this generation. */
+enum thole_code engine__body_load(struct body_source *s, struct replica *r,
+                                  struct snapshot_pipe *pipe, const char *name, uint64_t generation,
+                                  struct machine **ret, struct thole_status *st);
 
 #endif

@@ -97,7 +97,8 @@ static enum thole_code create_file(struct engine *e, const struct task *t, struc
                                    struct thole_status *st)
 {
     char staged[ENGINE_NAME_BYTES];
-    *ret = (struct file_sink){.base = {write_file}, .ops = e->files->ops};
+    *ret =
+        (struct file_sink){.base = {sizeof(struct thole_sink), write_file}, .ops = e->files->ops};
     (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code = ret->ops->create(
         e->files, staged, engine__snapshot_restarts_from_file(t->r), &ret->file, st);
@@ -335,7 +336,7 @@ enum thole_code engine__snapshot_load(struct engine *e, struct replica *r, const
     if (code != THOLE_OK) {
         return code;
     }
-    code = engine__body_load(&s.body, r, name, generation, ret, st);
+    code = engine__body_load(&s.body, r, NULL, name, generation, ret, st);
     close_source(&s);
     return code;
 }

@@ -36,6 +36,7 @@ bool engine__pipe_has_room(struct snapshot_pipe *p);
 void engine__pipe_break(struct snapshot_pipe *p);
 uint64_t engine__pipe_bytes(struct snapshot_pipe *p);
 bool engine__pipe_is_open(struct snapshot_pipe *p); /* neither broken nor ended */
+bool engine__pipe_is_broken(struct snapshot_pipe *p);
 
 /* ---- Jobs: machines that write into pipes, and machines that read from them ------------------ */
 

@@ -51,7 +51,7 @@ static enum thole_code tally_apply(void *machine, struct thole_apply *b, struct 
 {
     struct tally_machine *m = machine;
     for (size_t i = 0; i < b->entry_count; i++) {
-        struct thole_entry *e = &b->entries[i];
+        struct thole_entry *e = thole_apply_entry(b, i);
         if (m->ctx->poisoned && e->command.size == strlen(TALLY_POISON) &&
             memcmp(e->command.data, TALLY_POISON, e->command.size) == 0) {
             return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "poisoned");
@@ -103,19 +103,19 @@ static enum thole_code write_tally(struct thole_sink *out, const struct tally *t
     return code == THOLE_OK ? pad(out, ballast) : code;
 }
 
-static enum thole_code tally_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code tally_save(void *machine, const void *view, struct thole_save *to,
                                   struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     (void)st;
     const struct tally_machine *m = machine;
     return write_tally(out, view != NULL ? view : &m->t, m->ctx->ballast);
 }
 
-static enum thole_code tally_restore(void *machine, struct thole_source *in,
-                                     const struct thole_meta *meta, size_t meta_count,
+static enum thole_code tally_restore(void *machine, struct thole_restore *from,
                                      struct thole_status *st)
 {
-    (void)meta, (void)meta_count;
+    struct thole_source *in = from->in;
     struct tally_machine *m = machine;
     if (in->read(in, &m->t, sizeof m->t) != sizeof m->t) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "cut");
@@ -326,7 +326,7 @@ static enum thole_code ledger_apply(void *machine, struct thole_apply *b, struct
     struct ledger_machine *m = machine;
     pthread_mutex_lock(&m->disk->lock);
     for (size_t i = 0; i < b->entry_count; i++) {
-        tally_step(&m->space->t, &b->entries[i]);
+        tally_step(&m->space->t, thole_apply_entry(b, i));
     }
     size_t meta_count = 0;
     const struct thole_meta *meta = b->metadata(b, &meta_count);
@@ -352,9 +352,10 @@ static enum thole_code ledger_view(void *machine, void **ret, struct thole_statu
     return THOLE_OK;
 }
 
-static enum thole_code ledger_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code ledger_save(void *machine, const void *view, struct thole_save *to,
                                    struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     (void)st;
     const struct ledger_machine *m = machine;
     return write_tally(out, view, m->disk->ballast);
@@ -372,10 +373,10 @@ static enum thole_code flush_all(struct ledger_disk *d)
     return THOLE_OK;
 }
 
-static enum thole_code ledger_restore(void *machine, struct thole_source *in,
-                                      const struct thole_meta *meta, size_t meta_count,
+static enum thole_code ledger_restore(void *machine, struct thole_restore *from,
                                       struct thole_status *st)
 {
+    struct thole_source *in = from->in;
     struct ledger_machine *m = machine;
     struct tally t;
     if (in->read(in, &t, sizeof t) != sizeof t) {
@@ -383,7 +384,7 @@ static enum thole_code ledger_restore(void *machine, struct thole_source *in,
     }
     pthread_mutex_lock(&m->disk->lock);
     m->space->t = t;
-    store_meta(m->space, meta, meta_count);
+    store_meta(m->space, from->meta, from->meta_count);
     enum thole_code code = flush_all(m->disk);
     pthread_mutex_unlock(&m->disk->lock);
     return code;

@@ -111,7 +111,7 @@ static enum thole_code counter_apply(void *machine, struct thole_apply *batch,
     struct counter *c = machine;
 
     for (size_t i = 0; i < batch->entry_count; i++) {
-        struct thole_entry *e = &batch->entries[i];
+        struct thole_entry *e = thole_apply_entry(batch, i);
         uint64_t amount = 0;
         bool text = true;
         enum thole_code code;
@@ -180,9 +180,10 @@ static enum thole_code counter_query(void *machine, const void *view, struct tho
 
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 
-static enum thole_code counter_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code counter_save(void *machine, const void *view, struct thole_save *to,
                                     struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     uint8_t bytes[SNAPSHOT_BYTES];
 
     (void)machine, (void)st;
@@ -190,16 +191,15 @@ static enum thole_code counter_save(void *machine, const void *view, struct thol
     return out->write(out, bytes, sizeof bytes); /* the engine adds a checksum */
 }
 
-static enum thole_code counter_restore(void *machine, struct thole_source *in,
-                                       const struct thole_meta *meta, size_t meta_count,
+static enum thole_code counter_restore(void *machine, struct thole_restore *from,
                                        struct thole_status *st)
 {
+    struct thole_source *in = from->in;
     struct counter *c = machine;
     uint8_t bytes[SNAPSHOT_BYTES + 1];
     size_t have = 0;
     int64_t n;
 
-    (void)meta, (void)meta_count; /* metadata is for persistent machines */
     while (have < sizeof bytes && (n = in->read(in, bytes + have, sizeof bytes - have)) > 0) {
         have += (size_t)n;
     }

@@ -208,7 +208,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
 
     exec_init(&x, kv, batch->watch != NULL);
     for (size_t i = 0; i < batch->entry_count && code == THOLE_OK; i++) {
-        code = apply_entry(&x, &batch->entries[i], st);
+        code = apply_entry(&x, thole_apply_entry(batch, i), st);
     }
     if (code == THOLE_OK) {
         if (batch->entry_count > 0) {

@@ -390,10 +390,9 @@ enum thole_code kv__text_query(const struct kv_reader *r, struct slice in, struc
 
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 
-enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out,
+enum thole_code kv__save(void *machine, const void *view, struct thole_save *to,
                          struct thole_status *st);
-enum thole_code kv__restore(void *machine, struct thole_source *in, const struct thole_meta *meta,
-                            size_t meta_count, struct thole_status *st);
+enum thole_code kv__restore(void *machine, struct thole_restore *from, struct thole_status *st);
 void kv__put_meta(struct kv *kv, struct state_batch *batch, const struct thole_meta *meta,
                   size_t meta_count);
 /* Reads struct kv_state, or the state of an empty store. */

@@ -15,10 +15,11 @@
 #define KEY_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES + 64)
 #define VALUE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES + 64)
 
-enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out,
+enum thole_code kv__save(void *machine, const void *view, struct thole_save *to,
                          struct thole_status *st)
 {
-    static const uint8_t from = KV_PREFIX_STATE, to = KV_PREFIX_END, version = SNAPSHOT_VERSION;
+    static const uint8_t first = KV_PREFIX_STATE, end = KV_PREFIX_END, version = SNAPSHOT_VERSION;
+    struct thole_sink *out = to->out;
     const struct kv_view *v = view;
     struct kv *kv = machine;
     struct bytes chunk = {0};
@@ -26,7 +27,7 @@ enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out
     uint64_t count = 0;
     enum thole_code code = THOLE_OK;
     struct state_iter *it =
-        state_iter_new(kv->db, v->db, kv->space, slice_of(&from, 1), slice_of(&to, 1));
+        state_iter_new(kv->db, v->db, kv->space, slice_of(&first, 1), slice_of(&end, 1));
 
     bytes_append(&chunk, &version, 1);
     while (code == THOLE_OK && state_iter_next(it, &key, &value)) {
@@ -183,11 +184,10 @@ static enum thole_code clear_space(struct kv *kv, struct thole_status *st)
     return code == THOLE_OK && used ? state_space_drop(kv->db, kv->space, st) : code;
 }
 
-enum thole_code kv__restore(void *machine, struct thole_source *in, const struct thole_meta *meta,
-                            size_t meta_count, struct thole_status *st)
+enum thole_code kv__restore(void *machine, struct thole_restore *from, struct thole_status *st)
 {
     struct kv *kv = machine;
-    struct restore o = {.kv = kv, .r.in = in};
+    struct restore o = {.kv = kv, .r.in = from->in};
     enum thole_code code = clear_space(kv, st);
 
     o.batch = state_batch_new(kv->db);
@@ -198,7 +198,7 @@ enum thole_code kv__restore(void *machine, struct thole_source *in, const struct
     bytes_deinit(&o.key);
     if (code == THOLE_OK) {
         /* The metadata comes last: a generation that has it is complete. */
-        kv__put_meta(kv, o.batch, meta, meta_count);
+        kv__put_meta(kv, o.batch, from->meta, from->meta_count);
         code = state_batch_write(o.batch, st);
     }
     state_batch_free(o.batch);

@@ -34,7 +34,7 @@ static enum thole_code noop_apply(void *machine, struct thole_apply *batch, stru
 
     (void)st;
     for (size_t i = 0; i < batch->entry_count; i++) {
-        const struct thole_entry *e = &batch->entries[i];
+        const struct thole_entry *e = thole_apply_entry(batch, i);
 
         m->entries++;
         m->bytes += e->command.size;
@@ -77,9 +77,10 @@ static enum thole_code noop_query(void *machine, const void *view, struct thole_
     return answer->write(answer, text, (size_t)n);
 }
 
-static enum thole_code noop_save(void *machine, const void *view, struct thole_sink *out,
+static enum thole_code noop_save(void *machine, const void *view, struct thole_save *to,
                                  struct thole_status *st)
 {
+    struct thole_sink *out = to->out;
     const struct noop *m = view;
     uint8_t bytes[SNAPSHOT_BYTES];
 
@@ -91,16 +92,15 @@ static enum thole_code noop_save(void *machine, const void *view, struct thole_s
     return out->write(out, bytes, sizeof bytes);
 }
 
-static enum thole_code noop_restore(void *machine, struct thole_source *in,
-                                    const struct thole_meta *meta, size_t meta_count,
+static enum thole_code noop_restore(void *machine, struct thole_restore *from,
                                     struct thole_status *st)
 {
+    struct thole_source *in = from->in;
     struct noop *m = machine;
     uint8_t bytes[SNAPSHOT_BYTES + 1];
     size_t have = 0;
     int64_t n;
 
-    (void)meta, (void)meta_count;
     while (have < sizeof bytes && (n = in->read(in, bytes + have, sizeof bytes - have)) > 0) {
         have += (size_t)n;
     }

@@ -28,14 +28,11 @@ static void fuzz_commands(const uint8_t *data, size_t size)
     for (; n < 32 && size > 0; n++) {
         size_t take = data[0] < size ? data[0] : size - 1;
 
-        test_sink_init(&sinks[n]);
-        e[n].index = ++machine.index;
-        e[n].command = (struct thole_slice){data + 1, take};
-        e[n].result = &sinks[n].base;
+        e[n] = test_entry(++machine.index, slice_of(data + 1, take), &sinks[n]);
         data += 1 + take;
         size -= 1 + take;
     }
-    struct thole_apply batch = {.entries = e, .entry_count = n, .applied_index = machine.index};
+    struct thole_apply batch = test_batch(e, n);
     ASSERT(machine.type->apply(machine.m, &batch, NULL) == THOLE_OK);
     for (size_t i = 0; i < n; i++) {
         ASSERT(e[i].code <= THOLE_UNAUTHENTICATED);

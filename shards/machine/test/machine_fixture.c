@@ -25,7 +25,7 @@ static enum thole_code sink_write(struct thole_sink *base, const void *data, siz
 
 void test_sink_init(struct test_sink *s)
 {
-    *s = (struct test_sink){.base.write = sink_write};
+    *s = (struct test_sink){.base = {sizeof(struct thole_sink), sink_write}};
 }
 
 bool test_sink_is(const struct test_sink *s, const char *text)
@@ -49,7 +49,8 @@ static int64_t source_read(struct thole_source *base, void *data, size_t size)
 
 void test_source_init(struct test_source *s, struct slice in, size_t step)
 {
-    *s = (struct test_source){.base.read = source_read, .in = in, .step = step};
+    *s = (struct test_source){
+        .base = {sizeof(struct thole_source), source_read}, .in = in, .step = step};
 }
 
 static void watch_event(struct thole_watch_sink *base, uint64_t index, struct thole_slice key,
@@ -66,7 +67,7 @@ static void watch_event(struct thole_watch_sink *base, uint64_t index, struct th
 
 void test_watch_init(struct test_watch *w)
 {
-    *w = (struct test_watch){.base.event = watch_event};
+    *w = (struct test_watch){.base = {sizeof(struct thole_watch_sink), watch_event}};
 }
 
 void test_watch_clear(struct test_watch *w)
@@ -145,15 +146,37 @@ void test_machine_reopen(struct test_machine *t)
     open_all(t);
 }
 
+struct thole_entry test_entry(uint64_t index, struct slice command, struct test_sink *sink)
+{
+    test_sink_init(sink);
+    return (struct thole_entry){
+        .size = sizeof(struct thole_entry),
+        .kind = THOLE_ENTRY_COMMAND,
+        .index = index,
+        .command = {command.data, command.size},
+        .result = &sink->base,
+    };
+}
+
+struct thole_apply test_batch(struct thole_entry *entries, size_t n)
+{
+    return (struct thole_apply){
+        .size = sizeof(struct thole_apply),
+        .entry_size = sizeof *entries,
+        .entries = entries,
+        .entry_count = n,
+        .applied_index = n > 0 ? entries[n - 1].index : 0,
+        .due = {THOLE_NEVER, THOLE_NEVER},
+    };
+}
+
 uint64_t test_apply(struct test_machine *t, struct slice command, struct bytes *out)
 {
     struct thole_status st = {0};
     struct test_sink sink;
-    struct thole_entry e = {.index = ++t->index, .command = {command.data, command.size}};
-    struct thole_apply batch = {.entries = &e, .entry_count = 1, .applied_index = t->index};
+    struct thole_entry e = test_entry(++t->index, command, &sink);
+    struct thole_apply batch = test_batch(&e, 1);
 
-    test_sink_init(&sink);
-    e.result = &sink.base;
     if (t->type->apply(t->m, &batch, &st) != THOLE_OK) {
         fail_msg("apply: %s", st.message);
     }
@@ -204,7 +227,8 @@ void test_save(struct test_machine *t, struct bytes *out)
 
     test_sink_init(&sink);
     assert_int_equal(t->type->view_acquire(t->m, &view, NULL), THOLE_OK);
-    assert_int_equal(t->type->save(t->m, view, &sink.base, NULL), THOLE_OK);
+    struct thole_save to = {.size = sizeof to, .out = &sink.base, .index = t->index};
+    assert_int_equal(t->type->save(t->m, view, &to, NULL), THOLE_OK);
     t->type->view_release(t->m, view);
     bytes_deinit(out);
     *out = sink.out;
@@ -217,5 +241,13 @@ enum thole_code test_restore(struct test_machine *t, struct slice snapshot, size
     struct test_source source;
 
     test_source_init(&source, snapshot, step);
-    return t->type->restore(t->m, &source.base, &meta, 1, st);
+    struct thole_restore from = {
+        .size = sizeof from,
+        .in = &source.base,
+        .index = 77,
+        .meta = &meta,
+        .meta_count = 1,
+        .due = {THOLE_NEVER, THOLE_NEVER},
+    };
+    return t->type->restore(t->m, &from, st);
 }

@@ -14,6 +14,10 @@ struct test_sink {
 void test_sink_init(struct test_sink *s);
 bool test_sink_is(const struct test_sink *s, const char *text);
 
+/* An entry whose result goes into `sink`, which is initialised; a batch of such entries. */
+struct thole_entry test_entry(uint64_t index, struct slice command, struct test_sink *sink);
+struct thole_apply test_batch(struct thole_entry *entries, size_t n);
+
 struct test_source {
     struct thole_source base; /* first */
     struct slice in;

@@ -482,13 +482,12 @@ static void test_kv_a_transaction_that_fails_half_way_leaves_nothing(void **stat
     char *data = thole_kv_v1_Command_serialize(m, f->arena, &n);
     struct slice bytes = with_marker(f, data, n);
     struct thole_entry e[2] = {
-        {.index = 10, .command = {"put c 3", 7}},
-        {.index = 11, .command = {bytes.data, bytes.size}},
+        test_entry(10, slice_str("put c 3"), &sink),
+        test_entry(11, bytes, &sink),
     };
-    struct thole_apply batch = {.entries = e, .entry_count = 2, .watch = &watch.base};
-    test_sink_init(&sink);
+    struct thole_apply batch = test_batch(e, 2);
     test_watch_init(&watch);
-    e[0].result = e[1].result = &sink.base;
+    batch.watch = &watch.base;
     assert_int_equal(f->t.type->apply(f->t.m, &batch, NULL), THOLE_OK);
     assert_int_equal(e[1].code, THOLE_INVALID_ARGUMENT);
     assert_int_equal(watch.count, 1);

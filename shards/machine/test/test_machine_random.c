@@ -58,12 +58,9 @@ static uint64_t apply_batch(struct test_machine *t, char (*commands)[COMMAND_BYT
     struct test_sink sinks[BATCH_MAX];
 
     for (size_t i = 0; i < n; i++) {
-        test_sink_init(&sinks[i]);
-        e[i].index = at + i + 1;
-        e[i].command = (struct thole_slice){commands[at + i], strlen(commands[at + i])};
-        e[i].result = &sinks[i].base;
+        e[i] = test_entry(at + i + 1, slice_str(commands[at + i]), &sinks[i]);
     }
-    struct thole_apply batch = {.entries = e, .entry_count = n};
+    struct thole_apply batch = test_batch(e, n);
     assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
     for (size_t i = 0; i < n; i++) {
         hash = hash64(sinks[i].out.data, sinks[i].out.size, hash + e[i].code);
@@ -215,12 +212,9 @@ static uint64_t apply_messages(struct test_machine *t, const struct slice *messa
     struct test_sink sinks[BATCH_MAX];
 
     for (size_t i = 0; i < n; i++) {
-        test_sink_init(&sinks[i]);
-        e[i].index = index + i;
-        e[i].command = (struct thole_slice){messages[i].data, messages[i].size};
-        e[i].result = &sinks[i].base;
+        e[i] = test_entry(index + i, messages[i], &sinks[i]);
     }
-    struct thole_apply batch = {.entries = e, .entry_count = n};
+    struct thole_apply batch = test_batch(e, n);
     assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
     for (size_t i = 0; i < n; i++) {
         hash = hash64(sinks[i].out.data, sinks[i].out.size, hash + e[i].code);

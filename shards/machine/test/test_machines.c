@@ -257,15 +257,11 @@ static void test_kv_batch_sees_its_own_changes(void **state)
     test_text(t, "put aa stored", 0, "ok revision=2 version=1");
     test_text(t, "put z stored", 0, "ok revision=3 version=1");
     for (size_t i = 0; i < N; i++) {
-        test_sink_init(&sinks[i]);
-        e[i] = (struct thole_entry){
-            .index = 101 + i,
-            .command = {commands[i], strlen(commands[i])},
-            .result = &sinks[i].base,
-        };
+        e[i] = test_entry(101 + i, slice_str(commands[i]), &sinks[i]);
     }
     test_watch_init(&watch);
-    struct thole_apply batch = {.entries = e, .entry_count = N, .watch = &watch.base};
+    struct thole_apply batch = test_batch(e, N);
+    batch.watch = &watch.base;
     assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
     for (size_t i = 0; i < N; i++) {
         if (!test_sink_is(&sinks[i], results[i])) {
@@ -305,9 +301,10 @@ static const struct thole_meta *one_record(struct thole_apply *batch, size_t *re
 static void apply_meta(struct test_machine *t, const char *key, const char *value)
 {
     struct batch_with_meta batch = {
-        {.metadata = one_record},
+        test_batch(NULL, 0),
         {{key, strlen(key)}, {value, value != NULL ? strlen(value) : 0}},
     };
+    batch.base.metadata = one_record;
 
     assert_int_equal(t->type->apply(t->m, &batch.base, NULL), THOLE_OK);
 }

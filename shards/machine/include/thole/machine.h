@@ -15,6 +15,36 @@
  * Determinism: the effect and results of `apply` must depend on the machine's state and the entries
  * alone: no clock, randomness, addresses or locale. Batches may be cut differently on each replica.
  *
+ * Time: each entry carries two times in milliseconds, which are equal on all replicas and never
+ * fall along the log. `now_ms` is the leader's wall clock since the Unix epoch: for calendars.
+ * `alive_ms` is the time during which the group had a leader, since the group began: for leases
+ * and timeouts. An outage, an election or a step of a clock does not count in it, so none of them
+ * can make a lease expire. It may be behind by the time since the last entry before a change of
+ * leaders, and it may count up to two election timeouts of a leader that was cut off. Use one of
+ * the two for each purpose, and never mix them.
+ *
+ * Timers: a machine reports when its earliest timer is due (struct thole_due), from `open`,
+ * `restore` and `apply`. When that time has come, the leader appends an entry of kind
+ * THOLE_ENTRY_TICK. The machine does what is due when it applies that entry: everything whose time
+ * is not after the entry's, but at most THOLE_TICK_ITEMS_MAX items. If more is due, it reports a
+ * time that is not after the entry's, and the next TICK follows. Nothing is due by itself: a
+ * command that precedes the TICK in the log still finds it undone. A TICK may find nothing due. A
+ * type that never reports a time gets no TICK.
+ *
+ * Metadata: records of the engine (struct thole_meta) that a persistent machine stores with its
+ * data: the applied index and the answers of sessions. The machine does not interpret them. A key
+ * has 1 to 32 bytes, a value at most 128 KiB; a batch brings at most a few thousand records, of at
+ * most 64 MiB together, and a shard has at most 270,000.
+ *
+ * Durability of persistent types: `apply` need not make anything durable. The engine calls `flush`
+ * before it drops entries from the log: when the log has grown by compact_log_bytes (64 MiB),
+ * before a snapshot replaces the log, and at no fixed interval. After a crash the engine opens the
+ * machine, reads the applied index from the metadata, and applies the log from there again.
+ *
+ * Growth: a struct that crosses this interface begins with the size that the side which made it
+ * knows. A field is there if the size covers it (THOLE_HAS). Fields are only added at the end.
+ * Exceptions, which never change: struct thole_slice, thole_meta and thole_due.
+ *
  * Errors: if apply, restore or flush returns anything but THOLE_OK, the replica stops on this host
  * and is shown as Failed; the host and the other replicas go on. An invalid command is not an
  * error: give it a result that says so. With an error, fill `st` with the same code; otherwise
@@ -25,11 +55,18 @@
 #ifndef THOLE_MACHINE_H
 #define THOLE_MACHINE_H
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <thole/status.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Is the field present in *p? */
+#define THOLE_HAS(p, field) \
+    ((size_t)(p)->size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
 
 /* Bytes. `data` may be NULL if size is 0. */
 struct thole_slice {
@@ -37,8 +74,17 @@ struct thole_slice {
     size_t size;
 };
 
+/* The times of the earliest timers of a machine, one for each clock; THOLE_NEVER: none. */
+#define THOLE_NEVER UINT64_MAX
+#define THOLE_TICK_ITEMS_MAX 1000 /* done in one TICK */
+struct thole_due {
+    uint64_t now_ms;
+    uint64_t alive_ms;
+};
+
 /* The destination of a result, a query's answer or a snapshot. */
 struct thole_sink {
+    uint32_t size;
     /* Append `size` bytes, which are copied. RESOURCE_EXHAUSTED beyond the sink's limit,
      * UNAVAILABLE if a stream broke off: return the same code at once. A write to a snapshot may
      * block. */
@@ -46,6 +92,7 @@ struct thole_sink {
 };
 /* The source of a snapshot. */
 struct thole_source {
+    uint32_t size;
     /* Returns the number of bytes read: less than `size` only at the end, 0 after it. -1: the
      * source failed; return any error, the engine reports the source's own. May block, since the
      * snapshot may still be arriving. */
@@ -59,14 +106,25 @@ struct thole_meta {
     struct thole_slice value;
 };
 
+enum thole_entry_kind {
+    THOLE_ENTRY_COMMAND = 1,
+    THOLE_ENTRY_TICK = 2, /* do what is due; `command` is empty, and nobody reads the result */
+};
+
 struct thole_entry {
+    uint32_t size;
+    uint32_t kind;  /* enum thole_entry_kind. Fail the replica at one that you do not know */
     uint64_t index; /* log index: strictly increasing, with gaps (entries of the engine) */
+    uint64_t term;  /* of the leader that appended it */
+    uint64_t now_ms, alive_ms; /* see "Time" above */
     struct thole_slice command;
     struct thole_sink *result; /* for the proposer; at most 2 MiB */
     uint64_t code;             /* out, 0 at first: a number for the proposer, beside the result */
 };
 
 struct thole_apply {
+    uint32_t size;
+    uint32_t entry_size;         /* from one entry to the next: use thole_apply_entry */
     struct thole_entry *entries; /* in log order; may be empty: then only metadata changes */
     size_t entry_count;
     uint64_t applied_index; /* after this batch; at least the last entry's index */
@@ -78,13 +136,41 @@ struct thole_apply {
     /* Receives events for watchers of the shard, in order, once the changes are visible to queries.
      * NULL if there are no watchers. */
     struct thole_watch_sink *watch;
+    struct thole_due due; /* in: as last reported; out: after this batch */
 };
+/* Entry `i` of the batch, whatever the engine's version. */
+static inline struct thole_entry *thole_apply_entry(const struct thole_apply *batch, size_t i)
+{
+    return (struct thole_entry *)(void *)((char *)batch->entries + i * batch->entry_size);
+}
 
 /* Reports a change to watchers. `key` and `event` are bytes that only the machine defines. `index`
  * is the index of the entry that made the change. */
 struct thole_watch_sink {
+    uint32_t size;
     void (*event)(struct thole_watch_sink *s, uint64_t index, struct thole_slice key,
                   struct thole_slice event);
+};
+
+struct thole_save {
+    uint32_t size;
+    struct thole_sink *out;
+    uint64_t index; /* applied index of the view that is saved */
+    /* True once the snapshot is not wanted any more (the host stops, the replica is removed, the
+     * receiver is gone): return any error soon. Cheap; ask between pieces of long work. */
+    bool (*stopping)(const struct thole_save *s);
+};
+
+struct thole_restore {
+    uint32_t size;
+    struct thole_source *in;
+    /* What the snapshot contains: the log up to this entry, with its term and times. */
+    uint64_t index, term;
+    uint64_t now_ms, alive_ms;
+    const struct thole_meta *meta; /* persistent machines: store all of it */
+    size_t meta_count;
+    bool (*stopping)(const struct thole_restore *r); /* as in struct thole_save */
+    struct thole_due due;                            /* out; THOLE_NEVER at first */
 };
 
 struct thole_machine_env {
@@ -100,6 +186,9 @@ struct thole_machine_env {
     /* A persistent machine calls this during open for each metadata record it holds. */
     void (*meta)(void *meta_ctx, struct thole_slice key, struct thole_slice value);
     void *meta_ctx;
+    /* Out, in `open`: when the data that was found is due; THOLE_NEVER at first. NULL in `destroy`.
+     */
+    struct thole_due *due;
 };
 
 #define THOLE_MACHINE_PERSISTENT 1u /* keeps data and metadata across restarts */
@@ -128,17 +217,15 @@ struct thole_machine_type {
      * next apply. Optional (see above). */
     enum thole_code (*view_acquire)(void *machine, void **ret_view, struct thole_status *st);
     void (*view_release)(void *machine, void *view);
-    /* Write the whole state of the view. The engine adds its own sections (applied index, sessions,
-     * membership) and a checksum, so metadata does not belong here. */
-    enum thole_code (*save)(void *machine, const void *view, struct thole_sink *out,
+    /* Write the whole state of the view, timers included. The engine adds its own sections (applied
+     * index, times, sessions, membership) and a checksum, so metadata does not belong here. */
+    enum thole_code (*save)(void *machine, const void *view, struct thole_save *to,
                             struct thole_status *st);
     /* Read the state that `save` wrote, into a machine that was just opened. An interrupted restore
      * may have left data in the same generation: delete it first. A persistent type must store
      * `meta` too, and all of it must be durable on return. DATA_LOSS: not a snapshot of this
      * type. */
-    enum thole_code (*restore)(void *machine, struct thole_source *in,
-                               const struct thole_meta *meta, size_t meta_count,
-                               struct thole_status *st);
+    enum thole_code (*restore)(void *machine, struct thole_restore *from, struct thole_status *st);
     /* Persistent: make everything applied so far durable. NULL for built-in machines in the host's
      * state database, which the engine flushes. */
     enum thole_code (*flush)(void *machine, struct thole_status *st);
