@@ -1,6 +1,7 @@
 /* The table of the control plane's methods, and the state that an agent's services share. */
 #include <stdlib.h>
 
+#include "agent/services/etcd_service.h"
 #include "agent/services/services.h"
 #include "agent/services/services_internal.h"
 #include "thole/v1/repair.upb.h"
@@ -82,6 +83,13 @@ static const struct bus_method other_methods[] = {
      .kind = BUS_RPC_BIDI_STREAM,
      .handle = services__data_stream_message,
      .end = services__data_stream_end},
+    {.path = "/etcdserverpb.Cluster/MemberList",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_members},
+    {.path = "/etcdserverpb.Lease/LeaseKeepAlive",
+     .kind = BUS_RPC_BIDI_STREAM,
+     .handle = services__etcd_keep_alive,
+     .end = services__etcd_keep_alive_end},
 };
 
 #define OTHER_METHODS (sizeof other_methods / sizeof other_methods[0])
@@ -90,6 +98,7 @@ static const struct bus_method other_methods[] = {
 struct registered {
     struct services services;
     struct unary_binding bindings[UNARY_METHODS];
+    struct etcd_binding etcd[ETCD_UNARY_METHODS];
 };
 
 /* All services of this process, to find those of an agent. */
@@ -106,7 +115,7 @@ void services_register(struct agent *a)
     s->worker = worker_new(s->executor, "services", 1u << 16, services__cluster_watch_turn, s);
     registry_subscribe(agent_registry(a), services__cluster_watch_changed, s);
 
-    struct bus_method methods[UNARY_METHODS + OTHER_METHODS];
+    struct bus_method methods[UNARY_METHODS + OTHER_METHODS + ETCD_UNARY_METHODS];
     for (size_t i = 0; i < UNARY_METHODS; i++) {
         r->bindings[i] = (struct unary_binding){s, &unary_methods[i]};
         methods[i] = (struct bus_method){.path = unary_methods[i].path,
@@ -118,7 +127,15 @@ void services_register(struct agent *a)
         methods[UNARY_METHODS + i] = other_methods[i];
         methods[UNARY_METHODS + i].ctx = s;
     }
-    bus_register(agent_bus(a), methods, UNARY_METHODS + OTHER_METHODS);
+    for (size_t i = 0; i < ETCD_UNARY_METHODS; i++) {
+        r->etcd[i] = (struct etcd_binding){s, i};
+        methods[UNARY_METHODS + OTHER_METHODS + i] =
+            (struct bus_method){.path = services__etcd_unary_path(i),
+                                .kind = BUS_RPC_UNARY,
+                                .ctx = &r->etcd[i],
+                                .handle = services__etcd_unary};
+    }
+    bus_register(agent_bus(a), methods, sizeof methods / sizeof methods[0]);
     pthread_mutex_lock(&all_mutex);
     s->next = all;
     all = s;

@@ -1,0 +1,93 @@
+/* etcdserverpb.Cluster.MemberList: the replicas of the shard, each a member with the name and the
+ * address of its host. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/services/etcd_service.h"
+
+struct members {
+    struct services *s;
+    struct bus_rpc *rpc;
+};
+
+static upb_StringView url_of(struct services *s, upb_StringView address, upb_Arena *arena)
+{
+    const char *scheme = agent_tls(s->agent) != NULL ? "https" : "http";
+    size_t room = strlen(scheme) + 3 + address.size + 1;
+    char *url = upb_Arena_Malloc(arena, room);
+    int n = snprintf(url, room, "%s://%.*s", scheme, (int)address.size, address.data);
+
+    return (upb_StringView){url, (size_t)n};
+}
+
+static void add_member(struct services *s, const struct registry_view *view, uint64_t shard_id,
+                       const thole_v1_Replica *row, etcdserverpb_MemberListResponse *answer,
+                       upb_Arena *arena)
+{
+    struct uuid id;
+    int32_t role = thole_v1_Replica_role(row);
+    const thole_v1_Host *host = uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id)
+                                    ? registry_host(view, &id)
+                                    : NULL;
+
+    if (host == NULL) {
+        return;
+    }
+    etcdserverpb_Member *m = etcdserverpb_MemberListResponse_add_members(answer, arena);
+    etcdserverpb_Member_set_ID(m, services__etcd_member_id(shard_id, &id));
+    etcdserverpb_Member_set_name(m, thole_v1_Host_name(host));
+    etcdserverpb_Member_set_isLearner(m, role == thole_v1_REPLICA_ROLE_NON_VOTING);
+    upb_StringView url = url_of(s, thole_v1_HostStatus_address(thole_v1_Host_status(host)), arena);
+    etcdserverpb_Member_add_peerURLs(m, url, arena);
+    if (role != thole_v1_REPLICA_ROLE_WITNESS) { /* it has no data to serve */
+        etcdserverpb_Member_add_clientURLs(m, url, arena);
+    }
+}
+
+static void answer(struct members *c, uint64_t shard_id)
+{
+    upb_Arena *arena = upb_Arena_New();
+    struct registry_view *view = registry_view_acquire(agent_registry(c->s->agent));
+    etcdserverpb_MemberListResponse *m = etcdserverpb_MemberListResponse_new(arena);
+    etcdserverpb_ResponseHeader *header = etcdserverpb_MemberListResponse_mutable_header(m, arena);
+    struct registry_replica_buf buf;
+    const thole_v1_Replica *row = NULL;
+
+    etcdserverpb_ResponseHeader_set_cluster_id(header, services__etcd_cluster_id(c->s, shard_id));
+    etcdserverpb_ResponseHeader_set_member_id(
+        header, services__etcd_member_id(shard_id, agent_host_id(c->s->agent)));
+    for (uint64_t after = 0;
+         (row = registry_next_replica_of_shard(view, shard_id, after, &buf)) != NULL;) {
+        after = thole_v1_Replica_id(row);
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN) {
+            add_member(c->s, view, shard_id, row, m, arena);
+        }
+    }
+    bus_rpc_reply(c->rpc, services__encode(m, &etcdserverpb_MemberListResponse_msginit, arena));
+    registry_view_release(view);
+    upb_Arena_Free(arena);
+}
+
+static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct members *c = ctx;
+
+    if (st->code == THOLE_OK) {
+        answer(c, shard_id);
+    } else {
+        services__etcd_fail(c->rpc, st);
+    }
+    free(c);
+}
+
+/* `linearizable` or not: the rows of this host, which follow shard zero closely. */
+void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct members *c = xmalloc(sizeof *c);
+
+    (void)message;
+    *c = (struct members){ctx, rpc};
+    agent_resolve(c->s->agent, slice_str(ETCD_SHARD_DEFAULT), services__deadline(rpc), shard_found,
+                  c);
+}

@@ -1,0 +1,316 @@
+/* etcd's v3 API, the unary calls: KV, Lease, Maintenance. The request goes to the shard's machine
+ * as it came, inside a thole.kv.v1.Command or Query, and the machine's answer comes back with the
+ * rest of a header appended. */
+#include "agent/services/etcd_service.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "proto/decode.h"
+#include "thole/kv/v1/kv.upb.h"
+
+enum { COMMAND_PUT = 1, COMMAND_DELETE, COMMAND_TXN, COMMAND_COMPACT, COMMAND_GRANT };
+enum { COMMAND_REVOKE = 6, COMMAND_ALARM = 8 };
+enum { QUERY_RANGE = 1, QUERY_TXN, QUERY_TIME_TO_LIVE, QUERY_LEASES, QUERY_HASH };
+enum { QUERY_ALARM = 6, QUERY_STATUS = 8 };
+
+/* ---- To the machine -------------------------------------------------------------------------- */
+
+uint64_t services__etcd_cluster_id(struct services *s, uint64_t shard_id)
+{
+    struct uuid cluster = {0};
+
+    (void)agent_cluster(s->agent, &cluster);
+    return hash64(&cluster, sizeof cluster, shard_id) | 1; /* never 0 */
+}
+
+uint64_t services__etcd_member_id(uint64_t shard_id, const struct uuid *host)
+{
+    return hash64(host, sizeof *host, shard_id) | 1;
+}
+
+void services__etcd_header(const struct etcd_route *r, struct bytes *out)
+{
+    struct bytes header = {0};
+
+    services__wire_varint(&header, 1, services__etcd_cluster_id(r->s, r->shard_id));
+    services__wire_varint(&header, 2,
+                          services__etcd_member_id(r->shard_id, agent_host_id(r->s->agent)));
+    services__wire_bytes(out, 1, bytes_slice(&header));
+    bytes_deinit(&header);
+}
+
+void services__etcd_fail(struct bus_rpc *rpc, const struct thole_status *st)
+{
+    struct thole_status shown = *st;
+
+    if (st->reason == THOLE_REASON_NO_LEADER || st->reason == THOLE_REASON_NOT_LEADER) {
+        (void)THOLE_FAIL(&shown, THOLE_UNAVAILABLE, st->reason, "etcdserver: no leader");
+    } else if (st->code == THOLE_DEADLINE_EXCEEDED || st->code == THOLE_UNKNOWN) {
+        (void)THOLE_FAIL(&shown, THOLE_UNAVAILABLE, st->reason, "etcdserver: request timed out");
+    } else if (st->reason == THOLE_REASON_STOPPED) {
+        (void)THOLE_FAIL(&shown, THOLE_UNAVAILABLE, st->reason, "etcdserver: server stopped");
+    }
+    bus_rpc_fail(rpc, &shown, 0, NULL);
+}
+
+static void finish(struct etcd_route *r, const struct thole_status *st)
+{
+    r->done(r, st, (struct slice){0});
+}
+
+static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard_id);
+
+static void route_done(struct router_request *route)
+{
+    struct etcd_route *r = route->ctx;
+    struct thole_status st = route->status;
+    struct slice result = route->result.bytes;
+
+    if (st.reason == THOLE_REASON_NO_SUCH_SHARD && !r->anew) {
+        r->anew = true;
+        agent_resolve_anew(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), route->deadline_ns,
+                           shard_found, r);
+        return;
+    }
+    if (st.reason == THOLE_REASON_NO_SUCH_SHARD) {
+        bufslice_unref(route->payload);
+    }
+    if (st.code == THOLE_OK && route->code != 0) { /* refused by the machine */
+        (void)THOLE_FAIL(&st, (enum thole_code)route->code, THOLE_REASON_NONE, "%.*s",
+                         (int)result.size, (const char *)result.data);
+    }
+    r->done(r, &st, st.code == THOLE_OK ? result : (struct slice){0});
+}
+
+static bool is_kv(struct services *s, uint64_t shard_id)
+{
+    struct registry_shard_buf buf;
+    struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
+    const thole_v1_Shard *row = registry_shard(view, shard_id, &buf);
+    bool ok =
+        row != NULL && slice_equal(registry_str(thole_v1_ShardSpec_type(thole_v1_Shard_spec(row))),
+                                   slice_str("kv"));
+
+    registry_view_release(view);
+    return ok;
+}
+
+static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct etcd_route *r = ctx;
+    struct thole_status wrong = {0};
+
+    if (st->code == THOLE_OK && !is_kv(r->s, shard_id)) {
+        (void)THOLE_FAIL(&wrong, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                         "shard \"%s\" is not of type kv", ETCD_SHARD_DEFAULT);
+        st = &wrong;
+    }
+    if (st->code != THOLE_OK) {
+        bufslice_unref(r->route.payload);
+        finish(r, st);
+        return;
+    }
+    r->shard_id = r->route.shard_id = shard_id;
+    agent_route(r->s->agent, &r->route);
+}
+
+void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t field,
+                         struct slice request)
+{
+    static const uint8_t marker = 0;
+    struct bytes payload = {0};
+
+    bytes_append(&payload, &marker, 1);
+    services__wire_bytes(&payload, field, request);
+    if (request.size == 0) { /* an empty message must be there, too */
+        bytes_append_varint(&payload, (uint64_t)field << 3 | 2);
+        bytes_append_varint(&payload, 0);
+    }
+    if (payload.size > LIMIT_PAYLOAD_BYTES) {
+        struct thole_status st;
+        bytes_deinit(&payload);
+        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                         "etcdserver: request is too large");
+        finish(r, &st);
+        return;
+    }
+    struct buf *b = bytes_to_buf(&payload);
+    bytes_deinit(&payload);
+    r->route.kind = kind;
+    r->route.payload = (struct bufslice){b, slice_of(b->data, b->size)};
+    r->route.done = route_done;
+    r->route.ctx = r;
+    agent_resolve(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), r->route.deadline_ns, shard_found, r);
+}
+
+/* ---- Calls ----------------------------------------------------------------------------------- */
+
+struct etcd_call;
+struct etcd_method {
+    const char *path;
+    enum router_kind kind;
+    uint32_t field;
+    const upb_MiniTable *request;
+    /* Looks at the request before it is sent; NULL: nothing to look at. */
+    void (*look)(struct etcd_call *c, const void *request);
+    /* The answer, if it is not the machine's as it is. */
+    void (*answer)(struct etcd_call *c, struct slice answer, struct bytes *out);
+};
+
+struct etcd_call {
+    struct etcd_route r;
+    struct bus_rpc *rpc;
+    enum router_kind kind;
+    uint32_t field;
+    const struct etcd_method *method;
+};
+
+static void look_range(struct etcd_call *c, const void *request)
+{
+    c->r.route.stale = etcdserverpb_RangeRequest_serializable(request);
+}
+
+static bool reads_only(const etcdserverpb_TxnRequest *m)
+{
+    for (int branch = 0; branch < 2; branch++) {
+        size_t n = 0;
+        const etcdserverpb_RequestOp *const *ops = branch == 0
+                                                       ? etcdserverpb_TxnRequest_success(m, &n)
+                                                       : etcdserverpb_TxnRequest_failure(m, &n);
+        for (size_t i = 0; i < n; i++) {
+            if (!etcdserverpb_RequestOp_has_request_range(ops[i])) {
+                return false; /* nested ones go through the log */
+            }
+        }
+    }
+    return true;
+}
+
+static void look_txn(struct etcd_call *c, const void *request)
+{
+    if (reads_only(request)) {
+        c->kind = ROUTER_QUERY;
+        c->field = QUERY_TXN;
+    }
+}
+
+static void look_alarm(struct etcd_call *c, const void *request)
+{
+    if (etcdserverpb_AlarmRequest_action(request) == etcdserverpb_AlarmRequest_GET) {
+        c->kind = ROUTER_QUERY;
+        c->field = QUERY_ALARM;
+    }
+}
+
+/* The member that leads, as the registry knows it; 0: none. */
+static uint64_t leader_of(const struct etcd_call *c)
+{
+    struct registry_shard_buf buf;
+    struct registry_view *view = registry_view_acquire(agent_registry(c->r.s->agent));
+    const thole_v1_Shard *row = registry_shard(view, c->r.shard_id, &buf);
+    const thole_v1_ShardStatus *status = row != NULL ? thole_v1_Shard_status(row) : NULL;
+    const thole_v1_Host *host =
+        status != NULL
+            ? registry_host_by_name(view, registry_str(thole_v1_ShardStatus_leader_host(status)))
+            : NULL;
+    struct uuid id;
+    bool found = host != NULL && uuid_parse(registry_str(thole_v1_Host_id(host)), &id);
+
+    registry_view_release(view);
+    return found ? services__etcd_member_id(c->r.shard_id, &id) : 0;
+}
+
+static void answer_status(struct etcd_call *c, struct slice answer, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_kv_v1_StoreStatus *m = PROTO_DECODE(thole_kv_v1_StoreStatus, answer, arena);
+    struct bytes header = {0};
+
+    if (m != NULL) {
+        uint64_t bytes = thole_kv_v1_StoreStatus_bytes(m), index = c->r.route.index;
+        services__wire_varint(&header, 3, (uint64_t)thole_kv_v1_StoreStatus_revision(m));
+        services__wire_bytes(out, 1, bytes_slice(&header));
+        services__wire_bytes(out, 2, slice_str(ETCD_VERSION));
+        services__wire_varint(out, 3, bytes);
+        services__wire_varint(out, 4, leader_of(c));
+        services__wire_varint(out, 5, index);
+        services__wire_varint(out, 7, index);
+        services__wire_varint(out, 9, bytes);
+    }
+    bytes_deinit(&header);
+    upb_Arena_Free(arena);
+}
+
+#define METHOD(service, call, message, kind, field, look_fn, answer_fn)  \
+    {                                                                    \
+        "/etcdserverpb." service "/" call, ROUTER_##kind, field,         \
+            &etcdserverpb_##message##Request_msginit, look_fn, answer_fn \
+    }
+static const struct etcd_method methods[] = {
+    METHOD("KV", "Range", Range, QUERY, QUERY_RANGE, look_range, NULL),
+    METHOD("KV", "Put", Put, PROPOSE, COMMAND_PUT, NULL, NULL),
+    METHOD("KV", "DeleteRange", DeleteRange, PROPOSE, COMMAND_DELETE, NULL, NULL),
+    METHOD("KV", "Txn", Txn, PROPOSE, COMMAND_TXN, look_txn, NULL),
+    METHOD("KV", "Compact", Compaction, PROPOSE, COMMAND_COMPACT, NULL, NULL),
+    METHOD("Lease", "LeaseGrant", LeaseGrant, PROPOSE, COMMAND_GRANT, NULL, NULL),
+    METHOD("Lease", "LeaseRevoke", LeaseRevoke, PROPOSE, COMMAND_REVOKE, NULL, NULL),
+    METHOD("Lease", "LeaseTimeToLive", LeaseTimeToLive, QUERY, QUERY_TIME_TO_LIVE, NULL, NULL),
+    METHOD("Lease", "LeaseLeases", LeaseLeases, QUERY, QUERY_LEASES, NULL, NULL),
+    METHOD("Maintenance", "Alarm", Alarm, PROPOSE, COMMAND_ALARM, look_alarm, NULL),
+    METHOD("Maintenance", "Status", Status, QUERY, QUERY_STATUS, NULL, answer_status),
+    METHOD("Maintenance", "HashKV", HashKV, QUERY, QUERY_HASH, NULL, NULL),
+};
+_Static_assert(sizeof methods / sizeof methods[0] == ETCD_UNARY_METHODS, "see etcd_service.h");
+
+const char *services__etcd_unary_path(size_t i)
+{
+    return methods[i].path;
+}
+
+static void call_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
+{
+    struct etcd_call *c = (struct etcd_call *)r;
+
+    if (st->code != THOLE_OK) {
+        services__etcd_fail(c->rpc, st);
+    } else {
+        struct bytes out = {0};
+        if (c->method->answer != NULL) {
+            c->method->answer(c, answer, &out);
+        } else {
+            bytes_append_slice(&out, answer);
+        }
+        services__etcd_header(r, &out);
+        struct buf *b = bytes_to_buf(&out);
+        bytes_deinit(&out);
+        bus_rpc_reply(c->rpc, (struct bufslice){b, slice_of(b->data, b->size)});
+    }
+    bufslice_unref(r->route.result);
+    free(c);
+}
+
+void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    const struct etcd_binding *binding = ctx;
+    const struct etcd_method *method = &methods[binding->method];
+    struct etcd_call *c = xcalloc(1, sizeof *c);
+
+    c->r.s = binding->s;
+    c->r.done = call_done;
+    c->r.route.deadline_ns = services__deadline(rpc);
+    c->rpc = rpc;
+    c->kind = method->kind;
+    c->field = method->field;
+    c->method = method;
+    if (method->look != NULL) {
+        upb_Arena *arena = upb_Arena_New();
+        const void *request = proto_decode(method->request, message, true, arena, NULL);
+        if (request != NULL) { /* the machine refuses what does not decode */
+            method->look(c, request);
+        }
+        upb_Arena_Free(arena);
+    }
+    services__etcd_send(&c->r, c->kind, c->field, message);
+}

@@ -1,0 +1,80 @@
+#!/usr/bin/python3
+"""etcd's own client against a host with a shard "default" of type kv. Without etcdctl: skipped (77).
+
+    etcd_clients.py THOLE ADDRESS
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+SPEC = "kind: Shard\nname: default\nspec:\n  type: kv\n  voters: 1\n"
+DEADLINE_S = 30
+
+
+def run(command, text="", fails=False):
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, timeout=DEADLINE_S, env={**os.environ, "ETCDCTL_API": "3"}
+    )
+    assert (done.returncode != 0) == fails, (command, done)
+    return done.stderr if fails else done.stdout
+
+
+def main():
+    thole, address = sys.argv[1:3]
+    if shutil.which("etcdctl") is None:
+        sys.exit(77)
+
+    def etcdctl(*words, text="", fails=False):
+        return run(["etcdctl", "--endpoints", address, *words], text, fails)
+
+    def answer(*words):
+        return json.loads(etcdctl(*words, "-w", "json"))
+
+    assert "not found" in etcdctl("--command-timeout", "5s", "get", "a", fails=True)
+    run([thole, "--endpoints", address, "apply", "-f", "-", "--wait"], SPEC)
+
+    # Keys.
+    assert etcdctl("put", "a", "1") == "OK\n"
+    assert etcdctl("put", "a", "2", "--prev-kv") == "OK\na\n1\n"
+    assert etcdctl("get", "a") == "a\n2\n"
+    assert etcdctl("get", "a", "--rev", "2") == "a\n1\n"
+    assert etcdctl("put", "ab", "3") == "OK\n"
+    assert etcdctl("get", "--prefix", "a", "--order", "DESCEND", "--print-value-only") == "3\n2\n"
+    found = answer("get", "a", "--consistency", "s")
+    assert found["header"]["revision"] == 4 and found["count"] == 1, found
+    member = answer("member", "list")["members"][0]
+    assert found["header"]["member_id"] == member["ID"], (found, member)
+    assert member["clientURLs"] == [f"http://{address}"], member
+    assert etcdctl("txn", text='value("a") = "2"\n\nput a 5\nget ab\n\nput a 6\n\n').startswith("SUCCESS"), "txn"
+    assert etcdctl("txn", text='value("a") = "2"\n\nput a 5\n\nget a\n\n') == "FAILURE\n\na\n5\n"
+    assert etcdctl("del", "ab") == "1\n"
+    assert "key is not provided" in etcdctl("put", "", "1", fails=True)
+
+    # Compaction.
+    etcdctl("compact", "5")
+    assert "required revision has been compacted" in etcdctl("get", "a", "--rev", "4", fails=True)
+    assert "required revision is a future revision" in etcdctl("get", "a", "--rev", "99", fails=True)
+
+    # Leases.
+    lease = etcdctl("lease", "grant", "100").split()[1]
+    assert etcdctl("put", "leased", "x", "--lease", lease) == "OK\n"
+    assert lease in etcdctl("lease", "list")
+    assert "attached keys([leased])" in etcdctl("lease", "timetolive", lease, "--keys")
+    assert etcdctl("lease", "keep-alive", "--once", lease) == f"lease {lease} keepalived with TTL(100)\n"
+    assert "revoked" in etcdctl("lease", "revoke", lease)
+    assert etcdctl("get", "leased") == ""
+    assert "requested lease not found" in etcdctl("lease", "revoke", lease, fails=True)
+
+    # The whole.
+    status = answer("endpoint", "status")[0]["Status"]
+    assert status["version"].startswith("3.") and status["leader"] == member["ID"], status
+    assert answer("endpoint", "hashkv")[0]["HashKV"]["hash"] > 0
+    etcdctl("alarm", "list")
+    etcdctl("endpoint", "health")
+    assert run([thole, "--endpoints", address, "kv", "get", "default", "a"]) == "5\n"
+
+
+if __name__ == "__main__":
+    main()
