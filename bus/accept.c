@@ -36,6 +36,8 @@
 #define INTAKE_FREE_BYTES_PER_S (UINT64_C(32) << 20)
 #define MESSAGE_OVERHEAD_BYTES 256 /* headers and frames of a message, roughly */
 #define CUTS_MAX 64                /* per check */
+#define WASTED_MAX 1000            /* calls without a message that a connection may make ... */
+#define WASTED_FREE_PER_CHECK 50   /* ... and how many of them each check forgives */
 
 static METRIC_DEFINE_GAUGE(metric_open, "thole_bus_connections",
                            "Accepted connections, of clients and of other hosts");
@@ -67,6 +69,7 @@ struct connection {
     bool probation;
     uint64_t received; /* by the kernel, at the last check */
     uint64_t unread;   /* received lately, less what became messages */
+    uint32_t wasted;   /* calls that ended without a message, lately */
 };
 
 struct bus_acceptor {
@@ -269,6 +272,26 @@ void bus__accept_delivered(struct bus_acceptor *a, grpc_call *call, size_t bytes
     gpr_free(peer);
 }
 
+void bus__accept_wasted(struct bus_acceptor *a, grpc_call *call)
+{
+    if (a == NULL) {
+        return;
+    }
+    char *peer = grpc_call_get_peer(call);
+    pthread_mutex_lock(&a->mutex);
+    struct connection *c = find(a, peer);
+    bool cut = c != NULL && !c->peer && ++c->wasted == WASTED_MAX && is_open(c);
+    if (cut) {
+        metric_add(&metric_cut, 1);
+        shutdown(c->fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&a->mutex);
+    if (cut && bus__log_allowed(a->bus)) {
+        LOG_WARN(BUS, "closing a connection that makes calls without a message address=%s", peer);
+    }
+    gpr_free(peer);
+}
+
 static uint64_t received_by(int fd)
 {
     struct tcp_info info = {0};
@@ -286,6 +309,7 @@ static uint64_t take_received(struct bus_acceptor *a)
         uint64_t received = received_by(c->fd);
         uint64_t since = received > c->received && is_open(c) ? received - c->received : 0;
         c->received += since;
+        c->wasted -= c->wasted < WASTED_FREE_PER_CHECK ? c->wasted : WASTED_FREE_PER_CHECK;
         c->unread = (watching ? c->unread : 0) + since;
         all += since;
     }

@@ -271,6 +271,8 @@ void bus__accept_free(struct bus_acceptor *a);
 void bus__accept_peer(struct bus_acceptor *a, const char *peer);
 /* A call of an accepted connection got a message. */
 void bus__accept_delivered(struct bus_acceptor *a, grpc_call *call, size_t bytes);
+/* A call ended before its first message. */
+void bus__accept_wasted(struct bus_acceptor *a, grpc_call *call);
 
 /* ---- server.c, rpc.c ------------------------------------------------------------------------- */
 
@@ -292,7 +294,7 @@ struct bus_rpc {
     _Atomic uint32_t refs;
     grpc_call *call;
     struct bus_pipe *pipe; /* not UNARY */
-    struct bus_tag arrived, sent, closed;
+    struct bus_tag arrived, received, sent, closed;
     grpc_metadata_array metadata;
     grpc_call_details details; /* the catch-all's */
     gpr_timespec deadline;
@@ -320,14 +322,17 @@ struct bus_rpc {
     char *peer;
     struct bus_certificate *certificate;        /* of the caller; NULL: it showed none */
     struct bus_rpc *next_stream, **prev_stream; /* in bus.streams, under its mutex */
+    struct bus_rpc *wait_next, *wait_prev;      /* among calls without a message; loop thread */
     struct bus_task end_task;
 };
 
 /* End clients' streams with UNAVAILABLE STOPPED; their handlers get a cancellation. */
 void bus__rpc_end_streams(struct bus *b);
-void bus__rpc_end_unaries(struct bus *b); /* the same for unary calls; posted to the loop */
-void bus__rpc_arm(struct bus_entry *e);   /* one more slot */
-void bus__rpc_free_all(struct bus *b);    /* the unused ones */
+void bus__rpc_end_unaries(struct bus *b);       /* the same for unary calls; posted to the loop */
+void bus__rpc_arm(struct bus_entry *e);         /* one more slot */
+void bus__rpc_free_all(struct bus *b);          /* the unused ones */
+void bus__rpc_await_request(struct bus_rpc *r); /* then bus__rpc_handle, with or without it */
+void bus__rpc_handle(struct bus_rpc *r);        /* takes the reference of the arrival over */
 
 struct bus_inbound { /* an accepted stream of a peer or client; the data of its rpc */
     struct bus_inbound *next, **prev; /* under bus.mutex */
@@ -385,6 +390,8 @@ struct bus {
     pthread_mutex_t pool_mutex;
     struct bus_rpc *pool, *slots;
     struct bus_task end_task;
+    struct bus_rpc *waiting_oldest, *waiting_newest; /* calls without a message; loop thread */
+    size_t waiting_count;
     uint64_t unread_ended_ns; /* when unread answers were last looked for; loop thread */
     _Atomic uint32_t unary_active;
     _Atomic uint32_t streams_active;

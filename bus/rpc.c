@@ -192,9 +192,9 @@ void bus__rpc_arm(struct bus_entry *e)
     bus__tag_release(&r->arrived);
     grpc_call_error error;
     if (e->registered != NULL) {
-        error = grpc_server_request_registered_call(
-            b->server, e->registered, &r->call, &r->deadline, &r->metadata,
-            e->m.kind == BUS_RPC_BIDI_STREAM ? NULL : &r->payload, cq, cq, &r->arrived);
+        error =
+            grpc_server_request_registered_call(b->server, e->registered, &r->call, &r->deadline,
+                                                &r->metadata, NULL, cq, cq, &r->arrived);
     } else {
         error = grpc_server_request_call(b->server, &r->call, &r->details, &r->metadata, cq, cq,
                                          &r->arrived);
@@ -345,6 +345,9 @@ static void stream_cancelled(void *ctx)
     /* A handler that was never called cannot finish the call. */
     bool ours = r->entry->m.kind == BUS_RPC_BIDI_STREAM && (!r->handled || r->entry->ends_itself);
     run_cancel(r);
+    if (!r->handled && r->entry->m.kind == BUS_RPC_BIDI_STREAM) {
+        bus__accept_wasted(r->bus->acceptor, r->call);
+    }
     if (ours && !atomic_load(&r->finished)) {
         bus_rpc_reply(r, (struct bufslice){0});
     }
@@ -510,11 +513,10 @@ static void end_unread(struct bus *b)
     }
 }
 
-static void handle(struct bus_rpc *r)
+void bus__rpc_handle(struct bus_rpc *r)
 {
     struct bus_entry *e = r->entry;
     struct thole_status st;
-    r->open = true;
     if (bus__tls_identify(r->bus->o.tls, r->call, CERTIFICATE_CLIENT, &r->certificate, &st) !=
         THOLE_OK) {
         if (bus__log_allowed(r->bus)) {
@@ -565,13 +567,22 @@ static void arrived(struct bus_tag *tag, bool ok)
         return;
     }
     bus__rpc_arm(r->entry);
-    bus__accept_delivered(r->bus->acceptor, r->call,
-                          r->payload != NULL ? grpc_byte_buffer_length(r->payload) : 0);
+    r->open = true;
     r->started_ns = clock_now(r->bus->clock);
     if (!r->entry->inward) {
         metric_add(&metric_calls, 1);
     }
-    handle(r); /* the tag's reference becomes that of the finish */
+    /* The tag's reference becomes that of the finish. */
+    if (r->entry->registered != NULL && r->entry->m.kind != BUS_RPC_BIDI_STREAM) {
+        bus__rpc_await_request(r);
+        return;
+    }
+    if (r->entry->registered == NULL) {
+        bus__accept_wasted(r->bus->acceptor, r->call);
+    } else {
+        bus__accept_delivered(r->bus->acceptor, r->call, 0);
+    }
+    bus__rpc_handle(r);
 }
 
 /* ---- What handlers call ---------------------------------------------------------------------- */

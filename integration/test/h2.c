@@ -7,12 +7,11 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
-
-#define BUS_PORT 7400
 
 static void put_be32(uint8_t *p, uint32_t v)
 {
@@ -50,16 +49,23 @@ void h2_frame(struct h2 *h, uint8_t type, uint8_t flags, uint32_t stream, struct
     h2_write(h, body.data, body.size);
 }
 
-void h2_open(struct h2 *h, const struct host *host)
+void h2_dial(struct h2 *h, const struct host *host)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(BUS_PORT)};
+    struct sockaddr_in a = {.sin_family = AF_INET};
     char ip[32];
     *h = (struct h2){.window = 65535};
     snprintf(ip, sizeof ip, "%s", host->address);
-    *strchr(ip, ':') = '\0';
+    char *colon = strchr(ip, ':');
+    a.sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
+    *colon = '\0';
     assert_int_equal(inet_pton(AF_INET, ip, &a.sin_addr), 1);
     h->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(h->fd, (struct sockaddr *)&a, sizeof a), 0);
+}
+
+void h2_open(struct h2 *h, const struct host *host)
+{
+    h2_dial(h, host);
     h2_write(h, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
     h2_frame(h, H2_SETTINGS, 0, 0, (struct slice){0});
 }

@@ -32,6 +32,7 @@ enum h2_type {
 #define H2_ACK 1
 #define H2_END_HEADERS 4
 
+void h2_dial(struct h2 *h, const struct host *host); /* connects, and no more */
 void h2_open(struct h2 *h, const struct host *host); /* sends the preface and settings */
 void h2_write(struct h2 *h, const void *data, size_t size);
 void h2_frame(struct h2 *h, uint8_t type, uint8_t flags, uint32_t stream, struct slice body);
