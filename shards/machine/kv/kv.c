@@ -1,11 +1,15 @@
 /* The key-value machine: a persistent machine over the host's state database. */
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "shards/machine/builtin.h"
 #include "shards/machine/kv/kv_internal.h"
 
-/* Changes that the walk of a compaction looks at with each entry. */
+/* Changes that the walk of a compaction looks at with each command, and with each TICK; and how long
+ * after an entry the next TICK should come while it is under way. */
 #define WALK_PER_ENTRY 32
+#define WALK_PER_TICK 1000
+#define WALK_PAUSE_MS 10
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
@@ -74,6 +78,17 @@ enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
     return code == THOLE_OK ? kv__lease_next_due(&r, &kv->next_due_ms, st) : code;
 }
 
+/* When the next TICK has something to do. */
+struct thole_due kv__due(const struct kv *kv)
+{
+    struct thole_due due = {THOLE_NEVER, kv->next_due_ms};
+
+    if (kv__walk_pending(&kv->state) && due.alive_ms > kv->state.alive_ms + WALK_PAUSE_MS) {
+        due.alive_ms = kv->state.alive_ms + WALK_PAUSE_MS;
+    }
+    return due;
+}
+
 static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
                                struct thole_status *st)
 {
@@ -94,6 +109,9 @@ static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
     if (code != THOLE_OK) {
         kv_close(kv);
         return code;
+    }
+    if (env->due != NULL) {
+        *env->due = kv__due(kv);
     }
     *ret = kv;
     return THOLE_OK;
@@ -140,10 +158,21 @@ static void exec_deinit(struct kv_exec *x)
     free(x->events);
 }
 
-static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
-                                   struct thole_status *st)
+/* What is due at the time of the TICK: leases, and the walk of a compaction. */
+static enum thole_code apply_tick(struct kv_exec *x, struct thole_status *st)
 {
-    x->index = e->index;
+    enum thole_code code = kv__expire(x, st);
+
+    if (code == THOLE_OK && kv__walk_pending(&x->kv->state)) {
+        arena_reset(x->arena);
+        code = kv__walk(x, WALK_PER_TICK, st);
+    }
+    return code;
+}
+
+static enum thole_code apply_command(struct kv_exec *x, struct thole_entry *e,
+                                     struct thole_status *st)
+{
     enum thole_code code = kv__execute(x, e->command, st);
     if (code == THOLE_OK && kv__walk_pending(&x->kv->state)) {
         code = kv__walk(x, WALK_PER_ENTRY, st);
@@ -162,6 +191,24 @@ static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
     return code == THOLE_OK
                ? THOLE_OK
                : THOLE_FAIL(st, code, THOLE_REASON_NONE, "the result could not be written");
+}
+
+static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
+                                   struct thole_status *st)
+{
+    struct kv_state *state = &x->kv->state;
+
+    x->index = e->index;
+    state->alive_ms = e->alive_ms > state->alive_ms ? e->alive_ms : state->alive_ms;
+    switch (e->kind) {
+    case THOLE_ENTRY_COMMAND:
+        return apply_command(x, e, st);
+    case THOLE_ENTRY_TICK:
+        return apply_tick(x, st);
+    default:
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "entry %" PRIu64 " is of the unknown kind %u", e->index, e->kind);
+    }
 }
 
 void kv__put_meta(struct kv *kv, struct state_batch *batch, const struct thole_meta *meta,
@@ -223,6 +270,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
     }
     if (code == THOLE_OK) {
         kv__count_commit(&x);
+        batch->due = kv__due(kv);
     }
     if (code == THOLE_OK && batch->watch != NULL) {
         send_events(&x, batch->watch);

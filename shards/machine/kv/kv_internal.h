@@ -395,6 +395,8 @@ enum thole_code kv__save(void *machine, const void *view, struct thole_save *to,
 enum thole_code kv__restore(void *machine, struct thole_restore *from, struct thole_status *st);
 void kv__put_meta(struct kv *kv, struct state_batch *batch, const struct thole_meta *meta,
                   size_t meta_count);
+/* When the next TICK has something to do. */
+struct thole_due kv__due(const struct kv *kv);
 /* Reads struct kv_state, or the state of an empty store. */
 enum thole_code kv__load_state(struct kv *kv, struct thole_status *st);
 

@@ -204,6 +204,7 @@ enum thole_code kv__restore(void *machine, struct thole_restore *from, struct th
     state_batch_free(o.batch);
     if (code == THOLE_OK) {
         code = kv__load_state(kv, st);
+        from->due = kv__due(kv);
     }
     return code == THOLE_OK ? state_db_flush(kv->db, st) : code;
 }

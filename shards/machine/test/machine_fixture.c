@@ -100,6 +100,7 @@ static void open_all(struct test_machine *t)
     }
     t->env.state_db = t->db;
     t->meta[0] = '\0';
+    t->due = (struct thole_due){THOLE_NEVER, THOLE_NEVER};
     if (t->type->open(&t->env, &t->m, &st) != THOLE_OK) {
         fail_msg("%s", st.message);
     }
@@ -116,6 +117,7 @@ void test_machine_init(struct test_machine *t, const struct thole_machine_type *
         .generation = 1,
         .meta = record_meta,
         .meta_ctx = t,
+        .due = &t->due,
     };
     if ((type->flags & THOLE_MACHINE_PERSISTENT) != 0) {
         const char *tmp = getenv("TMPDIR");
@@ -177,15 +179,30 @@ uint64_t test_apply(struct test_machine *t, struct slice command, struct bytes *
     struct thole_entry e = test_entry(++t->index, command, &sink);
     struct thole_apply batch = test_batch(&e, 1);
 
+    e.alive_ms = t->alive_ms;
     if (t->type->apply(t->m, &batch, &st) != THOLE_OK) {
         fail_msg("apply: %s", st.message);
     }
+    t->due = batch.due;
     if (out != NULL) {
         bytes_clear(out);
         bytes_append_slice(out, bytes_slice(&sink.out));
     }
     bytes_deinit(&sink.out);
     return e.code;
+}
+
+void test_tick(struct test_machine *t)
+{
+    struct test_sink sink;
+    struct thole_entry e = test_entry(++t->index, (struct slice){0}, &sink);
+    struct thole_apply batch = test_batch(&e, 1);
+
+    e.kind = THOLE_ENTRY_TICK;
+    e.alive_ms = t->alive_ms;
+    assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
+    assert_int_equal(sink.out.size, 0);
+    t->due = batch.due;
 }
 
 void test_text(struct test_machine *t, const char *command, uint64_t code, const char *expect)

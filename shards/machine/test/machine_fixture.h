@@ -46,7 +46,9 @@ struct test_machine {
     struct state_db *db;
     char *dir;
     uint64_t index;
-    char meta[256]; /* "key=value;" in the order reported at open */
+    char meta[256];       /* "key=value;" in the order reported at open */
+    uint64_t alive_ms;    /* of entries */
+    struct thole_due due; /* as last reported */
 };
 void test_machine_init(struct test_machine *t, const struct thole_machine_type *type);
 void test_machine_deinit(struct test_machine *t);
@@ -55,6 +57,8 @@ void test_machine_reopen(struct test_machine *t);
 
 /* Apply one command; returns its code, and the result in `out` (may be NULL). */
 uint64_t test_apply(struct test_machine *t, struct slice command, struct bytes *out);
+/* A TICK at t->alive_ms. */
+void test_tick(struct test_machine *t);
 /* Apply text; the result must be `expect`, the code `code`. */
 void test_text(struct test_machine *t, const char *command, uint64_t code, const char *expect);
 /* Query text on a fresh view. With `expect` NULL, the query must fail with INVALID_ARGUMENT or

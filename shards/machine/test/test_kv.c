@@ -389,6 +389,120 @@ static void test_kv_leases_are_refused_in_etcds_words(void **state)
     assert_int_equal(thole_kv_v1_StoreStatus_leases(status(f)), 1);
 }
 
+static void grant(struct fixture *f, int64_t id, int64_t ttl_s)
+{
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_LeaseGrantRequest *g = thole_kv_v1_Command_mutable_lease_grant(m, f->arena);
+
+    etcdserverpb_LeaseGrantRequest_set_ID(g, id);
+    etcdserverpb_LeaseGrantRequest_set_TTL(g, ttl_s);
+    assert_int_equal(apply(f, m), 0);
+}
+
+static int64_t keep_alive(struct fixture *f, int64_t id)
+{
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_LeaseKeepAliveRequest *k =
+        thole_kv_v1_Command_mutable_lease_keep_alive(m, f->arena);
+
+    etcdserverpb_LeaseKeepAliveRequest_set_ID(k, id);
+    assert_int_equal(apply(f, m), 0);
+    return etcdserverpb_LeaseKeepAliveResponse_TTL(ANSWER(f, etcdserverpb_LeaseKeepAliveResponse));
+}
+
+static int64_t seconds_left(struct fixture *f, int64_t id)
+{
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(f->arena);
+    etcdserverpb_LeaseTimeToLiveRequest *r =
+        thole_kv_v1_Query_mutable_lease_time_to_live(q, f->arena);
+
+    etcdserverpb_LeaseTimeToLiveRequest_set_ID(r, id);
+    assert_int_equal(query(f, q, NULL), THOLE_OK);
+    return etcdserverpb_LeaseTimeToLiveResponse_TTL(
+        ANSWER(f, etcdserverpb_LeaseTimeToLiveResponse));
+}
+
+static void test_kv_leases_expire_by_a_tick_and_not_earlier(void **state)
+{
+    struct fixture *f = *state;
+    struct test_machine *t = &f->t;
+
+    assert_true(t->due.alive_ms == THOLE_NEVER);
+    t->alive_ms = 1000;
+    grant(f, 1, 10);
+    grant(f, 2, 20);
+    assert_int_equal(t->due.alive_ms, 11000);
+    put(f, "a", "1", 1);
+    put(f, "b", "2", 2);
+    put(f, "c", "1", 1);
+    t->alive_ms = 9000;
+    assert_int_equal(keep_alive(f, 1), 10); /* until 19000 */
+    assert_int_equal(seconds_left(f, 2), 12);
+    t->alive_ms = 11000;
+    test_tick(t); /* it was kept alive: only the timer moves */
+    assert_int_equal(t->due.alive_ms, 19000);
+    expect_all(f, 0, "a=1;b=2;c=1;");
+    test_machine_reopen(t);
+    assert_int_equal(t->due.alive_ms, 19000);
+    t->alive_ms = 50000;
+    test_text(t, "get a", 0, "1"); /* nothing expires before the TICK */
+    assert_int_equal(keep_alive(f, 2), 20);
+    int64_t before = thole_kv_v1_StoreStatus_revision(status(f));
+    test_tick(t);
+    expect_all(f, 0, "b=2;");
+    assert_int_equal(thole_kv_v1_StoreStatus_revision(status(f)), before + 1);
+    assert_int_equal(thole_kv_v1_StoreStatus_leases(status(f)), 1);
+    assert_int_equal(seconds_left(f, 1), -1);
+    assert_int_equal(keep_alive(f, 1), 0);
+    assert_int_equal(t->due.alive_ms, 70000);
+    t->alive_ms = 70000;
+    test_tick(t);
+    expect_all(f, 0, "");
+    assert_true(t->due.alive_ms == THOLE_NEVER);
+}
+
+/* Thousands of keys of leases that are due at once go in several TICKs, a lease at a time. */
+static void test_kv_many_leases_expire_in_several_ticks(void **state)
+{
+    enum { LEASES = 30, KEYS = 100 };
+    struct fixture *f = *state;
+    char key[32];
+    size_t ticks = 0;
+
+    for (int i = 0; i < LEASES; i++) {
+        grant(f, i + 1, 10);
+        for (int k = 0; k < KEYS; k++) {
+            snprintf(key, sizeof key, "k%d-%d", i, k);
+            put(f, key, "v", i + 1);
+        }
+    }
+    int64_t before = thole_kv_v1_StoreStatus_revision(status(f));
+    f->t.alive_ms = 10000;
+    do {
+        test_tick(&f->t);
+        ticks++;
+    } while (f->t.due.alive_ms <= f->t.alive_ms);
+    assert_true(ticks >= 3);
+    assert_int_equal(thole_kv_v1_StoreStatus_keys(status(f)), 0);
+    assert_int_equal(thole_kv_v1_StoreStatus_revision(status(f)), before + LEASES);
+}
+
+static void test_kv_ticks_finish_a_compaction(void **state)
+{
+    struct fixture *f = *state;
+
+    for (int i = 0; i < 3000; i++) {
+        put(f, "a", "v", 0);
+    }
+    test_text(&f->t, "compact 3001", 0, "ok");
+    for (int i = 0; i < 4 && f->t.due.alive_ms != THOLE_NEVER; i++) {
+        f->t.alive_ms = f->t.due.alive_ms;
+        test_tick(&f->t);
+    }
+    assert_true(f->t.due.alive_ms == THOLE_NEVER);
+    assert_int_equal(thole_kv_v1_StoreStatus_walked_revision(status(f)), 3001);
+}
+
 /* ---- Quota ----------------------------------------------------------------------------------- */
 
 static void test_kv_the_quota_refuses_what_adds_until_the_alarm_is_taken_away(void **state)
@@ -609,6 +723,9 @@ int main(void)
         KV(test_kv_compaction_drops_what_was_superseded),
         KV(test_kv_events_go_on_where_a_page_ended),
         KV(test_kv_requests_are_refused_in_etcds_words),
+        KV(test_kv_leases_expire_by_a_tick_and_not_earlier),
+        KV(test_kv_many_leases_expire_in_several_ticks),
+        KV(test_kv_ticks_finish_a_compaction),
         KV(test_kv_leases_are_refused_in_etcds_words),
         cmocka_unit_test_setup_teardown(
             test_kv_the_quota_refuses_what_adds_until_the_alarm_is_taken_away, setup_quota,
