@@ -153,8 +153,13 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
         .services_end = services_unregister,
         .failed = t->o.failed,
         .failed_ctx = t->o.ctx,
+        .stop_fd = t->o.stop_fd > 0 ? &t->o.stop_fd : NULL,
     };
-    return agent_new(&o, &t->agent, st);
+    enum thole_code code = agent_new(&o, &t->agent, st);
+    if (code == THOLE_OK) {
+        api__readiness_begin(t);
+    }
+    return code;
 }
 
 _Static_assert((int)THOLE_BOOTSTRAP_DEV == (int)AGENT_BOOTSTRAP_DEV &&
@@ -222,6 +227,7 @@ void thole_close(struct thole *t)
         return;
     }
     if (t->agent != NULL) {
+        api__readiness_end(t);
         agent_stop(t->agent);
     }
     if (t->client != NULL) {

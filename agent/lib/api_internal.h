@@ -23,7 +23,8 @@ struct thole {
     char **tags;
     const struct thole_machine_type *types[AGENT_TYPES_MAX];
     size_t type_count;
-    struct agent *agent; /* NULL before thole_start */
+    struct agent *agent;         /* NULL before thole_start */
+    struct readiness *readiness; /* api_host.c; NULL: nobody wants to know */
     /* Client. */
     struct client *client;
 
@@ -74,6 +75,10 @@ void api__copy_struct(void *to, size_t to_size, const void *from, uint32_t from_
 /* api_ops.c */
 struct results *api__results_new(struct thole *t);
 void api__results_free(struct results *rs); /* waits until nothing is in flight */
+
+/* api_host.c: calls options.ready from now on, until the end. */
+void api__readiness_begin(struct thole *t);
+void api__readiness_end(struct thole *t);
 
 /* api_client.c */
 THOLE_MUST_CHECK enum thole_code api__client_new(struct thole *t, const char *addresses,

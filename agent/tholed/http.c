@@ -13,10 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <thole/thole.h>
 #include <unistd.h>
 
-#include "agent/core/agent.h"
 #include "base/assert.h"
+#include "base/buf.h"
 #include "base/log.h"
 #include "base/metrics.h"
 
@@ -34,11 +35,11 @@ struct connection {
 };
 
 struct http {
-    struct agent *agent;
+    struct thole *host;
     struct MHD_Daemon *daemon;
     int listener;          /* ours, and the daemons' */
     char *cert, *key;      /* PEM, of the running daemon; NULL: plain text */
-    uint64_t certificates; /* their number in agent_tls */
+    uint64_t certificates; /* their number, see thole_tls_pem */
     char *address;
     struct connection *oldest, *newest; /* used by the polling thread only, like the fields below */
     size_t count;                       /* connections not being ended */
@@ -66,36 +67,32 @@ static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const ch
 
 static enum MHD_Result get_metrics(struct http *h, struct MHD_Connection *c)
 {
-    struct bytes text = {0};
-    if (agent_tls(h->agent) != NULL) {
-        (void)bus_tls_expiry_s(agent_tls(h->agent)); /* sets its metric */
-    }
-    metrics_render(&text);
+    char *text = thole_metrics(h->host);
     enum MHD_Result r =
-        reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", bytes_slice(&text));
-    bytes_deinit(&text);
+        reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", slice_str(text));
+    free(text);
     return r;
 }
 
 static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)
 {
-    char why[200], text[600];
-    bool ready = agent_is_ready(h->agent, why, sizeof why);
-    struct uuid cluster;
-    struct engine_replica_status s;
-    bool member = agent_cluster(h->agent, &cluster);
-    bool zero = engine_shard_status(agent_engine(h->agent), REGISTRY_SHARD_ID, &s);
+    char text[600];
+    struct thole_status st;
+    struct thole_host_state s = {.size = sizeof s};
+    if (thole_host_state(h->host, &s, &st) != THOLE_OK) {
+        return reply(c, MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN, slice_str(st.message));
+    }
     if (MHD_lookup_connection_value_n(c, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL) ==
         MHD_YES) {
         snprintf(text, sizeof text,
                  "[%c] member of a cluster\n[%c] replica of shard zero runs\n"
                  "[%c] ready%s%s\nreadyz check %s\n",
-                 member ? '+' : '-', zero ? '+' : '-', ready ? '+' : '-', ready ? "" : ": ",
-                 ready ? "" : why, ready ? "passed" : "failed");
+                 s.member ? '+' : '-', s.registry ? '+' : '-', s.ready ? '+' : '-',
+                 s.ready ? "" : ": ", s.waiting_for, s.ready ? "passed" : "failed");
     } else {
-        snprintf(text, sizeof text, "%s%s\n", ready ? "ok" : "not ready: ", ready ? "" : why);
+        snprintf(text, sizeof text, "%s%s\n", s.ready ? "ok" : "not ready: ", s.waiting_for);
     }
-    return reply(c, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN,
+    return reply(c, s.ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN,
                  slice_str(text));
 }
 
@@ -103,7 +100,7 @@ static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
 {
     char text[512];
     snprintf(text, sizeof text, "{\"version\":\"%s\",\"host\":\"%s\",\"address\":\"%s\"}\n",
-             agent_version(), agent_name(h->agent), agent_address(h->agent));
+             thole_version(), thole_host_name(h->host), thole_address(h->host));
     return reply(c, MHD_HTTP_OK, "application/json", slice_str(text));
 }
 
@@ -268,7 +265,6 @@ static int listen_on(const struct addrinfo *ai, uint16_t *ret_port)
 static bool start_daemon(struct http *h)
 {
     int fd = fcntl(h->listener, F_DUPFD_CLOEXEC, 0);
-    struct bus_tls *tls = agent_tls(h->agent);
     struct MHD_OptionItem plain[] = {{MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem secure[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, NULL},
                                       {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
@@ -280,38 +276,39 @@ static bool start_daemon(struct http *h)
     if (fd < 0) {
         return false;
     }
-    if (tls != NULL) {
-        h->certificates = bus_tls_pem(tls, &h->cert, &h->key);
+    h->certificates = thole_tls_pem(h->host, &h->cert, &h->key);
+    bool tls = h->certificates != 0;
+    if (tls) {
         secure[0].ptr_value = h->cert;
         secure[1].ptr_value = h->key;
     }
     h->oldest = h->newest = NULL;
     h->count = 0;
-    unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ITC |
-                     (tls != NULL ? MHD_USE_TLS : 0);
-    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_LISTEN_SOCKET, fd,
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
-                                 MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX,
-                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_ARRAY,
-                                 tls != NULL ? secure : plain, MHD_OPTION_END);
+    unsigned flags =
+        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ITC | (tls ? MHD_USE_TLS : 0);
+    h->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_LISTEN_SOCKET, fd,
+                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
+                         MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX, MHD_OPTION_NOTIFY_CONNECTION,
+                         on_connection, h, MHD_OPTION_ARRAY, tls ? secure : plain, MHD_OPTION_END);
     if (h->daemon == NULL) {
         close(fd);
     }
     return h->daemon != NULL;
 }
 
-enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
+enum thole_code http_new(struct thole *host, const char *address, struct http **ret,
                          struct thole_status *st)
 {
     struct addrinfo *ai = NULL;
-    char *host = NULL;
-    enum thole_code code = resolve(address, &host, &ai, st);
+    char *name = NULL;
+    enum thole_code code = resolve(address, &name, &ai, st);
     if (code != THOLE_OK) {
         return code;
     }
     ASSERT(ai != NULL);
     struct http *h = xcalloc(1, sizeof *h);
-    h->agent = a;
+    h->host = host;
     uint16_t port = 0;
     h->listener = listen_on(ai, &port);
     freeaddrinfo(ai);
@@ -323,12 +320,12 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
             THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "cannot serve http on %s", address);
     }
     if (code != THOLE_OK) {
-        free(host);
+        free(name);
         http_free(h);
         return code;
     }
-    h->address = xasprintf("%s:%u", host, (unsigned)port);
-    free(host);
+    h->address = xasprintf("%s:%u", name, (unsigned)port);
+    free(name);
     *ret = h;
     return THOLE_OK;
 }
@@ -336,8 +333,7 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
 /* The listener stays, so newcomers wait; connections end, as after any answer. */
 void http_renew(struct http *h)
 {
-    struct bus_tls *tls = agent_tls(h->agent);
-    if (tls == NULL || bus_tls_pem(tls, NULL, NULL) == h->certificates) {
+    if (thole_tls_pem(h->host, NULL, NULL) == h->certificates) {
         return;
     }
     if (h->daemon != NULL) {

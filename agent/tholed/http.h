@@ -6,12 +6,12 @@
 #include <stdint.h>
 #include <thole/status.h>
 
-struct agent;
 struct http;
+struct thole;
 /* `address` passed address_check for ADDRESS_LISTEN; port 0 picks one. UNAVAILABLE ADDRESS_IN_USE,
  * INVALID_ARGUMENT (its name is not known). */
-THOLE_MUST_CHECK enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
-                                          struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code http_new(struct thole *host, const char *address,
+                                          struct http **ret, struct thole_status *st);
 /* Serve with the certificates that the host has now, if they changed. */
 void http_renew(struct http *h);
 void http_free(struct http *h);                 /* NULL is fine */

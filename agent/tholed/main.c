@@ -1,5 +1,5 @@
-/* tholed: a host of a cluster as a daemon. daemon_options.c has the options; the agent does the
- * rest. */
+/* tholed: a host of a cluster as a daemon. daemon_options.c has the options; libthole does the
+ * rest, by its public API alone. */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -13,14 +13,13 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
+#include <thole/thole.h>
 #include <unistd.h>
 
-#include "agent/core/agent.h"
-#include "agent/services/services.h"
 #include "agent/tholed/daemon_options.h"
 #include "agent/tholed/http.h"
+#include "base/buf.h"
 #include "base/log.h"
-#include "base/process.h"
 
 enum {
     EXIT_OK = 0,
@@ -29,23 +28,19 @@ enum {
     EXIT_DATA = 3,
     EXIT_ADDRESS = 4,
     EXIT_FAILED = 5,
-    START_AGAIN = -1, /* not an exit code: the agent requests a restart */
+    START_AGAIN = -1, /* not an exit code: the host is to be opened again */
 };
 
 struct daemon {
     struct options options; /* by enum daemon_option_id */
-    struct agent *agent;
+    struct thole *host;
     struct http *http;
     int wake_fd, signal_fd;
     int stop_fd; /* readable by the signals that end the process; never read */
-    _Atomic bool failed, stopping;
+    _Atomic bool failed;
     struct thole_status failure; /* written before `failed` */
-    pthread_t status_thread;
-    bool status_running;
-    bool last_ready;
-    char last_why[200];
+    bool was_ready;              /* of the thread that reports readiness */
     /* The watchdog is fed after a read has passed through a loop and an applier. */
-    struct router_request probe;
     _Atomic bool probe_running, probe_returned;
 };
 
@@ -119,15 +114,15 @@ static enum thole_code configure_log(const struct daemon *d, struct thole_status
     return THOLE_OK;
 }
 
-static enum agent_bootstrap bootstrap_of(const struct daemon *d)
+static enum thole_bootstrap bootstrap_of(const struct daemon *d)
 {
     if (options_on(&d->options, DAEMON_DEV)) {
-        return AGENT_BOOTSTRAP_DEV;
+        return THOLE_BOOTSTRAP_DEV;
     }
     if (text_of(d, DAEMON_PEERS) != NULL) {
-        return AGENT_BOOTSTRAP_PEERS;
+        return THOLE_BOOTSTRAP_PEERS;
     }
-    return text_of(d, DAEMON_JOIN) != NULL ? AGENT_BOOTSTRAP_JOIN : AGENT_BOOTSTRAP_NONE;
+    return text_of(d, DAEMON_JOIN) != NULL ? THOLE_BOOTSTRAP_JOIN : THOLE_BOOTSTRAP_NONE;
 }
 
 /* Addresses at which to look for the cluster; NULL: none. */
@@ -147,10 +142,11 @@ static const char *http_of(const struct daemon *d)
     return strcmp(http, "off") == 0 ? NULL : http;
 }
 
-/* False: none was given. Some without the others is an error, which agent_new explains. */
-static bool tls_of(const struct daemon *d, struct bus_tls_files *ret)
+/* False: none was given. Some without the others is an error, which thole_start explains. */
+static bool tls_of(const struct daemon *d, struct thole_tls *ret)
 {
-    *ret = (struct bus_tls_files){
+    *ret = (struct thole_tls){
+        .size = sizeof *ret,
         .cert = text_of(d, DAEMON_TLS_CERT),
         .key = text_of(d, DAEMON_TLS_KEY),
         .ca = text_of(d, DAEMON_TLS_CA),
@@ -161,25 +157,39 @@ static bool tls_of(const struct daemon *d, struct bus_tls_files *ret)
            ret->crl != NULL;
 }
 
-static enum thole_code start(struct daemon *d, struct thole_status *st)
+/* Systemd and the log say when the host becomes ready, and for what it waits. */
+static void on_ready(void *ctx, bool ready, const char *why)
 {
-    struct bus_tls_files files;
-    bool tls = tls_of(d, &files), insecure = options_on(&d->options, DAEMON_INSECURE);
-    const struct option_value *tags = &d->options.values[DAEMON_TAG];
-    enum thole_code code = configure_log(d, st);
-    if (code == THOLE_OK && !tls && http_of(d) != NULL) {
-        code = agent_check_plain("http", http_of(d), insecure, st);
+    struct daemon *d = ctx;
+    sd_notifyf(0, "STATUS=%s%s", ready ? "ready" : "not ready: ", why);
+    if (ready && !d->was_ready) {
+        LOG_INFO(DAEMON, "ready address=%s", thole_address(d->host));
+    } else if (!ready && d->was_ready) {
+        LOG_WARN(DAEMON, "not ready: %s; waiting", why);
     }
-    if (code != THOLE_OK) {
-        return code;
+    d->was_ready = ready;
+}
+
+static enum thole_code open_host(struct daemon *d, struct thole_status *st)
+{
+    struct thole_tls tls;
+    bool has_tls = tls_of(d, &tls), insecure = options_on(&d->options, DAEMON_INSECURE);
+    if (!has_tls && http_of(d) != NULL &&
+        thole_check_plain("http", http_of(d), insecure, st) != THOLE_OK) {
+        return st->code;
     }
-    const struct agent_options ao = {
+    const struct option_value *given = &d->options.values[DAEMON_TAG];
+    const char **tags = xcalloc(given->item_count + 1, sizeof *tags); /* ends with NULL */
+    for (size_t i = 0; i < given->item_count; i++) {
+        tags[i] = given->items[i];
+    }
+    const struct thole_options o = {
+        .size = sizeof o,
         .data_dir = text_of(d, DAEMON_DATA_DIR),
         .listen = text_of(d, DAEMON_LISTEN),
         .advertise = text_of(d, DAEMON_ADVERTISE),
         .name = text_of(d, DAEMON_NAME),
-        .tags = tags->items,
-        .tag_count = tags->item_count,
+        .tags = tags,
         .bootstrap = bootstrap_of(d),
         .addresses = seeds_of(d),
         .election_timeout_ms = number_of(d, DAEMON_ELECTION_TIMEOUT_MS),
@@ -187,91 +197,80 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         .suspect_after_ms = number_of(d, DAEMON_SUSPECT_AFTER_MS),
         .suspect_after_ms_max = number_of(d, DAEMON_SUSPECT_AFTER_MS_MAX),
         .dead_after_ms = number_of(d, DAEMON_DEAD_AFTER_MS),
-        .loop_count = number_of(d, DAEMON_LOOPS),
-        .applier_count = number_of(d, DAEMON_APPLIERS),
+        .loops = number_of(d, DAEMON_LOOPS),
+        .appliers = number_of(d, DAEMON_APPLIERS),
         .snapshot_bytes_per_s = d->options.values[DAEMON_SNAPSHOT_BYTES_PER_S].number,
-        .tls = tls ? &files : NULL,
+        .tls = has_tls ? &tls : NULL,
         .insecure = insecure,
-        .services = services_register,
-        .services_end = services_unregister,
+        .owns_process = true,
         .failed = on_failed,
-        .failed_ctx = d,
-        .stop_fd = &d->stop_fd,
+        .ready = on_ready,
+        .ctx = d,
+        .stop_fd = d->stop_fd,
     };
-    code = agent_new(&ao, &d->agent, st);
+    enum thole_code code = thole_new(&o, &d->host, st);
+    free(tags);
+    return code;
+}
+
+static enum thole_code start(struct daemon *d, struct thole_status *st)
+{
+    enum thole_code code = configure_log(d, st);
     if (code == THOLE_OK) {
-        (void)log_context_host(agent_name(d->agent));
+        code = open_host(d, st);
+    }
+    if (code == THOLE_OK) {
+        code = thole_start(d->host, st);
+    }
+    if (code == THOLE_OK) {
+        (void)log_context_host(thole_host_name(d->host));
     }
     if (code == THOLE_OK && http_of(d) != NULL) {
-        code = http_new(d->agent, http_of(d), &d->http, st);
+        code = http_new(d->host, http_of(d), &d->http, st);
     }
     return code;
 }
 
+/* Of a host that was started. */
+static struct thole_host_state state_of(const struct daemon *d)
+{
+    struct thole_host_state s = {.size = sizeof s};
+    struct thole_status st;
+    if (thole_host_state(d->host, &s, &st) != THOLE_OK) {
+        LOG_ERROR(DAEMON, "%s", st.message);
+    }
+    return s;
+}
+
 static void banner(struct daemon *d)
 {
-    char id[UUID_TEXT_BYTES];
-    struct uuid cluster;
-    uuid_format(agent_host_id(d->agent), id);
-    printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", agent_version(),
-           agent_name(d->agent), id, text_of(d, DAEMON_DATA_DIR), agent_address(d->agent));
+    const struct thole_host_state s = state_of(d);
+    printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", thole_version(),
+           thole_host_name(d->host), s.id, text_of(d, DAEMON_DATA_DIR), thole_address(d->host));
     if (d->http != NULL) {
-        printf("  http     http%s://%s/ (metrics livez readyz version)\n",
-               agent_tls(d->agent) != NULL ? "s" : "", http_address(d->http));
+        printf("  http     http%s://%s/ (metrics livez readyz version)\n", s.tls ? "s" : "",
+               http_address(d->http));
     }
-    printf("  security %s\n", agent_tls(d->agent) != NULL ? "TLS"
-                              : agent_exposed(d->agent)
-                                  ? "NONE: plain text, and anybody who reaches it may do anything"
-                                  : "plain text, for this machine only");
-    if (agent_cluster(d->agent, &cluster)) {
-        uuid_format(&cluster, id);
-        printf("  cluster  %s\n", id);
+    printf("  security %s\n", s.tls       ? "TLS"
+                              : s.exposed ? "NONE: plain text, and anybody who reaches it may do "
+                                            "anything"
+                                          : "plain text, for this machine only");
+    if (s.member) {
+        printf("  cluster  %s\n", s.cluster);
     } else {
         printf("  cluster  not a member yet (%s)\n",
                seeds_of(d) != NULL ? seeds_of(d) : "as promised");
     }
-    printf("  try      thole --endpoints %s status\n", agent_address(d->agent));
+    printf("  try      thole --endpoints %s status\n", thole_address(d->host));
     fflush(stdout);
 }
 
-/* ---- Status for people and systemd ----------------------------------------------------------- */
+/* ---- The watchdog ---------------------------------------------------------------------------- */
 
-static bool status_changed(struct agent *a, void *ctx)
+static void probe_done(void *ctx, enum thole_code code)
 {
     struct daemon *d = ctx;
-    char why[sizeof d->last_why] = "";
-    bool ready = agent_is_ready(a, why, sizeof why);
-    return atomic_load(&d->stopping) || ready != d->last_ready || strcmp(why, d->last_why) != 0;
-}
-
-static void *status_main(void *ctx)
-{
-    struct daemon *d = ctx;
-    pthread_setname_np(pthread_self(), "status");
-    (void)log_context_host(agent_name(d->agent));
-    while (!atomic_load(&d->stopping) && !agent_is_stopping(d->agent)) {
-        if (!agent_wait(d->agent, clock_now(&clock_system) + 3600 * NS_PER_S, status_changed, d)) {
-            continue;
-        }
-        bool was = d->last_ready;
-        d->last_ready = agent_is_ready(d->agent, d->last_why, sizeof d->last_why);
-        if (d->last_ready) {
-            d->last_why[0] = 0;
-        }
-        sd_notifyf(0, "STATUS=%s%s", d->last_ready ? "ready" : "not ready: ", d->last_why);
-        if (d->last_ready && !was) {
-            LOG_INFO(DAEMON, "ready address=%s", agent_address(d->agent));
-        } else if (!d->last_ready && was && !atomic_load(&d->stopping)) {
-            LOG_WARN(DAEMON, "not ready: %s; waiting", d->last_why);
-        }
-    }
-    return NULL;
-}
-
-static void probe_done(struct router_request *r)
-{
-    struct daemon *d = CONTAINER_OF(r, struct daemon, probe);
-    bufslice_unref(r->result);
+    (void)code;
     atomic_store(&d->probe_returned, true);
     atomic_store(&d->probe_running, false);
 }
@@ -279,20 +278,17 @@ static void probe_done(struct router_request *r)
 /* Feed the watchdog for the probe that returned, and send the next one. */
 static void watchdog(struct daemon *d, uint64_t interval_us)
 {
-    struct uuid cluster;
-    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_returned, false)) {
+    struct thole_status st;
+    bool member = state_of(d).member;
+    if (!member || atomic_exchange(&d->probe_returned, false)) {
         sd_notify(0, "WATCHDOG=1");
     }
-    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_running, true)) {
+    if (!member || atomic_exchange(&d->probe_running, true)) {
         return;
     }
-    memset(&d->probe, 0, sizeof d->probe);
-    d->probe.kind = ROUTER_QUERY;
-    d->probe.shard_id = REGISTRY_SHARD_ID;
-    d->probe.stale = true;
-    d->probe.deadline_ns = clock_now(&clock_system) + interval_us * NS_PER_US;
-    d->probe.done = probe_done;
-    agent_route(d->agent, &d->probe);
+    if (thole_probe(d->host, (uint32_t)(interval_us / 1000) + 1, probe_done, d, &st) != THOLE_OK) {
+        atomic_store(&d->probe_running, false);
+    }
 }
 
 /* ---- Run ------------------------------------------------------------------------------------- */
@@ -300,11 +296,10 @@ static void watchdog(struct daemon *d, uint64_t interval_us)
 static void reload(struct daemon *d)
 {
     struct thole_status st = {0};
-    struct bus_tls *tls = agent_tls(d->agent);
-    if (tls == NULL) {
+    if (!state_of(d).tls) {
         LOG_INFO(DAEMON, "nothing to reload: there are no certificates, and options count at "
                          "start; tags and states of hosts are changed by `thole host`");
-    } else if (bus_tls_reload(tls, &st) == THOLE_OK) {
+    } else if (thole_tls_reload(d->host, &st) == THOLE_OK) {
         LOG_INFO(DAEMON, "certificates were read again");
     } else {
         LOG_ERROR(DAEMON, "cannot read the certificates again: %s; keeping the old ones",
@@ -324,11 +319,8 @@ static int run(struct daemon *d)
     if (sd_watchdog_enabled(0, &watchdog_us) > 0 && watchdog_us > 0) {
         timeout_ms = (int)(watchdog_us / 4000) + 1;
     }
-    if (pthread_create(&d->status_thread, NULL, status_main, d) == 0) {
-        d->status_running = true;
-    }
     /* The HTTP port does not look at certificate files itself, as the bus does. */
-    const bool renews = d->http != NULL && agent_tls(d->agent) != NULL;
+    const bool renews = d->http != NULL && state_of(d).tls;
     sd_notifyf(0, "READY=1\nMAINPID=%ld", (long)getpid());
     for (;;) {
         struct pollfd fds[] = {{.fd = d->signal_fd, .events = POLLIN},
@@ -338,11 +330,10 @@ static int run(struct daemon *d)
         if (n < 0 && errno != EINTR) {
             return EXIT_FAILED;
         }
-        if (atomic_load(&d->failed) && agent_needs_restart(d->agent)) {
-            return START_AGAIN;
-        }
         if (atomic_load(&d->failed)) {
-            return say(&d->failure, EXIT_FAILED);
+            bool again =
+                d->failure.code == THOLE_UNAVAILABLE && d->failure.reason == THOLE_REASON_STOPPED;
+            return again ? START_AGAIN : say(&d->failure, EXIT_FAILED);
         }
         struct signalfd_siginfo info;
         if (n > 0 && (fds[0].revents & POLLIN) && read(d->signal_fd, &info, sizeof info) > 0) {
@@ -367,23 +358,12 @@ static void stop(struct daemon *d, bool again)
     if (!again) {
         sd_notify(0, "STOPPING=1");
     }
-    atomic_store(&d->stopping, true);
-    if (d->agent != NULL) {
-        agent_signal(d->agent);
-    }
-    if (d->status_running) {
-        pthread_join(d->status_thread, NULL);
-    }
     http_free(d->http);
-    if (d->agent != NULL) {
-        agent_stop(d->agent);
-    }
+    thole_close(d->host);
     (void)log_context_host(NULL);
-    agent_free(d->agent);
     d->http = NULL;
-    d->agent = NULL;
-    d->status_running = d->last_ready = false;
-    atomic_store(&d->stopping, false);
+    d->host = NULL;
+    d->was_ready = false;
     atomic_store(&d->failed, false);
 }
 
@@ -425,14 +405,13 @@ int main(int argc, char **argv)
     struct thole_status st = {0};
     struct daemon *d = xcalloc(1, sizeof *d);
     int rc = EXIT_OK;
-    process_own();
     umask(S_IRWXG | S_IRWXO); /* RocksDB creates its files with the mode that the umask leaves */
     if (daemon_options_read(argc, argv, &d->options, &st) != THOLE_OK) {
         rc = say(&st, EXIT_USAGE);
     } else if (options_on(&d->options, DAEMON_HELP)) {
         daemon_options_print_help();
     } else if (options_on(&d->options, DAEMON_VERSION)) {
-        printf("tholed %s\n", agent_version());
+        printf("tholed %s\n", thole_version());
     } else {
         sigset_t signals;
         sigemptyset(&signals);

@@ -114,8 +114,8 @@ struct thole_options {
     uint32_t heartbeat_ms;        /* 100; at most a third of the election timeout */
     uint32_t loops, appliers;     /* threads; by cores */
     /* Called once, on any thread, when this host has failed (disk, removed from the cluster). It
-     * should make another thread call thole_close. UNAVAILABLE: then open the data directory again,
-     * for example because the host got a new replica of shard zero. */
+     * should make another thread call thole_close. UNAVAILABLE STOPPED: then open the data
+     * directory again, for example because the host got a new replica of shard zero. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *ctx;
     /* Used while this host leads shard zero. Another host is suspect after a silence between the
@@ -131,11 +131,28 @@ struct thole_options {
     uint32_t insecure;
     /* PEM files, read again when they change: see struct thole_tls. NULL: plain text. */
     const struct thole_tls *tls;
+    /* Called on a thread of its own when the host becomes ready (thole_wait_ready), ceases to be,
+     * or waits for something else; `why` is "" when it is ready. It may block, but must not call
+     * thole_close, which waits for it. */
+    void (*ready)(void *ctx, bool ready, const char *why);
+    /* A descriptor that is readable once the program wants to stop: a wait in thole_start then ends
+     * with CANCELLED. 0: none. */
+    int stop_fd;
 };
+#ifdef __cplusplus
+static inline thole_options thole_options_init()
+{
+    thole_options o = thole_options();
+    o.size = (uint32_t)sizeof o;
+    return o;
+}
+#define THOLE_OPTIONS_INIT thole_options_init()
+#else
 #define THOLE_OPTIONS_INIT                   \
     {                                        \
         .size = sizeof(struct thole_options) \
     }
+#endif
 
 /* Copy the options; opens nothing. INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_new(const struct thole_options *options,
@@ -160,6 +177,47 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_wait_ready(struct thole *t, uin
 THOLE_API void thole_close(struct thole *t);
 THOLE_API const char *thole_address(const struct thole *t); /* advertised; "" before thole_start */
 THOLE_API const char *thole_host_name(const struct thole *t);
+
+/* ---- Running a host as a service (hosts only, after thole_start) ----------------------------- */
+
+struct thole_host_state {
+    uint32_t size;         /* sizeof(struct thole_host_state), set by the caller */
+    bool member;           /* of a cluster */
+    bool registry;         /* its replica of shard zero runs */
+    bool ready;            /* see thole_wait_ready */
+    bool tls;              /* serves over TLS */
+    bool exposed;          /* plain text, and others reach it: anybody may do anything */
+    char waiting_for[200]; /* why it is not ready; "" */
+    char id[THOLE_ID_BYTES];
+    char cluster[THOLE_ID_BYTES]; /* "" until the cluster is formed */
+    uint64_t incarnation;         /* counts the starts of the host */
+};
+/* FAILED_PRECONDITION: the host has not been started. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_host_state(struct thole *t,
+                                                            struct thole_host_state *io,
+                                                            struct thole_status *st);
+/* Send a read through a loop and an applier of this host, as a watchdog may. `done` comes once, on
+ * any thread, and must not block. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_probe(struct thole *t, uint32_t timeout_ms,
+                                                       void (*done)(void *ctx,
+                                                                    enum thole_code code),
+                                                       void *ctx, struct thole_status *st);
+/* The metrics of the process in Prometheus' text format: malloced, the caller frees it. On a client
+ * as well. */
+THOLE_API char *thole_metrics(struct thole *t);
+/* Read the certificates again now, instead of in a few seconds. FAILED_PRECONDITION: plain text;
+ * else as thole_start, and the old certificates stay in use. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_tls_reload(struct thole *t,
+                                                            struct thole_status *st);
+/* The certificate and the key in use, in PEM, for another server of this program: malloced, the
+ * caller frees them. Returns a number that changes when they do; with `ret_cert` NULL only that. 0:
+ * plain text. */
+THOLE_API uint64_t thole_tls_pem(struct thole *t, char **ret_cert, char **ret_key);
+/* May another server of this program listen in plain text at `address` (HOST:PORT)? Only on the
+ * loopback, or with `insecure`. `what` names the option in the message. INVALID_ARGUMENT. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_check_plain(const char *what, const char *address,
+                                                             bool insecure,
+                                                             struct thole_status *st);
 
 /* ---- Clients --------------------------------------------------------------------------------- */
 
