@@ -70,7 +70,7 @@ static void route_done(struct router_request *route)
 
     if (st.reason == THOLE_REASON_NO_SUCH_SHARD && !r->anew) {
         r->anew = true;
-        agent_resolve_anew(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), route->deadline_ns,
+        agent_resolve_anew(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), 0, route->deadline_ns,
                            shard_found, r);
         return;
     }
@@ -142,7 +142,8 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
     r->route.payload = (struct bufslice){b, slice_of(b->data, b->size)};
     r->route.done = route_done;
     r->route.ctx = r;
-    agent_resolve(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), r->route.deadline_ns, shard_found, r);
+    agent_resolve(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), 0, r->route.deadline_ns, shard_found,
+                  r);
 }
 
 /* ---- Calls ----------------------------------------------------------------------------------- */
