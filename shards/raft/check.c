@@ -203,7 +203,7 @@ static void check_timers(const struct raft *r)
                r->lead->quorum_deadline_ms == RAFT_NEVER_MS);
         return;
     }
-    ASSERT((deadline != RAFT_NEVER_MS) == raft__has_election_timer(r));
+    ASSERT((deadline != RAFT_NEVER_MS) == raft__has_timer(r));
     ASSERT(deadline == RAFT_NEVER_MS || deadline <= r->now_ms + r->election_timeout_ms);
 }
 

@@ -68,6 +68,44 @@ void raft__campaign(struct raft *r, bool transfer)
     request_votes(r);
 }
 
+static void forget_leader(struct raft *r)
+{
+    r->leader = 0;
+    r->status_changed = true;
+    raft__reads_fail(r); /* they were sent to it */
+}
+
+/* A message that promises nothing, and wakes who gets it: a sleeping leader sends heartbeats then.
+ * The leader may sleep rightly, and only this replica have been awoken. */
+static void ask_for_leader(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    struct raft_message m = {.kind = RAFT_MSG_HEARTBEAT_REPLY, .term = r->term};
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        m.to = c->members[i].replica_id;
+        if (m.to != r->options.replica_id && (r->leader == 0 || r->leader == m.to) &&
+            raft_config_is_voter(c, m.to)) {
+            raft__send(r, m, 0);
+        }
+    }
+}
+
+void raft__leader_is_silent(struct raft *r)
+{
+    ASSERT(r->role != RAFT_LEADER && !r->asleep && raft__has_timer(r));
+    raft__rearm_election(r);
+    if (raft__has_election_timer(r)) {
+        raft__campaign(r, false);
+        return;
+    }
+    if (r->leader != 0 && r->awake->asked) {
+        forget_leader(r);
+    }
+    ask_for_leader(r);
+    r->awake->asked = true;
+}
+
 enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole_status *st)
 {
     raft__begin(r, now_ms);
@@ -77,9 +115,7 @@ enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole
     }
     if (r->role == RAFT_FOLLOWER && r->leader != 0) {
         raft__wake(r, r->now_ms);
-        r->leader = 0;
-        r->status_changed = true;
-        raft__reads_fail(r); /* they were sent to it */
+        forget_leader(r);
     }
     raft__check(r);
     return THOLE_OK;

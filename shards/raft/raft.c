@@ -165,8 +165,7 @@ void raft_tick(struct raft *r, uint64_t now_ms)
     if (r->role == RAFT_LEADER && !r->asleep) {
         raft__lead_tick(r);
     } else if (!r->asleep && r->now_ms >= r->awake->election_deadline_ms) {
-        raft__rearm_election(r);
-        raft__campaign(r, false);
+        raft__leader_is_silent(r);
     }
     raft__check(r);
 }

@@ -89,6 +89,7 @@ struct raft_awake {
     uint64_t answering, answering_incarnation; /* the sender of the message being received */
     uint64_t answering_sent_ms;                /* of that message */
     uint64_t election_deadline_ms;
+    bool asked; /* a learner or witness: it has asked for the leader and heard nothing since */
     uint64_t busy_ms;       /* leader: the last activity; RAFT_NEVER_MS: after the last tick */
     uint64_t force_index;   /* raft_force's entry, until it is durable; 0: none */
     uint64_t force_token;   /* the write that makes it durable; 0: not harvested */
@@ -144,6 +145,8 @@ void raft__set_vote(struct raft *r, uint64_t vote);
 /* A message of this term's leader arrived. Moves the election deadline; draws no new timeout. */
 void raft__heard_leader(struct raft *r, uint64_t leader);
 bool raft__has_election_timer(const struct raft *r);
+/* Also true for a learner and a witness: see raft__leader_is_silent. */
+bool raft__has_timer(const struct raft *r);
 void raft__rearm_election(struct raft *r);
 void raft__redraw_election(struct raft *r);
 /* The only voter need not wait for a leader: let it campaign as soon as it may. */
@@ -152,6 +155,10 @@ void raft__hurry_if_only_voter(struct raft *r);
 /* election.c */
 bool raft__may_campaign(const struct raft *r);
 void raft__campaign(struct raft *r, bool transfer);
+/* The timer expired. A replica that can campaign does so. Another one (a learner, a witness) asks
+ * for the leader, and forgets the one that it asked in vain: it may have been deposed by voters
+ * that this replica does not reach. */
+void raft__leader_is_silent(struct raft *r);
 void raft__count_vote(struct raft *r, uint64_t from, bool granted);
 void raft__self_vote_durable(struct raft *r);
 

@@ -88,10 +88,16 @@ bool raft__has_election_timer(const struct raft *r)
            m != NULL && (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER);
 }
 
+bool raft__has_timer(const struct raft *r)
+{
+    return r->role != RAFT_LEADER && !r->removed && !r->superseded &&
+           raft_config_find(raft__config(r), r->options.replica_id) != NULL;
+}
+
 void raft__rearm_election(struct raft *r)
 {
     r->awake->election_deadline_ms =
-        raft__has_election_timer(r) ? r->now_ms + r->election_timeout_ms : RAFT_NEVER_MS;
+        raft__has_timer(r) ? r->now_ms + r->election_timeout_ms : RAFT_NEVER_MS;
 }
 
 void raft__redraw_election(struct raft *r)
@@ -113,7 +119,7 @@ static bool is_only_voter(const struct raft *r)
 
 void raft__hurry_if_only_voter(struct raft *r)
 {
-    if (r->awake->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
+    if (raft__has_election_timer(r) && is_only_voter(r)) {
         /* With leases a leader of an earlier, larger configuration may rely on a promise. */
         r->awake->election_deadline_ms = r->now_ms;
         if (raft__promised(r)) {
@@ -181,5 +187,6 @@ void raft__heard_leader(struct raft *r, uint64_t leader)
     ASSERT(r->role != RAFT_LEADER && leader != 0 && leader != r->options.replica_id);
     raft__become_follower(r, r->term, leader);
     r->contact_ms = r->now_ms;
+    r->awake->asked = false;
     raft__rearm_election(r);
 }

@@ -285,7 +285,7 @@ TEST(parts)
         {"before->deadline_ms <= w->deadline_ms", read_out_of_order, false},
         {"(i < q->started)", read_of_no_round, false},
         {"o->withheld[i].token", waits_for_no_write, false},
-        {"raft__has_election_timer", no_timer, false},
+        {"raft__has_timer", no_timer, false},
     };
     (void)state;
     follow();

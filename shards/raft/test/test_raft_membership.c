@@ -765,6 +765,83 @@ TEST(malformed_change_is_a_no_op)
     cluster_deinit(&c);
 }
 
+/* Voters 1 and 2, a witness 3 and a learner 4. */
+static void start_with_witness_and_learner(void)
+{
+    AUTO_CONFIG config = config_of((uint64_t[]){1, 2, 3}, 3, (uint64_t[]){4}, 1);
+
+    config.members[2].role = RAFT_WITNESS;
+    cluster_init_config(&c, &config, 61);
+    cluster_make_leader(&c, 1);
+    cluster_run(&c, 2 * HEARTBEAT_MS);
+    assert_int_equal(node_status(&c.nodes[3]).leader, 1);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 1);
+}
+
+/* The leader steps down because it reaches no quorum. Nothing is sent any more, and a learner and a
+ * witness have no election that would make them doubt the leader. */
+TEST(a_learner_and_a_witness_forget_a_leader_that_stepped_down)
+{
+    (void)state;
+    start_with_witness_and_learner();
+    cluster_isolate(&c, 2);
+    cluster_isolate(&c, 3); /* the leader reaches the learner alone */
+    cluster_run(&c, 6 * TIMEOUT_MS);
+    assert_int_not_equal(node_role(&c, 1), RAFT_LEADER);
+    assert_int_equal(node_status(&c.nodes[3]).leader, 0);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 0);
+    cluster_heal(&c);
+    uint64_t leader = cluster_elect(&c, 10 * TIMEOUT_MS);
+    cluster_run(&c, 2 * HEARTBEAT_MS);
+    assert_int_equal(node_status(&c.nodes[3]).leader, leader);
+    assert_int_equal(node_status(&c.nodes[4]).leader, leader);
+    cluster_deinit(&c);
+}
+
+/* A learner that hears its leader keeps it. After the last message it asks once, and forgets the
+ * leader that does not answer. */
+TEST(a_learner_forgets_a_leader_that_it_asked_in_vain)
+{
+    (void)state;
+    start_with_witness_and_learner();
+    cluster_run(&c, 5 * TIMEOUT_MS);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 1);
+    cluster_isolate(&c, 4);
+    cluster_run(&c, 2 * TIMEOUT_MS - HEARTBEAT_MS);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 1);
+    cluster_run(&c, 2 * TIMEOUT_MS + HEARTBEAT_MS);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 0);
+    assert_int_equal(node_role(&c, 4), RAFT_FOLLOWER);
+    assert_int_equal(node_term(&c, 4), node_term(&c, 1));
+    cluster_heal(&c);
+    cluster_run(&c, 2 * HEARTBEAT_MS);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 1);
+    cluster_deinit(&c);
+}
+
+/* All sleep, and one learner is woken by a late message. It must not take the silence of a group
+ * that sleeps for the end of its leader. */
+TEST(a_learner_that_wakes_alone_wakes_its_leader)
+{
+    (void)state;
+    AUTO_CONFIG config = config_of((uint64_t[]){1, 2}, 2, (uint64_t[]){3}, 1);
+    cluster_init_config(&c, &config, 61);
+    for (uint64_t id = 1; id <= 3; id++) {
+        c.nodes[id].options.sleep_after_ms = TIMEOUT_MS;
+        node_restart(&c, id);
+    }
+    cluster_make_leader(&c, 1);
+    cluster_run(&c, 4 * TIMEOUT_MS);
+    assert_true(raft_asleep(c.nodes[1].raft) && raft_asleep(c.nodes[3].raft));
+    raft_wake(c.nodes[3].raft, 0, c.now_ms);
+    cluster_run(&c, 3 * TIMEOUT_MS);
+    assert_int_equal(node_status(&c.nodes[3]).leader, 1);
+    cluster_run(&c, 4 * TIMEOUT_MS);
+    assert_true(raft_asleep(c.nodes[1].raft) && raft_asleep(c.nodes[3].raft));
+    assert_int_equal(node_status(&c.nodes[3]).leader, 1);
+    cluster_deinit(&c);
+}
+
 TEST(witness_gets_no_payload_votes_and_never_leads)
 {
     AUTO_CONFIG config = config_of((uint64_t[]){1, 2, 3}, 3, NULL, 0);
@@ -1048,6 +1125,9 @@ int main(void)
         RUN(joiner_is_passive),
         RUN(stale_revision_becomes_a_no_op_when_applied),
         RUN(malformed_change_is_a_no_op),
+        RUN(a_learner_and_a_witness_forget_a_leader_that_stepped_down),
+        RUN(a_learner_forgets_a_leader_that_it_asked_in_vain),
+        RUN(a_learner_that_wakes_alone_wakes_its_leader),
         RUN(witness_gets_no_payload_votes_and_never_leads),
         RUN(config_at_follows_the_log),
         RUN(pending_change_is_dropped_with_the_log_that_held_it),

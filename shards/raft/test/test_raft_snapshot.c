@@ -108,7 +108,10 @@ TEST(restore_voter_to_learner)
     (void)state;
     solo_init(&c, 3);
     assert_true(install(2, 11, 11, 11, &config));
-    assert_int_equal(raft_deadline_ms(c.nodes[1].raft), UINT64_MAX); /* does not campaign */
+    cluster_run(&c, 4 * TIMEOUT_MS); /* forgets its leader, and does not campaign */
+    assert_int_equal(node_role(&c, 1), RAFT_FOLLOWER);
+    assert_int_equal(status(1).leader, 0);
+    assert_int_equal(status(1).term, 11);
     cluster_deinit(&c);
 }
 
@@ -118,9 +121,11 @@ TEST(restore_learner_promotion)
     AUTO_CONFIG after = three();
     (void)state;
     solo_init_config(&c, &before);
-    assert_int_equal(raft_deadline_ms(c.nodes[1].raft), UINT64_MAX);
+    cluster_run(&c, 2 * TIMEOUT_MS);
+    assert_int_equal(node_role(&c, 1), RAFT_FOLLOWER);
     assert_true(install(2, 11, 11, 11, &after));
-    assert_true(raft_deadline_ms(c.nodes[1].raft) < UINT64_MAX);
+    cluster_run(&c, 2 * TIMEOUT_MS);
+    assert_int_equal(node_role(&c, 1), RAFT_PRE_CANDIDATE);
     cluster_deinit(&c);
 }
 
