@@ -427,7 +427,7 @@ void hostctl_leader_moved(struct hostctl *h, uint64_t shard_id, uint64_t from, u
     *m = (struct ctl_move){.msg.kind = MSG_MOVE, .shard_id = shard_id, .from = from, .to = to};
     m->by = stopping ? "shutdown" : "disk";
     snprintf(m->why, sizeof m->why, "%s",
-             stopping ? "its host is being stopped" : "its host has little free space");
+             stopping ? "its host is being stopped" : "its disk is nearly full, or hangs");
     if (!worker_post_internal(h->worker, &m->msg)) {
         free(m);
     }

@@ -164,6 +164,9 @@ void hostctl__local_events_done(struct hostctl *h, struct ctl_op *op)
     h->events_after_ms = h->now_ms + h->o.retry_ms;
     if (answered && op->code == THOLE_OK) {
         h->events_after_ms = h->now_ms;
+    }
+    /* Only after a report of the disk: the view does not advance while the disk hangs. */
+    if (h->events_disk && answered && op->code == THOLE_OK) {
         h->events_revision = op->revision;
     }
     if (!h->events_disk && answered && op->code == THOLE_OK) {

@@ -229,8 +229,7 @@ static const char *describe_zero_problem(struct agent *a, const struct registry_
     const struct availability_check check = agent_availability_begin(a, v);
     const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
     if (check.view_age_ms > 0) {
-        snprintf(text, size, "no leader of shard zero has been known for %.1f s",
-                 (double)check.view_age_ms / 1000);
+        snprintf(text, size, "%s for %.1f s", check.view_problem, (double)check.view_age_ms / 1000);
     } else if (row != NULL) {
         agent_check_shard(&check, row, &now);
     }

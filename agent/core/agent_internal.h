@@ -63,6 +63,7 @@ struct agent {
     _Atomic bool repairing;
     struct outages *outages;       /* outages.h */
     _Atomic uint64_t zero_lost_ns; /* since when shard zero's leader is unknown; 0: it is known */
+    _Atomic uint64_t stalled_ns;   /* since when a write of the log hangs; 0: none does */
 
     pthread_t bootstrap_thread;
     bool bootstrap_running;

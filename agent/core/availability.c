@@ -4,7 +4,7 @@
  * without a leader of shard zero no row is written. So a shard counts as available only if its row
  * says so and this host can confirm, now:
  *
- *   the view     shard zero has a leader; otherwise the rows are outdated
+ *   the view     shard zero has a leader, and this host can write; otherwise the rows are outdated
  *   the spec     placement has seen the current generation
  *   the leader   the local replica knows a leader whose host is connected and can write;
  *                without a local replica, the row names one whose host is also live by its row
@@ -50,6 +50,23 @@ uint64_t agent_view_age_ms(struct agent *a)
     note_zero_leader(a, &s);
     uint64_t now = clock_now(&clock_system), lost = atomic_load(&a->zero_lost_ns);
     return lost == 0 ? 0 : 1 + (now > lost ? now - lost : 0) / NS_PER_MS;
+}
+
+void agent__outages_disk_changed(struct agent *a)
+{
+    uint64_t since = 0;
+    if (engine_disk(a->engine) != ENGINE_DISK_STALLED) {
+        atomic_store(&a->stalled_ns, 0);
+    } else {
+        (void)atomic_compare_exchange_strong(&a->stalled_ns, &since, clock_now(&clock_system));
+    }
+}
+
+/* For how long this host has not been able to write what would change its view. */
+static uint64_t stalled_ms(struct agent *a)
+{
+    uint64_t now = clock_now(&clock_system), since = atomic_load(&a->stalled_ns);
+    return since == 0 ? 0 : 1 + (now > since ? now - since : 0) / NS_PER_MS;
 }
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
@@ -311,7 +328,13 @@ static uint64_t age_ms(uint64_t since_ns)
 
 struct availability_check agent_availability_begin(struct agent *a, const struct registry_view *v)
 {
-    return (struct availability_check){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
+    uint64_t stalled = stalled_ms(a), age_ms = agent_view_age_ms(a);
+    return (struct availability_check){
+        .agent = a,
+        .view = v,
+        .view_age_ms = age_ms > stalled ? age_ms : stalled,
+        .view_problem = age_ms > stalled ? "this host has known no leader of shard zero"
+                                         : "a write to the log of this host has not ended"};
 }
 
 struct votes {
@@ -524,10 +547,9 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     ret->spec_pending =
         generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
     if (check->view_age_ms > 0) {
-        report_unavailable(
-            ret, check->view_age_ms, "ViewOld",
-            "this host has known no leader of shard zero for %.1f s: what it shows is that old",
-            (double)check->view_age_ms / 1000);
+        report_unavailable(ret, check->view_age_ms, "ViewOld",
+                           "%s for %.1f s: what it shows is that old", check->view_problem,
+                           (double)check->view_age_ms / 1000);
     } else if (thole_v1_Shard_deleting(row)) {
         report_unavailable(ret, 0, "Removing", "the shard is being deleted");
     } else if (ret->spec_pending && ret->available) {

@@ -12,5 +12,7 @@ void agent__outages_free(struct outages *f);
 bool agent__outages_update(struct agent *a, const struct registry_view *v);
 /* This host's replica of a shard changed. Any thread. */
 void agent__outages_replica_changed(struct agent *a, const struct engine_replica_status *s);
+/* The state of this host's disk changed. Any thread. */
+void agent__outages_disk_changed(struct agent *a);
 
 #endif

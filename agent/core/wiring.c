@@ -79,6 +79,7 @@ static void on_disk_changed(void *ctx)
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    agent__outages_disk_changed(a);
     if (h != NULL) {
         hostctl_disk_changed(h);
     }

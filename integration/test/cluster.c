@@ -420,6 +420,20 @@ void expect_lines(struct cluster *c, int via, const char *command, const char *n
     eventually(60000, what, lines_match, &e);
 }
 
+static bool says(void *ctx)
+{
+    const struct expect *e = ctx;
+    char out[CLI_OUTPUT_BYTES];
+    (void)cli(e->c, e->via, out, sizeof out, "%s", e->command);
+    return strstr(out, e->needle) != NULL;
+}
+
+void expect_soon(struct cluster *c, int via, int ms, const char *command, const char *text)
+{
+    eventually(ms, text, says,
+               &(struct expect){.c = c, .via = via, .command = command, .needle = text});
+}
+
 static bool has_leader(void *ctx)
 {
     struct expect *e = ctx;

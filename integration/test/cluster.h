@@ -88,6 +88,8 @@ struct expect {
     int lines;
 };
 void expect_lines(struct cluster *c, int via, const char *command, const char *needle, int lines);
+/* The same until it prints `text`, within `ms`; whether it succeeds does not matter. */
+void expect_soon(struct cluster *c, int via, int ms, const char *command, const char *text);
 /* Wait until the shard has a leader, and return its host. */
 int leader_of(struct cluster *c, int via, const char *shard);
 

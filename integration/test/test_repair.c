@@ -16,33 +16,13 @@ static const char *const spec = "kind: Shard\n"
                                 "name: orders\n"
                                 "spec: {type: kv, voters: 3}\n";
 
-struct look {
-    struct cluster *c;
-    int via;
-    const char *command, *wanted;
-};
-
-static bool says(void *ctx)
-{
-    struct look *l = ctx;
-    static char out[65536];
-    return cli(l->c, l->via, out, sizeof out, "%s", l->command) == 0 &&
-           strstr(out, l->wanted) != NULL;
-}
-
-static void says_eventually(struct cluster *c, int via, int ms, const char *command,
-                            const char *wanted)
-{
-    eventually(ms, command, says, &(struct look){c, via, command, wanted});
-}
-
 /* Everything that was acknowledged has been applied on host 0. */
 static void settle_on(struct cluster *c)
 {
     for (int i = 0; i < 20; i++) {
         cli_ok(c, 0, "kv put orders key%d value%d", i, i);
     }
-    says_eventually(c, 0, 10000, "kv get --stale orders key19", "value19");
+    expect_soon(c, 0, 10000, "kv get --stale orders key19", "value19");
 }
 
 static void check_values(struct cluster *c, int via)
@@ -115,11 +95,11 @@ static void test_two_of_three_hosts_lost_everything_is_repaired(void **state)
     assert_non_null(strstr(cli_ok(c, 0, "repair shard orders --yes"), "repaired"));
     check_values(c, 0);
     cli_ok(c, 0, "kv put orders after repair");
-    says_eventually(c, 0, 10000, "get events", "ReplicaRetired");
+    expect_soon(c, 0, 10000, "get events", "ReplicaRetired");
 
     /* One host is lost for good. The other returns with its disk and gets new replicas. */
-    says_eventually(c, 0, 20000, "get host h2", "dead");
-    says_eventually(c, 0, 20000, "get host h3", "dead");
+    expect_soon(c, 0, 20000, "get host h2", "dead");
+    expect_soon(c, 0, 20000, "get host h3", "dead");
     cli_ok(c, 0, "host decommission h3");
     host_restart(c, 1);
     cluster_wait_ready(c, 1, 20000);
@@ -144,7 +124,7 @@ static void test_hosts_with_a_newer_shard_zero_return_after_its_repair(void **st
     apply_yaml(c, 0, spec);
     settle_on(c);
     host_kill(c, 0);
-    says_eventually(c, 1, 20000, "get host h1", "dead"); /* nothing is placed there */
+    expect_soon(c, 1, 20000, "get host h1", "dead"); /* nothing is placed there */
     cli_ok(c, 1, "kv put orders more value");
     apply_yaml(c, 1, "kind: Shard\nname: unknown\nspec: {type: kv, voters: 2}\n");
     cli_ok(c, 1, "kv put unknown secret value");
@@ -153,9 +133,9 @@ static void test_hosts_with_a_newer_shard_zero_return_after_its_repair(void **st
     assert_int_equal(cli(c, 0, out, sizeof out, "repair zero %s --yes", c->hosts[0].data_dir), 0);
     host_restart(c, 0);
     cluster_wait_ready(c, 0, 20000);
-    says_eventually(c, 0, 10000, "get events", "ShardZeroRepaired");
-    says_eventually(c, 0, 20000, "get host h2", "dead");
-    says_eventually(c, 0, 20000, "get host h3", "dead");
+    expect_soon(c, 0, 10000, "get events", "ShardZeroRepaired");
+    expect_soon(c, 0, 20000, "get host h2", "dead");
+    expect_soon(c, 0, 20000, "get host h3", "dead");
     apply_yaml(c, 0, "kind: Shard\nname: fresh\nspec: {type: kv, voters: 1}\n");
     cli_ok(c, 0, "kv put fresh mine value");
     host_restart(c, 1);

@@ -348,7 +348,8 @@ struct loop {
     bool handing_over;
     struct control *hand_over; /* answered when nothing is left, or at hand_over_ms (real time) */
     uint64_t hand_over_ms;
-    uint64_t low_space_due_ms; /* real: next check of the leaderships here while space is low */
+    uint64_t
+        disk_due_ms; /* real: next check of the leaderships here while the disk cannot be written */
     /* Read by loop 0. 0: not in a turn; no batch at the writer. */
     _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
@@ -424,8 +425,8 @@ void engine__control_fail_all(struct replica *r, const struct thole_status *st);
 void engine__control_fail_transfers(struct replica *r, const struct thole_status *st);
 /* handover.c */
 void engine__hand_over_begin(struct loop *l, struct control *c);
-bool engine__hand_over_run(struct loop *l);       /* true: there is something to harvest */
-bool engine__hand_over_low_space(struct loop *l); /* likewise */
+bool engine__hand_over_run(struct loop *l);  /* true: there is something to harvest */
+bool engine__hand_over_disk(struct loop *l); /* likewise */
 void engine__hand_over_check(struct loop *l, struct replica *r);
 void engine__hand_over_end(struct loop *l); /* answers the command */
 /* proposals.c */
@@ -436,6 +437,8 @@ void engine__proposals_flush(struct loop *l, struct replica *r);
 void engine__proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j);
 void engine__proposals_installed(struct loop *l, struct replica *r, uint64_t index);
 void engine__proposals_end(struct loop *l, struct replica *r, const struct thole_status *st);
+/* Fail all outstanding ones as OUTCOME_UNKNOWN: this replica does not lead, and its log hangs. */
+void engine__proposals_abandon(struct loop *l, struct replica *r);
 void engine__pending_push(struct replica *r, const struct pending *p);
 void engine__pending_trim(struct loop *l, struct replica *r, uint64_t first);
 void engine__proposal_expired(struct loop *l, struct engine_request *q);

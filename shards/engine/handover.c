@@ -1,4 +1,4 @@
-/* Moves leaderships to other hosts: before a clean stop, and while the disk is nearly full.
+/* Moves leaderships to other hosts: before a clean stop, and while the disk is nearly full or hangs.
  *
  * Before a clean stop, every group that is led here and has another voter is transferred to its
  * best voter. All transfers run at once, each as soon as its core can. Groups that this host comes
@@ -8,9 +8,10 @@
  * heard from the new leaders, which may need its vote. It knows the outcome of every proposal that
  * it appended, so that each caller gets its answer before the host is gone.
  *
- * While the disk is nearly full, every group goes to the voter with the longest log among those
- * whose hosts are alive and report enough space. Without such a voter the leadership stays here. A
- * stalled log needs no transfer: its leaders send nothing, and followers elect others. */
+ * While the disk is nearly full, or a write of the log hangs, every group goes to the voter with the
+ * longest log among those whose hosts are alive and report enough space. Without such a voter the
+ * leadership stays here. A group that waits for the write that hangs has its core step down and
+ * name a successor (raft__lead_tick). */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include "base/log.h"
 #include "shards/engine/engine_internal.h"
 
-#define LOW_SPACE_RETRY_MS 200 /* between checks of the leaderships here */
+#define DISK_RETRY_MS 200 /* between checks of the leaderships here */
 
 struct hand_over {
     _Atomic uint32_t loops; /* that are not done */
@@ -141,7 +142,7 @@ bool engine__hand_over_run(struct loop *l)
     return changed;
 }
 
-/* ---- A disk that is nearly full -------------------------------------------------------------- */
+/* ---- A disk that cannot be written ----------------------------------------------------------- */
 
 void engine__disk_changed(struct engine *e)
 {
@@ -191,21 +192,25 @@ static uint64_t find_target(struct loop *l, const struct replica *r)
     return best;
 }
 
-bool engine__hand_over_low_space(struct loop *l)
+bool engine__hand_over_disk(struct loop *l)
 {
     size_t it = 0;
     bool changed = false;
     struct replica *r;
     struct thole_status st;
-    if (l->real_ms < l->low_space_due_ms) {
+    if (l->real_ms < l->disk_due_ms) {
         return false;
     }
     bool low = atomic_load_explicit(&l->e->low_space, memory_order_relaxed);
-    l->low_space_due_ms = low ? l->real_ms + LOW_SPACE_RETRY_MS : UINT64_MAX;
-    if (!low || l->handing_over || CANARY(low_space_leads)) {
+    bool stalled = atomic_load_explicit(&l->e->stalled, memory_order_relaxed);
+    l->disk_due_ms = low || stalled ? l->real_ms + DISK_RETRY_MS : UINT64_MAX;
+    if ((!low && !stalled) || l->handing_over || (low && CANARY(low_space_leads))) {
         return false;
     }
     while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
+        if (stalled && r->state == GROUP_RUNNING && !r->led && r->work != NULL) {
+            engine__proposals_abandon(l, r); /* their outcome cannot be learned here */
+        }
         if (r->state != GROUP_RUNNING || !r->led || work_of(r)->status.transfer_target != 0) {
             continue;
         }
@@ -213,8 +218,8 @@ bool engine__hand_over_low_space(struct loop *l)
         if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK) {
             continue;
         }
-        LOG_INFO(ENGINE, "leadership transfer begun reason=low_space shard=%" PRIu64 " to=%" PRIu64,
-                 r->shard_id, target);
+        LOG_INFO(ENGINE, "leadership transfer begun reason=%s shard=%" PRIu64 " to=%" PRIu64,
+                 low ? "low_space" : "disk_stalled", r->shard_id, target);
         r->handed_over = true;
         changed = true;
         engine__loop_dirty(l, r);

@@ -286,6 +286,17 @@ void engine__proposals_end(struct loop *l, struct replica *r, const struct thole
     }
 }
 
+void engine__proposals_abandon(struct loop *l, struct replica *r)
+{
+    ASSERT(!r->led && worker_is_current(l->w));
+    while (work_of(r)->pending.count > 0) {
+        struct pending p = pop_front(&work_of(r)->pending);
+        metric_add(&engine_pending, -1);
+        fail_pending(l, &p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                     "a write to the log of this host hangs; another replica may have the entry");
+    }
+}
+
 void engine__proposal_expired(struct loop *l, struct engine_request *q)
 {
     struct replica *r = map_get(&l->by_shard, q->shard_id);

@@ -464,7 +464,7 @@ void engine__control_handle(struct loop *l, struct control *c)
         engine__seed_begin(l, c);
         break;
     case CONTROL_DISK:
-        l->low_space_due_ms = l->real_ms;
+        l->disk_due_ms = l->real_ms;
         engine__control_answer(c);
         break;
     case CONTROL_ANSWER:

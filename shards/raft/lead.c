@@ -215,7 +215,12 @@ void raft__lead_tick(struct raft *r)
         r->lead->quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
     }
     if (raft__writer_stalled(r)) {
-        raft__become_follower(r, r->term, 0); /* its disk hangs: another replica may do better */
+        /* Its disk hangs. The successor need not wait until it misses this leader. */
+        uint64_t successor = raft__transfer_choose(r);
+        if (successor != 0) {
+            raft__timeout_now(r, successor);
+        }
+        raft__become_follower(r, r->term, 0);
         return;
     }
     if (r->now_ms >= r->lead->quorum_deadline_ms && !check_quorum(r)) {

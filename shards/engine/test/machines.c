@@ -75,6 +75,9 @@ static enum thole_code tally_query(void *machine, const void *view, struct thole
                                    struct thole_sink *answer, struct thole_status *st)
 {
     const struct tally_machine *m = machine;
+    if (atomic_load(&m->ctx->damaged)) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "a table cannot be read");
+    }
     if (query.size > 0 && *(const char *)query.data == '!') {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "bad query");
     }

@@ -19,8 +19,9 @@ struct tally {
 
 struct tally_ctx {
     bool poisoned;
-    size_t ballast; /* bytes that a snapshot carries on top */
-    size_t padding; /* ... and a result */
+    _Atomic bool damaged; /* queries meet damage */
+    size_t ballast;       /* bytes that a snapshot carries on top */
+    size_t padding;       /* ... and a result */
     /* The most entries in one call. Hosts of one process may share the context and apply at
      * once. */
     _Atomic size_t batch;

@@ -2,6 +2,7 @@
  * watches. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,40 @@ static void test_engine_failing_machine_stops_alone(void **state)
     op_free(o);
     propose_ok(c, "y");
     assert_int_equal(query_ok(c, cluster_leader(c)).count, 3);
+    cluster_free(c);
+}
+
+/* The caller is told to try another replica, not that data is lost. The replica fails, so another
+ * one leads, and nothing else is asked of the damaged data. */
+static void test_engine_query_that_meets_damage_fails_its_replica(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 59);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int bad = cluster_leader(c);
+    atomic_store(&c->hosts[bad].tally.damaged, true);
+    struct op *a = op_query(c, bad), *b = op_query_stale(c, bad, 0);
+    op_wait(a);
+    op_wait(b);
+    assert_int_equal(a->r.status.code, THOLE_UNAVAILABLE);
+    assert_int_equal(a->r.status.reason, THOLE_REASON_MACHINE_FAILED);
+    assert_int_equal(b->r.status.code, THOLE_UNAVAILABLE);
+    assert_int_equal(a->r.result.bytes.size + b->r.result.bytes.size, 0);
+    op_free(a);
+    op_free(b);
+    RUN_UNTIL(c, 2000, status_of(c, bad).failed);
+    assert_non_null(strstr(status_of(c, bad).failure, "a table cannot be read"));
+    assert_false(status_of(c, bad).unopened);
+    assert_int_equal(c->hosts[bad].host_failed, 0);
+    atomic_store(&c->hosts[bad].tally.damaged, false); /* it stays failed all the same */
+    struct op *o = op_query_stale(c, bad, 0);
+    op_wait(o);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_MACHINE_FAILED);
+    op_free(o);
+    RUN_UNTIL(c, 20000, cluster_leader(c) >= 0 && cluster_leader(c) != bad);
+    propose_ok(c, "y");
+    assert_int_equal(query_ok(c, cluster_leader(c)).count, 2);
     cluster_free(c);
 }
 
@@ -291,10 +326,14 @@ static void test_engine_hung_writer_loses_leadership(void **state)
     struct loop *l = c->hosts[leader].engine->loops[0];
     struct write_batch stuck = {.loop = l};
     assert_null(l->in_flight);
-    stuck.posted_ns = 1;
+    stuck.posted_ns = cluster_now(c);
     l->in_flight = &stuck;
     atomic_store(&l->in_flight_since_ns, stuck.posted_ns);
+    struct op *waiting = op_propose(c, leader, "outcome unknown");
     RUN_UNTIL(c, 20000, cluster_leader(c) >= 0 && cluster_leader(c) != leader);
+    RUN_UNTIL(c, 1000, waiting->done); /* long before its deadline */
+    assert_int_equal(waiting->r.status.code, THOLE_UNKNOWN);
+    op_free(waiting);
     struct op *o = op_propose(c, leader, "refused");
     op_wait(o);
     assert_int_equal(o->r.status.code, THOLE_UNAVAILABLE);
@@ -303,7 +342,7 @@ static void test_engine_hung_writer_loses_leadership(void **state)
     atomic_store(&l->in_flight_since_ns, 0);
     propose_ok(c, "y");
     cluster_run(c, 2000);
-    assert_int_equal(stale_state(c, leader).count, 2);
+    assert_int_equal(stale_state(c, leader).count, 3); /* the successor had the one in question */
     cluster_free(c);
 }
 
@@ -432,6 +471,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_failing_machine_stops_alone),
+        cmocka_unit_test(test_engine_query_that_meets_damage_fails_its_replica),
         cmocka_unit_test(test_engine_replica_whose_type_is_missing_is_unopened_and_kept),
         cmocka_unit_test(test_engine_failing_machine_of_leader_answers_unknown),
         cmocka_unit_test(test_engine_failed_write_stops_the_host),
