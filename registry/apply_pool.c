@@ -126,6 +126,30 @@ static enum thole_code check_keys(struct txn *t, const thole_v1_ShardPoolSpec *h
     return THOLE_OK;
 }
 
+/* The pool's shards are gone through again, from the first. */
+static void reconcile_again(struct txn *t, struct row *pool)
+{
+    struct row *row = registry__txn_edit(t, pool);
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
+    ASSERT(!thole_v1_ShardPool_deleting(row->pool));
+    thole_v1_ShardPoolStatus_set_next_index(status, 0);
+    thole_v1_ShardPoolStatus_set_observed_generation(status,
+                                                     thole_v1_ShardPool_generation(row->pool) - 1);
+    registry__clear(status, &thole_v1_ShardPoolStatus_msginit, 6 /* name_taken */);
+    registry__txn_put(t, row);
+}
+
+/* Was every name of the newest generation tried, and some shard not created? */
+static bool lacks_shards(const thole_v1_ShardPool *pool)
+{
+    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(pool);
+    return status != NULL &&
+           thole_v1_ShardPoolStatus_observed_generation(status) ==
+               thole_v1_ShardPool_generation(pool) &&
+           thole_v1_ShardPoolStatus_shards(status) <
+               thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(pool));
+}
+
 static enum thole_code set_spec(struct txn *t, struct row *pool,
                                 const thole_v1_ShardPoolSpec *given)
 {
@@ -157,6 +181,8 @@ static enum thole_code set_spec(struct txn *t, struct row *pool,
         registry__txn_put(t, row);
         registry__txn_event(t, registry__pool(&t->s, name), "PoolUpdated",
                             "generation %" PRIu64 ": %" PRIu32 " shards", generation, count);
+    } else if (lacks_shards(pool->pool)) {
+        reconcile_again(t, pool);
     }
     placement__preview_pool(t);
     return THOLE_OK;
@@ -249,13 +275,7 @@ static void name_freed(struct txn *t, struct slice name)
     if (pool == NULL || thole_v1_ShardPoolStatus_name_taken(status_of(pool)).size == 0) {
         return;
     }
-    struct row *row = registry__txn_edit(t, pool);
-    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
-    thole_v1_ShardPoolStatus_set_next_index(status, 0);
-    thole_v1_ShardPoolStatus_set_observed_generation(status,
-                                                     thole_v1_ShardPool_generation(row->pool) - 1);
-    registry__clear(status, &thole_v1_ShardPoolStatus_msginit, 6 /* name_taken */);
-    registry__txn_put(t, row);
+    reconcile_again(t, pool);
 }
 
 void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after)

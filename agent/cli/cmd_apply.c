@@ -3,6 +3,8 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -395,6 +397,28 @@ static uint64_t generation_of(const struct spec *s, const void *row)
                                   : thole_v1_Host_generation(row);
 }
 
+/* Every name of the pool was tried, and some belong to other shards. Then an unchanged spec is sent
+ * all the same: the pool tries its names again. */
+static bool lacks_shards(const struct spec *s, const void *row)
+{
+    if (s->kind != SPEC_POOL || row == NULL) {
+        return false;
+    }
+    const thole_v1_ShardPoolStatus *status = rows_pool_status(row);
+    upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(status);
+    if (taken.size > 0) {
+        fprintf(stderr,
+                "pools/%.*s: only %" PRIu32 " of %" PRIu32 " shards exist: shards/%.*s is a shard "
+                "that is not of the pool; the pool takes the name when that is deleted\n",
+                CLI_SV(thole_v1_ShardPool_name(row)), thole_v1_ShardPoolStatus_shards(status),
+                thole_v1_ShardPoolSpec_count(rows_pool_spec(row)), CLI_SV(taken));
+    }
+    return thole_v1_ShardPoolStatus_observed_generation(status) ==
+               thole_v1_ShardPool_generation(row) &&
+           thole_v1_ShardPoolStatus_shards(status) <
+               thole_v1_ShardPoolSpec_count(rows_pool_spec(row));
+}
+
 /* Print one line, or add one member to the document's list. */
 static void tell_applied(struct cli *c, const char *resource, const char *verb, bool dry_run,
                          struct bytes *document)
@@ -432,7 +456,8 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
         applied.generation = generation_of(s, current);
     }
     /* A dry run checks the placement even if nothing changes. */
-    if ((!same || dry_run) && send(c, s, &applied, &st) != THOLE_OK) {
+    bool needed = !same || dry_run || lacks_shards(s, current);
+    if (needed && send(c, s, &applied, &st) != THOLE_OK) {
         return cli__say_status(what, &st);
     }
     *ret_generation = applied.generation;

@@ -159,6 +159,12 @@ static void registry_pool_leaves_names_of_others_alone(void **state)
     upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(thole_v1_ShardPool_status(p));
     assert_true(slice_equal(registry_str(taken), slice_str("p-1")));
     registry_view_release(v);
+    /* The same spec again: the pool tries its names again. */
+    assert_int_equal(observed(f, "p"), 1);
+    assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 3, .voters = 1}), THOLE_OK);
+    assert_int_equal(observed(f, "p"), 0);
+    assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
+    assert_int_equal(shards_of(f, "p"), 2);
     /* The pool takes the name once it is free. */
     assert_int_equal(observed(f, "p"), 1);
     assert_int_equal(do_delete_shard(f, "p-1"), THOLE_OK);
@@ -166,6 +172,8 @@ static void registry_pool_leaves_names_of_others_alone(void **state)
     assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 3);
     assert_int_equal(observed(f, "p"), 1);
+    assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 3, .voters = 1}), THOLE_OK);
+    assert_int_equal(observed(f, "p"), 1); /* nothing is missing */
     assert_int_equal(do_delete_shard(f, "p-1"), THOLE_FAILED_PRECONDITION);
     v = registry_view_acquire(f->r);
     p = registry_pool_by_name(v, slice_str("p"));
