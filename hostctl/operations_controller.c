@@ -18,32 +18,27 @@ bool hostctl__is_paused(const struct hostctl *h, thole_v1_Controller controller)
     return (h->paused & (1u << controller)) != 0;
 }
 
-static uint32_t paused_in_view(const struct hostctl *h, uint64_t *ret_rebalance)
+/* The id of the rebalance that is under way; 0: none. */
+static uint64_t current_rebalance(const struct hostctl *h)
 {
-    uint32_t paused = 0;
-    *ret_rebalance = 0;
-    uint64_t after = 0;
     const thole_v1_Operation *row;
-    while ((row = registry_next_operation(h->view, after)) != NULL) {
-        size_t count = 0;
-        const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
+    uint64_t id = 0;
+    for (uint64_t after = 0; (row = registry_next_operation(h->view, after)) != NULL;) {
         after = thole_v1_Operation_id(row);
         if (thole_v1_Operation_kind(row) == thole_v1_OPERATION_KIND_REBALANCE &&
             !registry_operation_has_ended(row)) {
-            *ret_rebalance = after;
-        }
-        for (size_t i = 0; i < count && !registry_operation_has_ended(row); i++) {
-            paused |= 1u << (controllers[i] & 31);
+            id = after;
         }
     }
-    return paused;
+    return id;
 }
 
 void hostctl__operations_changed(struct hostctl *h)
 {
     uint32_t before = h->paused;
     uint64_t rebalance = h->rebalance;
-    h->paused = paused_in_view(h, &h->rebalance);
+    h->paused = registry_paused_controllers(h->view);
+    h->rebalance = current_rebalance(h);
     if ((before & ~h->paused) != 0 || h->rebalance > rebalance) { /* what was missed meanwhile */
         hostctl__dirty_all(h);
         hostctl__balance_changed(h);

@@ -78,7 +78,7 @@ static void explain(const struct votes *v, const thole_v1_Replica *r, bool dead,
              zero   ? ", and none that is active is ready to take its vote"
              : dead ? "; start the host again, or give up what only it has: \"thole repair "
                       "shard\", \"thole delete shard\""
-                    : "; a replica that a user created is for the user to delete");
+                    : "");
 }
 
 bool registry__host_is_needed(const struct state *s, const struct uuid *host, char *ret_why,

@@ -109,6 +109,8 @@ const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v,
                                              struct slice after_name);
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id);
 bool registry_operation_has_ended(const thole_v1_Operation *row);
+/* The controllers that users have paused: bit N for the thole_v1_Controller N. */
+uint32_t registry_paused_controllers(const struct registry_view *v);
 const thole_v1_Role *registry_next_role(const struct registry_view *v, struct slice after_name);
 const thole_v1_Token *registry_next_token(const struct registry_view *v, struct slice after_id);
 /* The replicas of one shard, of one host; by id. */

@@ -204,6 +204,21 @@ const thole_v1_Operation *registry_next_operation(const struct registry_view *v,
     return look_after(v, INDEX_OPERATIONS, registry__key_id(after_id), NULL);
 }
 
+uint32_t registry_paused_controllers(const struct registry_view *v)
+{
+    const thole_v1_Operation *row;
+    uint32_t paused = 0;
+    for (uint64_t after = 0; (row = registry_next_operation(v, after)) != NULL;) {
+        size_t count = 0;
+        const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
+        after = thole_v1_Operation_id(row);
+        for (size_t i = 0; i < count && !registry_operation_has_ended(row); i++) {
+            paused |= 1u << (controllers[i] & 31);
+        }
+    }
+    return paused;
+}
+
 bool registry_operation_has_ended(const thole_v1_Operation *row)
 {
     return thole_v1_Operation_state(row) >= thole_v1_OPERATION_STATE_DONE;

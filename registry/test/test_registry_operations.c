@@ -1,6 +1,7 @@
 /* Operations as rows: start, retry, cancellation, progress, and their bounded history. */
 #include "registry/test/registry_fixture.h"
 
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -352,6 +353,80 @@ static void test_refusals_are_remembered_unless_they_ask_for_another_try(void **
     assert_int_equal(host_state(f, "h2"), thole_v1_HOST_STATE_DRAINING);
 }
 
+/* The message of a dry run of a drain. */
+static void expect_dry_drain(struct fixture *f, const char *host, uint32_t total, const char *text)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_Command_set_validate_only(c.c, true);
+    thole_registry_v1_StartOperation_set_kind(o, thole_v1_OPERATION_KIND_DRAIN);
+    thole_registry_v1_StartOperation_set_host(o, upb_StringView_FromString(host));
+    assert_int_equal(fixture_run(f, &c), THOLE_OK);
+    upb_StringView message = thole_v1_Operation_message(row_of(f));
+    assert_int_equal(thole_v1_Operation_total(row_of(f)), total);
+    if (message.size < strlen(text) || memcmp(message.data, text, strlen(text)) != 0 ||
+        (text[0] == '\0' && message.size > 0)) {
+        fail_msg("\"%.*s\" does not begin with \"%s\"", (int)message.size, message.data, text);
+    }
+}
+
+/* Its group has formed, and all of its replicas run. */
+static void run_replicas(struct fixture *f, uint64_t shard)
+{
+    struct registry_replica_buf buf;
+    const thole_v1_Replica *r;
+    uint64_t after = 0;
+    struct registry_view *v = registry_view_acquire(f->r);
+    while ((r = registry_next_replica_of_shard(v, shard, after, &buf)) != NULL) {
+        after = thole_v1_Replica_id(r);
+        assert_int_equal(do_observe(f, after, thole_v1_REPLICA_PHASE_RUNNING, 1), THOLE_OK);
+    }
+    registry_view_release(v);
+    assert_int_equal(do_formed(f, shard, after, 1), THOLE_OK);
+}
+
+/* The only shard that cannot leave is the last of many. */
+static void test_dry_drain_looks_at_every_replica(void **state)
+{
+    struct fixture *f = *state;
+    char name[16];
+    for (uint64_t i = 1; i <= 300; i++) {
+        snprintf(name, sizeof name, "s%" PRIu64, i);
+        assert_int_equal(do_create_shard(f, name, 1, 0), THOLE_OK);
+        assert_int_equal(do_place(f, i, 1, 1), THOLE_OK);
+    }
+    expect_dry_drain(f, "h1", 300, "");
+    assert_int_equal(do_create_shard(f, "wide", 3, 0), THOLE_OK);
+    assert_int_equal(do_place(f, 301, 0, 3), THOLE_OK);
+    run_replicas(f, 301);
+    expect_dry_drain(f, "h1", 301,
+                     "1 of 301 replicas cannot leave; shards/wide cannot move: no host for 1 of 3");
+    expect_dry_drain(f, "h2", 1, "1 of 1 replicas cannot leave; shards/wide");
+}
+
+static void test_dry_drain_names_a_pause(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+    expect_dry_drain(f, "h1", 0, "");
+    assert_int_equal(do_create_shard(f, "s", 1, 0), THOLE_OK);
+    assert_int_equal(do_place(f, 1, 1, 1), THOLE_OK);
+    expect_dry_drain(f, "h1", 1, "the placement controller is paused");
+    assert_int_equal(cancel(f, 0, true), THOLE_OK);
+    expect_dry_drain(f, "h1", 1, "");
+}
+
+/* A drain moves or removes what users created. */
+static void test_dry_drain_counts_replicas_of_users_like_others(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(do_create_shard(f, "s", 1, 0), THOLE_OK);
+    assert_int_equal(do_place(f, 1, 1, 1), THOLE_OK);
+    assert_int_equal(do_create_replica(f, "s", 2, thole_v1_REPLICA_ROLE_NON_VOTING), THOLE_OK);
+    expect_dry_drain(f, "h2", 1, "");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 
 int main(void)
@@ -361,6 +436,9 @@ int main(void)
         TEST(test_cancel_sets_the_host_back_and_ids_go_on),
         TEST(test_cancel_restores_a_cordoned_host),
         TEST(test_undrain_needs_a_drain_and_ends_it),
+        TEST(test_dry_drain_looks_at_every_replica),
+        TEST(test_dry_drain_names_a_pause),
+        TEST(test_dry_drain_counts_replicas_of_users_like_others),
         TEST(test_decommission_takes_over_a_drain_and_not_the_reverse),
         TEST(test_step_is_guarded_and_ended_rows_never_change),
         TEST(test_pauses_last_until_resumed),
