@@ -22,9 +22,12 @@ enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_
 static void watch_unref(void *data)
 {
     struct cluster_watch *w = data;
-    if (atomic_fetch_sub(&w->refs, 1) == 1) {
+    uint32_t before = atomic_fetch_sub(&w->refs, 1);
+    ASSERT(before > 0);
+    if (before == 1) {
         map_deinit(&w->differ);
         map_deinit(&w->pools);
+        map_deinit(&w->hosts);
         free(w);
     }
 }
@@ -143,13 +146,15 @@ static bool changes_more(struct cluster_watch *w)
     return any;
 }
 
-/* Encode shards and pools whose availability changed without a change of their row. */
+/* Encode hosts, shards and pools whose availability changed without a change of their row. */
 static bool conditions_more(struct cluster_watch *w)
 {
+    ASSERT(w->phase == PHASE_CHANGES && w->view == NULL && w->first == NULL);
     w->view = registry_view_acquire(agent_registry(w->s->agent));
     const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
     bool any = services__conditions_changed(&check, &w->differ, services__watch_push_shard, w);
     any |= services__pools_changed(&check, &w->pools, services__watch_push_pool, w);
+    any |= services__hosts_changed(&check, &w->hosts, services__watch_push_host, w);
     registry_view_release(w->view);
     w->view = NULL;
     if (any) {

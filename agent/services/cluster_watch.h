@@ -37,6 +37,7 @@ struct cluster_watch {
     struct registry_view *view; /* of the snapshot, or of the changes that are being sent */
     struct map pools;           /* hash of a name -> by how many the sent ready count was lower */
     struct map differ;          /* shard id -> conditions that were sent differently from the row */
+    struct map hosts;           /* hash of an id -> what was sent: services__host_sent */
     char after_name[LIMIT_NAME_BYTES + 1];
     uint64_t after_id;
     uint64_t revision; /* sent up to here */
@@ -54,6 +55,7 @@ void services__watch_push_bookmark(struct cluster_watch *w);
 void services__watch_push_event(void *ctx, const thole_v1_Event *row);
 /* With the current conditions, or number of ready shards, of w->view. */
 void services__watch_push_shard(void *ctx, const thole_v1_Shard *row);
+void services__watch_push_host(void *ctx, const thole_v1_Host *row);
 void services__watch_push_pool(void *ctx, const thole_v1_ShardPool *row);
 /* The next rows of the snapshot. */
 void services__watch_push_snapshot(struct cluster_watch *w);

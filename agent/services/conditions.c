@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/map.h"
 #include "proto/decode.h"
+#include "registry/placement/placement.h"
 
 /* Rows of a view never change; the copy is the caller's. */
 static void *copy_row(const void *row, const upb_MiniTable *kind, upb_Arena *arena)
@@ -48,17 +49,8 @@ static void set(thole_v1_Condition *c, bool status, const char *reason, const ch
 /* Paused controllers that shards need to become ready, as bits. */
 static uint32_t paused_controllers(const struct registry_view *v)
 {
-    const thole_v1_Operation *row;
-    uint32_t paused = 0;
-    for (uint64_t after = 0; (row = registry_next_operation(v, after)) != NULL;) {
-        size_t count = 0;
-        const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
-        after = thole_v1_Operation_id(row);
-        for (size_t i = 0; i < count && !registry_operation_has_ended(row); i++) {
-            paused |= 1u << (controllers[i] & 31);
-        }
-    }
-    return paused & (1u << thole_v1_CONTROLLER_PLACEMENT | 1u << thole_v1_CONTROLLER_MEMBERSHIP);
+    return registry_paused_controllers(v) &
+           (1u << thole_v1_CONTROLLER_PLACEMENT | 1u << thole_v1_CONTROLLER_MEMBERSHIP);
 }
 
 static const char *paused_text(uint32_t paused)
@@ -157,18 +149,85 @@ const thole_v1_Shard *services__conditions_now(const struct availability_check *
     return copy;
 }
 
-const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thole_v1_Host *row,
-                                                     upb_Arena *arena)
+/* ---- Hosts ----------------------------------------------------------------------------------- */
+
+/* What a host's row does not say. */
+struct host_now {
+    int32_t liveness;
+    uint32_t replicas; /* that use its capacity: all but shard zero's */
+};
+
+static struct host_now host_now(const struct availability_check *check, const thole_v1_Host *row)
 {
-    const thole_v1_HostStatus *status = thole_v1_Host_status(row);
-    int32_t liveness = agent_check_host_liveness(a, row);
-    if (status == NULL || liveness == thole_v1_HostStatus_liveness(status)) {
-        return status;
+    struct registry_replica_buf buf;
+    struct uuid id;
+    uint64_t after = 0;
+    const thole_v1_Replica *zero;
+    struct host_now now = {.liveness = agent_check_host_liveness(check->agent, row)};
+    if (!uuid_parse(registry_str(thole_v1_Host_id(row)), &id)) {
+        return now;
     }
-    thole_v1_HostStatus *copy = copy_row(status, &thole_v1_HostStatus_msginit, arena);
-    thole_v1_HostStatus_set_liveness(copy, liveness);
+    now.replicas = placement_host_replicas(check->view, &id);
+    while ((zero = registry_next_replica_of_shard(check->view, REGISTRY_SHARD_ID, after, &buf)) !=
+           NULL) {
+        after = thole_v1_Replica_id(zero);
+        if (upb_StringView_IsEqual(thole_v1_Replica_host_id(zero), thole_v1_Host_id(row))) {
+            ASSERT(now.replicas > 0);
+            now.replicas--;
+        }
+    }
+    return now;
+}
+
+/* Not NULL. */
+static void *host_mark(const struct host_now *now)
+{
+    return (void *)((uintptr_t)now->replicas << 8 | (uintptr_t)(now->liveness & 0x7f) << 1 | 1);
+}
+
+static uint64_t host_key(const thole_v1_Host *row)
+{
+    upb_StringView id = thole_v1_Host_id(row);
+    return hash64(id.data, id.size, 0) | 1;
+}
+
+const thole_v1_Host *services__host_now(const struct availability_check *check,
+                                        const thole_v1_Host *row, upb_Arena *arena)
+{
+    const struct host_now now = host_now(check, row);
+    thole_v1_Host *copy = copy_row(row, &thole_v1_Host_msginit, arena);
+    if (thole_v1_Host_status(row) != NULL) {
+        thole_v1_HostStatus_set_liveness(thole_v1_Host_mutable_status(copy, arena), now.liveness);
+    }
+    thole_v1_Host_set_replicas(copy, now.replicas);
     return copy;
 }
+
+void services__host_sent(const struct availability_check *check, const thole_v1_Host *row,
+                         struct map *sent)
+{
+    const struct host_now now = host_now(check, row);
+    (void)map_put(sent, host_key(row), host_mark(&now));
+}
+
+bool services__hosts_changed(const struct availability_check *check, const struct map *sent,
+                             void (*changed)(void *ctx, const thole_v1_Host *row), void *ctx)
+{
+    struct slice name = {0};
+    const thole_v1_Host *row;
+    bool any = false;
+    while ((row = registry_next_host(check->view, name)) != NULL) {
+        const struct host_now now = host_now(check, row);
+        name = services__name_slice(thole_v1_Host_name(row));
+        if (map_get(sent, host_key(row)) != host_mark(&now)) {
+            changed(ctx, row);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* ---- Pools ----------------------------------------------------------------------------------- */
 
 /* Shards that the pool's row counts as ready and that are not ready now. Only counted if the row
  * says that all shards are ready. */

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "agent/services/services_internal.h"
-#include "registry/placement/placement.h"
 
 static void no_such_host(struct call *c, upb_StringView name)
 {
@@ -12,40 +11,10 @@ static void no_such_host(struct call *c, upb_StringView name)
     services__call_fail(c, &st);
 }
 
-static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
+static const thole_v1_Host *now(struct call *c, const thole_v1_Host *row)
 {
-    return upb_StringView_IsEqual(thole_v1_Replica_host_id(row), host_id);
-}
-
-/* A copy of the row, with the number of replicas that use the host's capacity. */
-static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *row)
-{
-    struct registry_replica_buf replica_buf;
-    struct uuid id;
-    uint64_t after = 0;
-    const thole_v1_Replica *zero;
-    upb_StringView host_id = thole_v1_Host_id(row);
-    if (!uuid_parse(registry_str(host_id), &id)) {
-        return row;
-    }
-    uint32_t count = placement_host_replicas(c->view, &id);
-    while ((zero = registry_next_replica_of_shard(c->view, REGISTRY_SHARD_ID, after,
-                                                  &replica_buf)) != NULL) {
-        after = thole_v1_Replica_id(zero);
-        count -= is_on(zero, host_id) ? 1 : 0;
-    }
-    thole_v1_Host *copy = thole_v1_Host_new(c->arena);
-    thole_v1_Host_set_name(copy, thole_v1_Host_name(row));
-    thole_v1_Host_set_id(copy, host_id);
-    thole_v1_Host_set_spec(copy, (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(row));
-    thole_v1_Host_set_status(copy, (thole_v1_HostStatus *)(uintptr_t)services__host_status_now(
-                                       c->s->agent, row, c->arena));
-    thole_v1_Host_set_etag(copy, thole_v1_Host_etag(row));
-    thole_v1_Host_set_generation(copy, thole_v1_Host_generation(row));
-    thole_v1_Host_set_revision(copy, thole_v1_Host_revision(row));
-    thole_v1_Host_set_create_time_ms(copy, thole_v1_Host_create_time_ms(row));
-    thole_v1_Host_set_replicas(copy, count);
-    return copy;
+    const struct availability_check check = agent_availability_begin(c->s->agent, c->view);
+    return services__host_now(&check, row, c->arena);
 }
 
 static void get_run(struct call *c)
@@ -57,7 +26,7 @@ static void get_run(struct call *c)
         no_such_host(c, name);
         return;
     }
-    services__call_reply(c, with_replicas(c, row), &thole_v1_Host_msginit);
+    services__call_reply(c, now(c, row), &thole_v1_Host_msginit);
 }
 
 void services__hosts_get(struct call *c)
@@ -83,7 +52,7 @@ static void list_run(struct call *c)
     struct slice last = bytes_slice(&key);
     const thole_v1_Host *row = NULL;
     while ((row = registry_next_host(c->view, last)) != NULL) {
-        if (!services__page_add(&p, c, with_replicas(c, row), &thole_v1_Host_msginit)) {
+        if (!services__page_add(&p, c, now(c, row), &thole_v1_Host_msginit)) {
             break;
         }
         last = services__name_slice(thole_v1_Host_name(row));

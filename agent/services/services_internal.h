@@ -153,9 +153,14 @@ bool services__conditions_changed(const struct availability_check *check, const 
                                   void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx);
 bool services__pools_changed(const struct availability_check *check, const struct map *sent,
                              void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx);
-/* The host's status, or a copy with the current liveness. */
-const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thole_v1_Host *row,
-                                                     upb_Arena *arena);
+/* A copy with the current liveness and the number of replicas that use the host's capacity. */
+const thole_v1_Host *services__host_now(const struct availability_check *check,
+                                        const thole_v1_Host *row, upb_Arena *arena);
+/* Note in `sent` what a copy of the row says now; services__hosts_changed compares with that. */
+void services__host_sent(const struct availability_check *check, const thole_v1_Host *row,
+                         struct map *sent);
+bool services__hosts_changed(const struct availability_check *check, const struct map *sent,
+                             void (*changed)(void *ctx, const thole_v1_Host *row), void *ctx);
 
 /* ---- Pages (page.c) -------------------------------------------------------------------------- */
 

@@ -64,9 +64,16 @@ static void push_token(void *ctx, const thole_v1_Token *row)
     push_row(ctx, 11, row, &thole_v1_Token_msginit, thole_v1_Token_revision(row));
 }
 
-static void push_host(void *ctx, const thole_v1_Host *row)
+/* With the current liveness and number of replicas; remembers them. */
+void services__watch_push_host(void *ctx, const thole_v1_Host *row)
 {
-    push_row(ctx, 1, row, &thole_v1_Host_msginit, thole_v1_Host_revision(row));
+    struct cluster_watch *w = ctx;
+    upb_Arena *arena = upb_Arena_New();
+    const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
+    push_row(w, 1, services__host_now(&check, row, arena), &thole_v1_Host_msginit,
+             thole_v1_Host_revision(row));
+    services__host_sent(&check, row, &w->hosts);
+    upb_Arena_Free(arena);
 }
 
 /* With the current conditions; remembers which of them differed from the row. */
@@ -136,7 +143,7 @@ void services__watch_push_snapshot(struct cluster_watch *w)
         const thole_v1_Replica *replica = NULL;
         if (w->phase == PHASE_HOSTS &&
             (host = registry_next_host(w->view, slice_str(w->after_name))) != NULL) {
-            push_host(w, host);
+            services__watch_push_host(w, host);
             remember_name(w, thole_v1_Host_name(host));
         } else if (w->phase == PHASE_POOLS &&
                    (pool = registry_next_pool(w->view, slice_str(w->after_name))) != NULL) {
@@ -180,7 +187,7 @@ void services__watch_push_snapshot(struct cluster_watch *w)
 enum thole_code services__watch_push_changes(struct cluster_watch *w, struct thole_status *st)
 {
     const struct registry_changes changes = {.ctx = w,
-                                             .host = push_host,
+                                             .host = services__watch_push_host,
                                              .shard = services__watch_push_shard,
                                              .replica = push_replica,
                                              .pool = services__watch_push_pool,

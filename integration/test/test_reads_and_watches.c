@@ -214,6 +214,28 @@ static void test_stopping_host_says_what_became_of_forwarded_calls(void **state)
     cluster_wait_ready(cluster, via, 20000);
 }
 
+/* Two of three hosts freeze, so no row can change. A watch shows what the host that is asked
+ * observes, and how many replicas each host has. */
+static void test_watch_of_hosts_shows_what_holds_now(void **state)
+{
+    (void)state;
+    struct background w = begin(0, "hosts", "get hosts --watch");
+    wait_until_it_says(&w, "h3");
+    wait_until_it_says(&w, " live ");
+    assert_false(says(&(struct saying){&w, " suspect "}));
+    assert_false(says(&(struct saying){&w, "-/-"}));
+    host_pause(cluster, 1, true);
+    host_pause(cluster, 2, true);
+    wait_until_it_says(&w, " suspect ");
+    host_pause(cluster, 1, false);
+    host_pause(cluster, 2, false);
+    kill(w.pid, SIGKILL);
+    (void)end_of(&w);
+    for (int i = 0; i < 3; i++) {
+        cluster_wait_ready(cluster, i, 20000);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +243,7 @@ int main(void)
         cmocka_unit_test(test_watch_of_a_frozen_host_ends_as_a_watch),
         cmocka_unit_test(test_read_that_is_too_stale_is_refused_at_once),
         cmocka_unit_test(test_stopping_host_says_what_became_of_forwarded_calls),
+        cmocka_unit_test(test_watch_of_hosts_shows_what_holds_now),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
