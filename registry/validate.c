@@ -97,13 +97,17 @@ bool registry_check_request_id(struct slice id, struct registry_violation *ret)
     return registry_check_label("request_id", id, 0, ret);
 }
 
-/* A machine type. */
-static bool check_type(const char *field, struct slice type, struct registry_violation *ret)
+bool registry_check_machine_type(const char *field, struct slice type,
+                                 struct registry_violation *ret)
 {
-    if (type.size > REGISTRY_TYPE_BYTES) {
-        return BAD(ret, field, "has more than %d bytes", REGISTRY_TYPE_BYTES);
+    if (type.size == 0) {
+        return BAD(ret, field, "is needed");
     }
-    return registry_check_label(field, type, 1, ret);
+    return (type.size <= REGISTRY_TYPE_BYTES && registry_name_is_valid(type)) ||
+           BAD(ret, field,
+               "\"%.*s\" is no machine type: 1 to %d lower case letters, digits, dots and dashes, "
+               "the first a letter or digit",
+               SHOWN(type), REGISTRY_TYPE_BYTES);
 }
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
@@ -194,7 +198,8 @@ bool registry_check_host_status(const thole_v1_HostStatus *status, struct regist
     for (size_t i = 0; i < count; i++) {
         char field[REGISTRY_FIELD_BYTES];
         snprintf(field, sizeof field, "status.machine_types[%zu].name", i);
-        if (!check_type(field, registry_str(thole_v1_MachineType_name(types[i])), ret)) {
+        if (!registry_check_machine_type(field, registry_str(thole_v1_MachineType_name(types[i])),
+                                         ret)) {
             return false;
         }
     }
@@ -275,7 +280,7 @@ static bool check_spec_type(const char *at, const thole_v1_ShardSpec *spec,
         return BAD(ret, path(field, at, "type"), "\"%s\" is for shard zero alone",
                    REGISTRY_MACHINE_TYPE);
     }
-    return check_type(path(field, at, "type"), type, ret);
+    return registry_check_machine_type(path(field, at, "type"), type, ret);
 }
 
 /* `replicas`: those that vote. */

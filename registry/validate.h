@@ -67,6 +67,9 @@ bool registry_check_label(const char *field, struct slice text, size_t bytes_min
 /* A message for people: it may have lines, but no NUL. */
 bool registry_check_text(const char *field, struct slice text, size_t bytes_max,
                          struct registry_violation *ret);
+/* The name of a machine type: a name, of at most REGISTRY_TYPE_BYTES. */
+bool registry_check_machine_type(const char *field, struct slice type,
+                                 struct registry_violation *ret);
 bool registry_check_request_id(struct slice id, struct registry_violation *ret);
 /* `field` is where the spec is ("host.spec"); its own fields are called "spec.tags" and so on. */
 bool registry_check_host_spec(const char *field, const thole_v1_HostSpec *spec,

@@ -93,6 +93,9 @@ const char *agent_address(const struct agent *a);
 struct bus_tls *agent_tls(const struct agent *a); /* NULL: plain text */
 /* In plain text at an address that others reach? */
 bool agent_exposed(const struct agent *a);
+/* Can a host register this type? Its size, name and functions are checked. INVALID_ARGUMENT. */
+THOLE_MUST_CHECK enum thole_code agent_check_machine_type(const struct thole_machine_type *type,
+                                                          struct thole_status *st);
 /* Is plain text allowed at this address? INVALID_ARGUMENT, with what to do. */
 THOLE_MUST_CHECK enum thole_code agent_check_plain(const char *what, const char *address,
                                                    bool insecure, struct thole_status *st);

@@ -1,6 +1,7 @@
 /* Options of a host. They are checked together with the defaults before the host opens anything.
  * Also the addresses at which the host listens and is reached. */
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "agent/core/tags.h"
 #include "base/address.h"
 #include "base/log.h"
+#include "registry/validate.h"
 
 static bool name_ok(const char *name)
 {
@@ -92,12 +94,39 @@ enum thole_code agent__options_check(const struct agent_options *o, struct thole
     if (code != THOLE_OK) {
         return code;
     }
+    for (size_t i = 0; i < o->type_count && code == THOLE_OK; i++) {
+        code = agent_check_machine_type(o->types[i], st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
     if (o->type_count > AGENT_TYPES_MAX - 8) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "more than %d machine types", AGENT_TYPES_MAX - 8);
     }
     code = check_times(o, st);
     return code == THOLE_OK ? check_reach(o, st) : code;
+}
+
+enum thole_code agent_check_machine_type(const struct thole_machine_type *type,
+                                         struct thole_status *st)
+{
+    struct registry_violation v;
+    if (type == NULL || type->size < offsetof(struct thole_machine_type, view_acquire) ||
+        type->name == NULL || type->open == NULL || type->close == NULL || type->apply == NULL ||
+        type->query == NULL) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "the machine type lacks its size, its name or a function");
+    }
+    if (!registry_check_machine_type("the name of the machine type", slice_str(type->name), &v)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, v.reason, "the name of the machine type: %s",
+                          v.message);
+    }
+    if (strcmp(type->name, REGISTRY_MACHINE_TYPE) == 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "the machine type \"%s\" is for shard zero alone", REGISTRY_MACHINE_TYPE);
+    }
+    return THOLE_OK;
 }
 
 enum thole_code agent_check_plain(const char *what, const char *address, bool insecure,

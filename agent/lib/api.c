@@ -90,11 +90,9 @@ enum thole_code thole_register(struct thole *t, const struct thole_machine_type 
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "machine types are registered on a host, before thole_start");
     }
-    if (type == NULL || type->size < offsetof(struct thole_machine_type, view_acquire) ||
-        type->name == NULL || type->open == NULL || type->close == NULL || type->apply == NULL ||
-        type->query == NULL || !registry_name_is_valid(slice_str(type->name))) {
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "the machine type lacks its size, a valid name or a function");
+    enum thole_code code = agent_check_machine_type(type, st);
+    if (code != THOLE_OK) {
+        return code;
     }
     for (size_t i = 0; i < t->type_count; i++) {
         if (strcmp(t->types[i]->name, type->name) == 0) {

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "agent/core/test/agent_fixture.h"
+#include "shards/machine/builtin.h"
 
 #include <cmocka.h>
 
@@ -421,6 +422,25 @@ static void test_client_that_waits_for_a_dead_host_rests(void **state)
     thole_close(client);
 }
 
+/* At the door, by the rule for the types of a spec. */
+static void names_of_machine_types_are_checked(struct thole *t)
+{
+    static char longest[65], too_long[66];
+    static const char *const bad[] = {too_long, "", "Kv", "k v", "caf\xc3\xa9", "registry"};
+    struct thole_status st = {0};
+    struct thole_machine_type type = machine_counter;
+    memset(longest, 'a', 64);
+    memset(too_long, 'a', 65);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        type.name = bad[i];
+        assert_int_equal(thole_register(t, &type, &st), THOLE_INVALID_ARGUMENT);
+        assert_int_equal(st.reason, THOLE_REASON_BAD_REQUEST);
+    }
+    type.name = longest;
+    assert_int_equal(thole_register(t, &type, &st), THOLE_OK);
+    assert_int_equal(thole_register(t, &type, &st), THOLE_ALREADY_EXISTS);
+}
+
 static void test_options_and_order_are_checked(void **state)
 {
     struct world *w = *state;
@@ -436,6 +456,7 @@ static void test_options_and_order_are_checked(void **state)
     assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
     struct thole_op op = add(w->on_host, "add 1");
     assert_int_equal(thole_call(t, &op, NULL, &st), THOLE_FAILED_PRECONDITION);
+    names_of_machine_types_are_checked(t);
     thole_close(t);
     assert_int_equal(thole_register(w->host, &(struct thole_machine_type){0}, &st),
                      THOLE_FAILED_PRECONDITION);

@@ -196,7 +196,7 @@ struct thole_machine_env {
 struct thole_machine_type {
     uint32_t size;    /* sizeof(struct thole_machine_type): lets the struct grow */
     uint32_t version; /* highest version of the type that this host can run */
-    const char *name; /* lower case letters, digits and dashes; at most 64 */
+    const char *name; /* lower case letters, digits, dots and dashes; at most 64 */
     uint32_t flags;
     void *type_ctx;
 
