@@ -6,5 +6,7 @@
 
 /* Of a thole.v1.OperationKind: "drain"; NULL if it is none that this program knows. */
 const char *proto_operation_kind(int32_t kind);
+/* Of a thole.v1.ReplicaRole: "voter"; NULL if it is none that this program knows. */
+const char *proto_replica_role(int32_t role);
 
 #endif

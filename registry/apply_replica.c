@@ -5,6 +5,7 @@
  *                    any of these -> GONE, when the whole shard is being deleted
  * A replica whose host was removed is dropped as soon as it is OUT: that host never reports. */
 #include "base/canary.h"
+#include "proto/names.h"
 #include "registry/placement/placement.h"
 #include "registry/registry_internal.h"
 
@@ -16,13 +17,6 @@ static bool is_formed(const struct row *shard)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard->shard);
     return status != NULL && thole_v1_ShardStatus_formed(status);
-}
-
-static const char *role_name(int32_t role)
-{
-    return role == thole_v1_REPLICA_ROLE_VOTER     ? "voter"
-           : role == thole_v1_REPLICA_ROLE_WITNESS ? "witness"
-                                                   : "non-voting";
 }
 
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
@@ -119,8 +113,8 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
     const struct row *row =
         registry__replica_add(t, shard, host, role, thole_v1_REPLICA_OWNER_PLACEMENT, initial);
     upb_StringView name = thole_v1_Host_name(host->host);
-    registry__txn_event(t, row, "ReplicaPlaced", "%s on %.*s: %s", role_name(role), (int)name.size,
-                        name.data, reason);
+    registry__txn_event(t, row, "ReplicaPlaced", "%s on %.*s: %s", proto_replica_role(role),
+                        (int)name.size, name.data, reason);
     return THOLE_OK;
 }
 
@@ -244,8 +238,8 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
     const struct row *row =
         registry__replica_add(t, shard, host, role, thole_v1_REPLICA_OWNER_USER, false);
     upb_StringView name = thole_v1_Host_name(host->host);
-    registry__txn_event(t, row, "ReplicaCreated", "%s on %.*s", role_name(role), (int)name.size,
-                        name.data);
+    registry__txn_event(t, row, "ReplicaCreated", "%s on %.*s", proto_replica_role(role),
+                        (int)name.size, name.data);
     registry__txn_touch_shard(t, shard_id);
     return THOLE_OK;
 }
@@ -372,7 +366,7 @@ enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Ope
     registry__txn_put(t, edit);
     upb_StringView why = thole_registry_v1_SetRole_reason(o);
     registry__txn_event(t, registry__replica(&t->s, id), "ReplicaRoleSet", "%s: %.*s",
-                        role_name(role), (int)(why.size < 1024 ? why.size : 1024),
+                        proto_replica_role(role), (int)(why.size < 1024 ? why.size : 1024),
                         why.data != NULL ? why.data : "");
     registry__txn_touch_shard(t, shard_id);
     return THOLE_OK;

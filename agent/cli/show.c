@@ -38,8 +38,8 @@ static const char *show_failing(const thole_v1_HostStatus *status)
 
 const char *show_role(int32_t value)
 {
-    static const char *const names[] = {"-", "voter", "non-voting", "witness"};
-    return NAME_OF(names, value);
+    const char *name = proto_replica_role(value);
+    return name != NULL ? name : "-";
 }
 
 const char *show_phase(int32_t value)
@@ -128,8 +128,7 @@ static const char *text_of(struct bytes *b)
     return (const char *)b->data;
 }
 
-/* Used and allowed: "12/200", or "12/-" without a limit. A watched row does not have the used
- * number. */
+/* Used and allowed: "12/200", or "12/-" without a limit. */
 static void capacity_cell(struct cli_table *t, const thole_v1_Host *h)
 {
     char used[16] = "-", limit[16] = "-";
