@@ -111,6 +111,7 @@ static void add_coming(struct seats *s, uint8_t op, uint64_t replica_id,
                        const uint8_t host[static 16], bool ready)
 {
     struct seat seat = {.replica_id = replica_id, .op = op, .ready = ready};
+    ASSERT(s->come_count < LIMIT_MEMBERS && s->ready_count <= s->come_count);
     memcpy(seat.host, host, sizeof seat.host);
     s->come[s->come_count++] = seat;
     if (ready) { /* first in the list */
@@ -183,6 +184,7 @@ static void find_members(const struct hostctl *h, const struct engine_replica_st
             s->spare_count += s->go[s->go_count - 1].spare;
         }
     }
+    ASSERT(s->spare_count <= s->go_count && s->go_count <= s->voting);
 }
 
 /* Members that are gone lose their vote first, then those that must, and the leader last. */
@@ -236,7 +238,9 @@ static struct numbers choose(const struct seats *s)
     if ((s->voting - less) % 2 == 0 && !all) {
         less = minus(less, 1);
     }
-    return (struct numbers){swapped + more, swapped + less, replaced};
+    struct numbers n = {swapped + more, swapped + less, replaced};
+    ASSERT(n.come <= s->ready_count && n.go <= s->go_count && n.spare <= s->spare_count);
+    return n;
 }
 
 /* Move those that go in this step to the front, in their order. A spare one that nobody replaces
@@ -281,6 +285,7 @@ static bool can_commit(const struct hostctl *h, const struct engine_replica_stat
     for (uint32_t k = 0; k < n.come; k++) {
         then += s->come[k].op == RAFT_CHANGE_ADD_VOTER;
     }
+    ASSERT(now <= s->voting && then <= now + n.come);
     return now * 2 > s->voting && then * 2 > s->voting + n.come - n.go;
 }
 
@@ -333,6 +338,7 @@ void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *
         !can_commit(h, local, c, &s, n)) {
         return;
     }
+    ASSERT(s.voting + n.come > n.go); /* somebody votes afterwards */
     plan->self_leaves = n.go > 0 && s.go[n.go - 1].replica_id == local->replica_id;
     plan->successor = plan->self_leaves ? successor(h, local, c, &s, n.go) : 0;
     if (plan->self_leaves && plan->successor == 0 && n.come == 0) {

@@ -102,6 +102,7 @@ static void send_failure(struct data_stream *t, uint64_t id, const struct thole_
 void services__data_stream_done(struct data_call *d)
 {
     struct data_stream *t = d->stream;
+    ASSERT(t != NULL && t->rpc == d->rpc && atomic_load(&t->open) > 0);
     size_t size = d->route.result.bytes.size * (d->text ? 2 : 1);
     (void)bus_rpc_hold(t->rpc, &d->held, 0);
     if (atomic_load(&t->failed)) { /* the stream takes no more answers */
@@ -155,7 +156,8 @@ static void stream_propose(struct data_stream *t, const thole_v1_StreamRequest *
         services__data_call_free(d);
         return;
     }
-    atomic_fetch_add(&t->open, 1);
+    uint32_t before = atomic_fetch_add(&t->open, 1);
+    ASSERT(before > 0); /* the reading side */
     services__data_send(d);
 }
 
