@@ -1,4 +1,5 @@
-/* Moves leaderships to other hosts: before a clean stop, and while the disk is nearly full or hangs.
+/* Moves leaderships to other hosts: before a clean stop, and while the disk is nearly full or
+ * hangs.
  *
  * Before a clean stop, every group that is led here and has another voter is transferred to its
  * best voter. All transfers run at once, each as soon as its core can. Groups that this host comes
@@ -8,10 +9,10 @@
  * heard from the new leaders, which may need its vote. It knows the outcome of every proposal that
  * it appended, so that each caller gets its answer before the host is gone.
  *
- * While the disk is nearly full, or a write of the log hangs, every group goes to the voter with the
- * longest log among those whose hosts are alive and report enough space. Without such a voter the
- * leadership stays here. A group that waits for the write that hangs has its core step down and
- * name a successor (raft__lead_tick). */
+ * While the disk is nearly full, or a write of the log hangs, every group goes to the voter with
+ * the longest log among those whose hosts are alive and report enough space. Without such a voter
+ * the leadership stays here. The core of a group that waits for the write that hangs steps down and
+ * names a successor (raft__lead_tick). */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

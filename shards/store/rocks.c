@@ -61,8 +61,8 @@ enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocks
     /* No periodic statistics: an idle host does no work. */
     rocksdb_options_set_stats_dump_period_sec(base, 0);
     rocksdb_options_set_stats_persist_period_sec(base, 0);
-    /* Nothing while it runs: after a write to its log file has failed, this RocksDB aborts the process
-     * at the next line. Each error is in a status, too. */
+    /* No lines while it runs: after a write to its log file has failed, this RocksDB aborts the
+     * process at the next line. Each error is in a status, too. */
     rocksdb_options_set_info_log_level(base, 4);
     rocksdb_options_set_max_log_file_size(base, (size_t)4 * MIB);
     rocksdb_options_set_keep_log_file_num(base, 2);
