@@ -5,8 +5,8 @@
 #include "shards/machine/builtin.h"
 #include "shards/machine/kv/kv_internal.h"
 
-/* Changes that the walk of a compaction looks at with each command, and with each TICK; and how long
- * after an entry the next TICK should come while it is under way. */
+/* Changes that the walk of a compaction looks at with each command, and with each TICK; and how
+ * long after an entry the next TICK should come while the walk is under way. */
 #define WALK_PER_ENTRY 32
 #define WALK_PER_TICK 1000
 #define WALK_PAUSE_MS 10

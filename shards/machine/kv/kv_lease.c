@@ -237,7 +237,7 @@ static enum thole_code first_due(const struct kv_reader *r, struct kv_lease *ret
 enum thole_code kv__lease_next_due(const struct kv_reader *r, uint64_t *ret,
                                    struct thole_status *st)
 {
-    struct kv_lease first;
+    struct kv_lease first = {0};
     bool found = false;
     enum thole_code code = first_due(r, &first, &found, st);
 
