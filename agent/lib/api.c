@@ -10,8 +10,6 @@
 #include "base/process.h"
 #include "base/slot.h"
 
-#define DEFAULT_TIMEOUT_MS 5000
-
 const char *thole_version(void)
 {
     return THOLE_VERSION;
@@ -224,6 +222,9 @@ void thole_close(struct thole *t)
     if (t == NULL) {
         return;
     }
+    if (t->channel != NULL) {
+        bus_channel_free(t->channel);
+    }
     if (t->agent != NULL) {
         api__readiness_end(t);
         agent_stop(t->agent);
@@ -359,7 +360,7 @@ shard_hint *api__hint(struct thole_shard *s, const struct router_request *r)
 
 uint64_t api__deadline(uint32_t timeout_ms)
 {
-    return clock_now(&clock_system) + (timeout_ms ? timeout_ms : DEFAULT_TIMEOUT_MS) * NS_PER_MS;
+    return clock_now(&clock_system) + (timeout_ms ? timeout_ms : API_TIMEOUT_MS) * NS_PER_MS;
 }
 
 static void fail_unsent(struct api_request *q, const struct thole_status *st)

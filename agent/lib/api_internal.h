@@ -14,6 +14,8 @@
 struct client;
 struct results;
 
+#define API_TIMEOUT_MS 5000 /* of calls that give none */
+
 struct thole {
     bool is_client;
     /* Host. */
@@ -28,10 +30,11 @@ struct thole {
     /* Client. */
     struct client *client;
 
+    struct bus_channel *channel; /* api_control.c; NULL until it is needed */
     struct executor *executor;
     struct results *results;
     _Atomic size_t in_flight;
-    pthread_mutex_t lock; /* watches of a client */
+    pthread_mutex_t lock; /* of the watches of a client, and `channel` */
     struct map watches;
     uint64_t next_watch;
 };

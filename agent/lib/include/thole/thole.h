@@ -383,6 +383,40 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_watch(struct thole *t, struct t
 /* `ended` follows, possibly before this returns. An unknown id is ignored. */
 THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
 
+/* ---- The control plane ----------------------------------------------------------------------- */
+
+/* Every method of the services of thole.v1 (docs/specs.md; `grpcurl` lists them), by its name:
+ * "Pools/UpdatePool", "Shards/TransferLeader", "Operations/StartOperation", "Hosts/UpdateHost",
+ * "Cluster/Watch". A request and its answers are messages of that method, in the encoding of the
+ * call. A host calls itself over its own port, a client one of its hosts: rights, limits and errors
+ * are those of any caller. */
+enum thole_encoding {
+    THOLE_JSON = 1,     /* canonical proto3 JSON; an empty request is "{}" */
+    THOLE_PROTOBUF = 2, /* bytes */
+};
+/* One answer, blocking. `ret` (may be NULL): `data`, with a zero byte behind it, and `size`.
+ * INVALID_ARGUMENT: no such method, or no such message; else the method's errors. UNKNOWN and
+ * DEADLINE_EXCEEDED: it may have taken effect; a `request_id` in the request makes a retry safe. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_control(
+    struct thole *t, const char *method, uint32_t encoding, struct thole_slice request,
+    uint32_t timeout_ms, struct thole_answer *ret, struct thole_status *st);
+/* A method that answers with a stream, such as "Cluster/Watch" (rows of hosts, shards with their
+ * leaders, operations, and events, as they change) or "Events/Watch". */
+struct thole_stream;
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_stream_open(struct thole *t, const char *method,
+                                                             uint32_t encoding,
+                                                             struct thole_slice request,
+                                                             struct thole_stream **ret,
+                                                             struct thole_status *st);
+/* The next answer, blocking; one thread at a time. DEADLINE_EXCEEDED: none came yet, call again.
+ * OUT_OF_RANGE NONE: the regular end. Other errors are the method's, and end the stream. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_stream_next(struct thole_stream *s,
+                                                             uint32_t timeout_ms,
+                                                             struct thole_answer *ret,
+                                                             struct thole_status *st);
+/* Before thole_close. NULL is fine. */
+THOLE_API void thole_stream_close(struct thole_stream *s);
+
 /* ---- The registry as this host sees it (hosts only) ------------------------------------------ */
 
 /* An immutable view of the registry; release it before thole_close. A linearizable view is at least

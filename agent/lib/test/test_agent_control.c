@@ -1,0 +1,229 @@
+/* The control plane through the library, by a host and by a client. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thole/thole.h>
+
+#include "agent/core/test/agent_fixture.h"
+
+#include <cmocka.h>
+
+struct world {
+    struct fixture *f;
+    struct thole *host, *client;
+};
+
+static int set_up(void **state)
+{
+    struct thole_status st = {0};
+    struct world *w = calloc(1, sizeof *w);
+    struct thole_options o = THOLE_OPTIONS_INIT;
+    w->f = fixture_new(1);
+    char *dir = fixture_dir(w->f, 0);
+    o.data_dir = dir;
+    o.listen = fixture_address(w->f, 0);
+    o.name = "h1";
+    o.bootstrap = THOLE_BOOTSTRAP_DEV;
+    assert_int_equal(thole_new(&o, &w->host, &st), THOLE_OK);
+    free(dir);
+    assert_int_equal(thole_start(w->host, &st), THOLE_OK);
+    assert_int_equal(thole_wait_ready(w->host, 20000, &st), THOLE_OK);
+    assert_int_equal(thole_connect(thole_address(w->host), &w->client, &st), THOLE_OK);
+    *state = w;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct world *w = *state;
+    thole_close(w->client);
+    thole_close(w->host);
+    fixture_free(w->f);
+    free(w);
+    return 0;
+}
+
+static struct thole_slice text(const char *s)
+{
+    return (struct thole_slice){.data = s, .size = strlen(s)};
+}
+
+/* The answer, to be freed. */
+static char *call(struct thole *t, const char *method, const char *json)
+{
+    struct thole_answer a = {0};
+    struct thole_status st = {0};
+    if (thole_control(t, method, THOLE_JSON, text(json), 20000, &a, &st) != THOLE_OK) {
+        fail_msg("%s: %s", method, st.message);
+    }
+    assert_int_equal(strlen(a.data), a.size);
+    return a.data;
+}
+
+static void call_has(struct thole *t, const char *method, const char *json, const char *want)
+{
+    char *answer = call(t, method, json);
+    if (strstr(answer, want) == NULL) {
+        fail_msg("%s answers %s", method, answer);
+    }
+    free(answer);
+}
+
+static void call_fails(struct thole *t, const char *method, const char *json, enum thole_code code,
+                       const char *message)
+{
+    struct thole_status st = {0};
+    assert_int_equal(thole_control(t, method, THOLE_JSON, text(json), 5000, NULL, &st), code);
+    if (strstr(st.message, message) == NULL) {
+        fail_msg("%s: %s", method, st.message);
+    }
+}
+
+/* Everything that the typed functions lack: pools, all fields of a spec, transfers, operations. */
+static void use_the_control_plane(struct thole *t, const char *name)
+{
+    char json[400];
+    struct thole_status st = {0};
+    snprintf(json, sizeof json,
+             "{\"allowMissing\": true, \"pool\": {\"name\": \"p%s\", \"spec\": {\"count\": 2, "
+             "\"keys\": \"POOL_KEYS_SLOTS\", \"shard\": {\"type\": \"kv\", \"voters\": 1}}}}",
+             name);
+    call_has(t, "Pools/UpdatePool", json, "\"count\":2");
+    snprintf(json, sizeof json,
+             "{\"shard\": {\"name\": \"%s\", \"spec\": {\"type\": \"kv\", \"voters\": 1, "
+             "\"spread\": [\"zone\"], \"nonVoting\": [{\"cover\": true}], \"leaderPreference\": "
+             "[{\"key\": \"zone\", \"operator\": \"CONSTRAINT_OPERATOR_EXISTS\"}]}}}",
+             name);
+    call_has(t, "Shards/CreateShard", json, "\"spread\":[\"zone\"]");
+    assert_int_equal(thole_shard_wait_ready(t, name, 20000, &st), THOLE_OK);
+    snprintf(json, sizeof json, "{\"shard\": \"%s\", \"host\": \"h1\"}", name);
+    call_has(t, "Shards/TransferLeader", json, "\"leaderHost\":\"h1\"");
+    call_has(t, "Operations/ListOperations", "{}", "{");
+    snprintf(json, sizeof json, "{\"object\": \"shards/%s\"}", name);
+    call_has(t, "Events/ListEvents", json, "ShardCreated");
+
+    call_fails(t, "Shards/CreateShard", "{\"shard\": {\"name\": \"No\"}}", THOLE_INVALID_ARGUMENT,
+               "shard.name");
+    call_fails(t, "Shards/GetShard", "{\"name\": \"none\"}", THOLE_NOT_FOUND, "none");
+    call_fails(t, "Shards/GetShard", "{\"nam\": \"x\"}", THOLE_INVALID_ARGUMENT, "request: ");
+    call_fails(t, "Shards/GetShard", "{", THOLE_INVALID_ARGUMENT, "request: ");
+    call_fails(t, "Shards/Nothing", "{}", THOLE_INVALID_ARGUMENT, "is no method");
+    call_fails(t, "Shards", "{}", THOLE_INVALID_ARGUMENT, "is no method");
+    call_fails(t, "Cluster/Watch", "{}", THOLE_INVALID_ARGUMENT, "is no method");
+}
+
+static void test_control_by_a_host(void **state)
+{
+    struct world *w = *state;
+    use_the_control_plane(w->host, "a");
+}
+
+static void test_control_by_a_client(void **state)
+{
+    struct world *w = *state;
+    use_the_control_plane(w->client, "b");
+}
+
+static void test_control_in_protobuf(void **state)
+{
+    struct world *w = *state;
+    struct thole_answer a = {0};
+    struct thole_status st = {0};
+    /* GetHostRequest{name: "h1"} -> Host{name: "h1", ...} */
+    assert_int_equal(
+        thole_control(w->client, "Hosts/GetHost", THOLE_PROTOBUF, text("\x0a\x02h1"), 0, &a, &st),
+        THOLE_OK);
+    assert_true(a.size > 4);
+    assert_memory_equal(a.data, "\x0a\x02h1", 4);
+    free(a.data);
+    assert_int_equal(
+        thole_control(w->client, "Hosts/GetHost", THOLE_PROTOBUF, text("\x0a\x09h1"), 0, &a, &st),
+        THOLE_INVALID_ARGUMENT);
+    assert_int_equal(thole_control(w->client, "Hosts/GetHost", 3, text(""), 0, &a, &st),
+                     THOLE_INVALID_ARGUMENT);
+}
+
+/* True if the stream answers with `want` before it is silent or ends. */
+static bool stream_has(struct thole_stream *s, const char *want)
+{
+    for (bool found = false;;) {
+        struct thole_answer a = {0};
+        struct thole_status st = {0};
+        enum thole_code code = thole_stream_next(s, 10000, &a, &st);
+        if (code != THOLE_OK) {
+            print_message("the stream ends: %s\n", st.message);
+            return false;
+        }
+        found = strstr(a.data, want) != NULL;
+        free(a.data);
+        if (found) {
+            return true;
+        }
+    }
+}
+
+static void watch_leaders(struct thole *t, const char *name)
+{
+    struct thole_stream *s = NULL;
+    struct thole_status st = {0};
+    const struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = name, .type = "counter", .voters = 1};
+    assert_int_equal(thole_stream_open(t, "Cluster/Watch", THOLE_JSON, text("{}"), &s, &st),
+                     THOLE_OK);
+    assert_true(stream_has(s, "\"bookmark\":true"));
+    enum thole_code code = THOLE_OK;
+    for (int tries = 0; tries < 100 && code == THOLE_OK; tries++) { /* until nothing changes */
+        code = thole_stream_next(s, 200, NULL, &st);
+    }
+    assert_int_equal(code, THOLE_DEADLINE_EXCEEDED);
+    assert_int_equal(thole_shard_create(t, &spec, 10000, &st), THOLE_OK);
+    assert_true(stream_has(s, "\"leaderHost\":\"h1\"")); /* the leader of the new shard */
+    thole_stream_close(s);
+
+    /* A snapshot, in pieces, to the end. */
+    char json[80];
+    snprintf(json, sizeof json, "{\"shard\": \"%s\"}", name);
+    assert_int_equal(thole_shard_wait_ready(t, name, 20000, &st), THOLE_OK);
+    assert_int_equal(thole_stream_open(t, "Snapshots/SaveSnapshot", THOLE_PROTOBUF,
+                                       (struct thole_slice){.data = "\x0a\x01x", .size = 3}, &s,
+                                       &st),
+                     THOLE_OK);
+    assert_int_equal(thole_stream_next(s, 10000, NULL, &st), THOLE_NOT_FOUND);
+    thole_stream_close(s);
+    assert_int_equal(
+        thole_stream_open(t, "Snapshots/SaveSnapshot", THOLE_JSON, text(json), &s, &st), THOLE_OK);
+    int pieces = 0;
+    while ((code = thole_stream_next(s, 10000, NULL, &st)) == THOLE_OK) {
+        pieces++;
+    }
+    assert_int_equal(code, THOLE_OUT_OF_RANGE);
+    assert_true(pieces > 0);
+    thole_stream_close(s);
+    thole_stream_close(NULL);
+    assert_int_equal(thole_stream_open(t, "Shards/GetShard", THOLE_JSON, text("{}"), &s, &st),
+                     THOLE_INVALID_ARGUMENT);
+}
+
+static void test_streams_by_a_host(void **state)
+{
+    struct world *w = *state;
+    watch_leaders(w->host, "c");
+}
+
+static void test_streams_by_a_client(void **state)
+{
+    struct world *w = *state;
+    watch_leaders(w->client, "d");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_control_by_a_host),   cmocka_unit_test(test_control_by_a_client),
+        cmocka_unit_test(test_control_in_protobuf), cmocka_unit_test(test_streams_by_a_host),
+        cmocka_unit_test(test_streams_by_a_client),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
