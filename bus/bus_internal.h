@@ -332,7 +332,12 @@ void bus__rpc_end_unaries(struct bus *b);       /* the same for unary calls; pos
 void bus__rpc_arm(struct bus_entry *e);         /* one more slot */
 void bus__rpc_free_all(struct bus *b);          /* the unused ones */
 void bus__rpc_await_request(struct bus_rpc *r); /* then bus__rpc_handle, with or without it */
-void bus__rpc_handle(struct bus_rpc *r);        /* takes the reference of the arrival over */
+void bus__rpc_end(struct bus_rpc *r, const struct thole_status *st); /* a client's stream */
+bool bus__rpc_ref_if_used(struct bus_rpc *r);
+void bus__rpc_unref(struct bus_rpc *r);
+void bus__recheck_start(struct bus *b); /* streams whose certificate no longer counts end */
+void bus__recheck_stop(struct bus *b);
+void bus__rpc_handle(struct bus_rpc *r); /* takes the reference of the arrival over */
 
 struct bus_inbound { /* an accepted stream of a peer or client; the data of its rpc */
     struct bus_inbound *next, **prev; /* under bus.mutex */
@@ -390,6 +395,7 @@ struct bus {
     pthread_mutex_t pool_mutex;
     struct bus_rpc *pool, *slots;
     struct bus_task end_task;
+    struct bus_timer recheck;
     struct bus_rpc *waiting_oldest, *waiting_newest; /* calls without a message; loop thread */
     size_t waiting_count;
     uint64_t unread_ended_ns; /* when unread answers were last looked for; loop thread */

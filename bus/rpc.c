@@ -151,7 +151,7 @@ static void slot_clear(struct bus_rpc *r)
     atomic_store_explicit(&r->finished, false, memory_order_relaxed);
 }
 
-static void unref(struct bus_rpc *r)
+void bus__rpc_unref(struct bus_rpc *r)
 {
     if (!bus__drop(&r->refs)) {
         return;
@@ -217,7 +217,7 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
     if (atomic_exchange(&r->answered, true) || !bus__loop_enter(loop)) {
         grpc_slice_unref(details);
         bufslice_unref(message);
-        unref(r);
+        bus__rpc_unref(r);
         return;
     }
     grpc_slice_buffer_add(&r->reply->data.raw.slice_buffer, bus__slice_of(message));
@@ -255,7 +255,7 @@ static void sent(struct bus_tag *tag, bool ok)
     struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, sent);
     struct bus_loop *loop = &r->bus->loop;
     (void)ok;
-    unref(r);
+    bus__rpc_unref(r);
     bus__loop_live(loop, -1);
 }
 
@@ -280,7 +280,7 @@ static void closed(struct bus_tag *tag, bool ok)
     if (r->cancelled_flag) {
         run_cancel(r);
     }
-    unref(r);
+    bus__rpc_unref(r);
     bus__loop_live(loop, -1);
 }
 
@@ -368,7 +368,7 @@ static void stream_drained(void *ctx)
 static void stream_closed(void *ctx, const struct thole_status *st)
 {
     (void)st;
-    unref(ctx);
+    bus__rpc_unref(ctx);
 }
 
 static const struct bus_pipe_events stream_events = {
@@ -400,15 +400,20 @@ static void begin_stream(struct bus_rpc *r)
     bus__pipe_start(r->pipe, (struct bufslice){0});
 }
 
+void bus__rpc_end(struct bus_rpc *r, const struct thole_status *st)
+{
+    bus__pipe_finish(r->pipe, st->code, st->message, bus__details_encode(st, 0, NULL));
+    stream_cancelled(r);
+}
+
 static void end_stream(struct bus_task *task)
 {
     struct bus_rpc *r = CONTAINER_OF(task, struct bus_rpc, end_task);
     struct thole_status st;
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "the host is stopping");
-    bus__pipe_finish(r->pipe, st.code, st.message, bus__details_encode(&st, 0, NULL));
-    stream_cancelled(r);
-    unref(r);
+    bus__rpc_end(r, &st);
+    bus__rpc_unref(r);
 }
 
 void bus__rpc_end_streams(struct bus *b)
@@ -427,7 +432,7 @@ void bus__rpc_end_streams(struct bus *b)
 
 /* Slots are armed, and calls arrive, only on this thread: a referenced call does not change state
  * meanwhile. */
-static bool ref_if_used(struct bus_rpc *r)
+bool bus__rpc_ref_if_used(struct bus_rpc *r)
 {
     uint32_t refs = atomic_load_explicit(&r->refs, memory_order_acquire);
     while (refs > 0 && !atomic_compare_exchange_weak(&r->refs, &refs, refs + 1)) {
@@ -437,13 +442,13 @@ static bool ref_if_used(struct bus_rpc *r)
 
 static bool ref_if_open(struct bus_rpc *r)
 {
-    if (!ref_if_used(r)) {
+    if (!bus__rpc_ref_if_used(r)) {
         return false;
     }
     if (r->open && r->pipe == NULL && !atomic_load(&r->answered)) {
         return true;
     }
-    unref(r);
+    bus__rpc_unref(r);
     return false;
 }
 
@@ -500,7 +505,7 @@ static void end_unread(struct bus *b)
     struct bus_rpc *all = b->slots;
     pthread_mutex_unlock(&b->pool_mutex);
     for (struct bus_rpc *r = all; r != NULL; r = r->next_slot) {
-        if (!ref_if_used(r)) {
+        if (!bus__rpc_ref_if_used(r)) {
             continue;
         }
         uint64_t answered_ns = atomic_load_explicit(&r->answered_ns, memory_order_relaxed);
@@ -509,7 +514,7 @@ static void end_unread(struct bus *b)
             metric_add(&metric_unread, 1);
             grpc_call_cancel(r->call, NULL);
         }
-        unref(r);
+        bus__rpc_unref(r);
     }
 }
 
@@ -556,14 +561,14 @@ void bus__rpc_handle(struct bus_rpc *r)
             bus__pipe_headers(r->pipe); /* tells the client that its watch is established */
         }
     }
-    unref(r);
+    bus__rpc_unref(r);
 }
 
 static void arrived(struct bus_tag *tag, bool ok)
 {
     struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, arrived);
     if (!ok) {
-        unref(r);
+        bus__rpc_unref(r);
         return;
     }
     bus__rpc_arm(r->entry);
@@ -638,7 +643,7 @@ static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice 
     }
     bus__pipe_finish(r->pipe, st != NULL ? st->code : THOLE_OK, st != NULL ? st->message : NULL,
                      details);
-    unref(r);
+    bus__rpc_unref(r);
 }
 
 bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)

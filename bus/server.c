@@ -284,6 +284,7 @@ void bus_start(struct bus *b)
         }
     }
     bus__accept_start(b->acceptor);
+    bus__recheck_start(b);
     LOG_INFO(BUS, "listening address=%s port=%u incarnation=%" PRIu64, b->advertise_address,
              (unsigned)b->port, b->o.incarnation);
 }
@@ -304,6 +305,7 @@ void bus_drain(struct bus *b, uint32_t grace_ms)
         return;
     }
     if (b->started) {
+        bus__recheck_stop(b);
         bus__health_stop(b);
         bus__inbound_stop(b);
     }

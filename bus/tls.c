@@ -501,6 +501,20 @@ enum thole_code bus__tls_identify(struct bus_tls *t, grpc_call *call, enum certi
     return THOLE_OK;
 }
 
+enum thole_code bus__tls_recheck(struct bus_tls *t, const struct bus_certificate *c,
+                                 struct thole_status *st)
+{
+    struct tls_set *s = current(t);
+    struct bus_certificate *now = look_up(s, xstrdup(c->pem), c->use);
+    enum thole_code code = now->verdict.code;
+    if (code != THOLE_OK) {
+        *st = now->verdict;
+    }
+    bus__certificate_unref(now);
+    set_unref(s);
+    return code;
+}
+
 enum thole_code bus__tls_check_host(struct bus_tls *t, const struct certificate *c,
                                     struct thole_status *st)
 {

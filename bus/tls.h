@@ -30,6 +30,11 @@ THOLE_MUST_CHECK enum thole_code bus__tls_identify(struct bus_tls *t, grpc_call 
                                                    struct bus_certificate **ret,
                                                    struct thole_status *st);
 
+/* Does a certificate that was accepted still count? */
+THOLE_MUST_CHECK enum thole_code bus__tls_recheck(struct bus_tls *t,
+                                                  const struct bus_certificate *c,
+                                                  struct thole_status *st);
+
 /* Credentials for the server. `t` must outlive them. */
 grpc_server_credentials *bus__tls_server_credentials(struct bus_tls *t);
 /* Credentials for a channel. The server's certificate must be for the host name or address of one

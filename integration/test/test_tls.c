@@ -516,6 +516,46 @@ static void test_revoked_certificates_end(void **state)
     cluster_free(c);
 }
 
+static void *watch_main(void *ctx)
+{
+    struct bench_run *b = ctx;
+    char command[700];
+    snprintf(command, sizeof command, "'%s' --endpoints %s watch orders 2>&1", THOLE_PATH,
+             b->endpoints);
+    FILE *p = popen(command, "r");
+    size_t n = p != NULL ? fread(b->out, 1, sizeof b->out - 1, p) : 0;
+    b->out[n] = '\0';
+    b->status = p != NULL ? pclose(p) : -1;
+    return NULL;
+}
+
+/* It began before. Streams between hosts go on. */
+static void test_an_open_watch_ends_with_its_certificate(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(3);
+    struct bench_run watch = {.c = c, .endpoints = c->hosts[0].address};
+    pthread_t thread;
+    const int64_t now_s = (int64_t)time(NULL);
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    make_odd("bob", (struct certificate_request){.kind = CERTIFICATE_USER,
+                                                 .name = "bob",
+                                                 .not_before_s = now_s - DAY_S,
+                                                 .not_after_s = now_s + 6});
+    call_as("bob");
+    assert_int_equal(pthread_create(&thread, NULL, watch_main, &watch), 0);
+    pthread_join(thread, NULL);
+    if (watch.status == 0 || strstr(watch.out, "has expired") == NULL) {
+        fail_msg("status %d: %s", watch.status, watch.out);
+    }
+    assert_true((int64_t)time(NULL) - now_s < 30);
+    call_as("alice");
+    cli_ok(c, 1, "propose orders 'put a b'");
+    assert_false(host_log_has(c, 0, "peer disconnected"));
+    cluster_free(c);
+}
+
 /* The thief does not have the list. */
 static void test_a_revoked_host_cannot_speak_as_one(void **state)
 {
@@ -677,6 +717,27 @@ static void test_cert_keeps_keys_private_and_overwrites_nothing(void **state)
     cluster_free(c);
 }
 
+/* The base64 of each private key, in lines of 64. */
+static void test_no_key_is_logged(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(2);
+    c->extra_args[0] = "--log-level=debug";
+    cluster_start_dev(c);
+    cluster_join(c, 1, 0);
+    cli_ok(c, 0, "status");
+    assert_int_equal(kill(c->hosts[0].pid, SIGHUP), 0);
+    eventually(20000, "SIGHUP is logged", log_says,
+               &(struct log_wait){c, 0, "certificates were read again"});
+    setenv("THOLE_LOG", "debug", 1);
+    shell("'%s' --endpoints %s status > %s/cli.log 2>&1", THOLE_PATH, c->hosts[0].address, c->dir);
+    unsetenv("THOLE_LOG");
+    shell("cd %s && cat pki/*.key | grep -v -e ----- > secrets && test -s secrets && "
+          "! grep -F -f secrets *.log && ! grep -e 'PRIVATE KEY' *.log",
+          c->dir);
+    cluster_free(c);
+}
+
 /* ---- Without TLS ----------------------------------------------------------------------------- */
 
 static void test_plain_text_beyond_the_loopback_must_be_meant(void **state)
@@ -719,11 +780,13 @@ int main(void)
         cmocka_unit_test(test_a_host_cannot_speak_as_another),
         cmocka_unit_test(test_all_certificates_are_replaced_under_load),
         cmocka_unit_test(test_revoked_certificates_end),
+        cmocka_unit_test(test_an_open_watch_ends_with_its_certificate),
         cmocka_unit_test(test_a_revoked_host_cannot_speak_as_one),
         cmocka_unit_test(test_another_ca_takes_over_under_load),
         cmocka_unit_test(test_certificates_of_openssl),
         cmocka_unit_test(test_the_http_port_follows_the_files),
         cmocka_unit_test(test_cert_keeps_keys_private_and_overwrites_nothing),
+        cmocka_unit_test(test_no_key_is_logged),
         cmocka_unit_test(test_plain_text_beyond_the_loopback_must_be_meant),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
