@@ -233,6 +233,7 @@ void thole_close(struct thole *t)
         api__client_stop(t->client);
     }
     api__results_free(t->results);
+    api__views_end(t);
     agent_free(t->agent);
     api__client_free(t->client);
     executor_free(t->executor);

@@ -30,11 +30,12 @@ struct thole {
     /* Client. */
     struct client *client;
 
+    struct thole_view *views;    /* api_view.c: not released yet */
     struct bus_channel *channel; /* api_control.c; NULL until it is needed */
     struct executor *executor;
     struct results *results;
     _Atomic size_t in_flight;
-    pthread_mutex_t lock; /* of the watches of a client, and `channel` */
+    pthread_mutex_t lock; /* of the watches of a client, `views` and `channel` */
     struct map watches;
     uint64_t next_watch;
 };
@@ -82,6 +83,9 @@ void api__results_free(struct results *rs); /* waits until nothing is in flight 
 /* api_host.c: calls options.ready from now on, until the end. */
 void api__readiness_begin(struct thole *t);
 void api__readiness_end(struct thole *t);
+
+/* api_view.c: the registry is about to go. */
+void api__views_end(struct thole *t);
 
 /* api_client.c */
 THOLE_MUST_CHECK enum thole_code api__client_new(struct thole *t, const char *addresses,

@@ -7,7 +7,9 @@
 #include "base/latch.h"
 
 struct thole_view {
-    struct registry_view *v;
+    struct registry_view *v; /* NULL: the handle was closed */
+    struct thole *t;         /* likewise */
+    struct thole_view *next, *before;
 };
 
 static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct thole_status *st)
@@ -31,9 +33,43 @@ enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t 
         return code;
     }
     struct thole_view *v = xcalloc(1, sizeof *v);
+    v->t = t;
     v->v = registry_view_acquire(agent_registry(t->agent));
+    pthread_mutex_lock(&t->lock);
+    v->next = t->views;
+    if (v->next != NULL) {
+        v->next->before = v;
+    }
+    t->views = v;
+    pthread_mutex_unlock(&t->lock);
     *ret = v;
     return THOLE_OK;
+}
+
+static void take_out(struct thole_view *v)
+{
+    pthread_mutex_lock(&v->t->lock);
+    if (v->before != NULL) {
+        v->before->next = v->next;
+    } else {
+        v->t->views = v->next;
+    }
+    if (v->next != NULL) {
+        v->next->before = v->before;
+    }
+    pthread_mutex_unlock(&v->t->lock);
+}
+
+void api__views_end(struct thole *t)
+{
+    struct thole_view *next = NULL;
+    for (struct thole_view *v = t->views; v != NULL; v = next) {
+        next = v->next;
+        registry_view_release(v->v);
+        v->v = NULL;
+        v->t = NULL;
+    }
+    t->views = NULL;
 }
 
 void thole_view_release(struct thole_view *v)
@@ -41,13 +77,16 @@ void thole_view_release(struct thole_view *v)
     if (v == NULL) {
         return;
     }
-    registry_view_release(v->v);
+    if (v->t != NULL) {
+        take_out(v);
+        registry_view_release(v->v);
+    }
     free(v);
 }
 
 uint64_t thole_view_revision(const struct thole_view *v)
 {
-    return registry_view_revision(v->v);
+    return v->v != NULL ? registry_view_revision(v->v) : 0;
 }
 
 static void copy_text(char *to, size_t size, upb_StringView v)
@@ -91,12 +130,12 @@ static bool copy_host(const thole_v1_Host *h, struct thole_host_info *io)
 
 bool thole_view_next_host(const struct thole_view *v, struct thole_host_info *io)
 {
-    return copy_host(registry_next_host(v->v, slice_str(io->name)), io);
+    return v->v != NULL && copy_host(registry_next_host(v->v, slice_str(io->name)), io);
 }
 
 bool thole_view_host(const struct thole_view *v, const char *name, struct thole_host_info *ret)
 {
-    return copy_host(registry_host_by_name(v->v, slice_str(name)), ret);
+    return v->v != NULL && copy_host(registry_host_by_name(v->v, slice_str(name)), ret);
 }
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
@@ -139,6 +178,12 @@ static bool copy_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
     i.deleting = thole_v1_Shard_deleting(s);
     i.generation = thole_v1_Shard_generation(s);
     i.revision = thole_v1_Shard_revision(s);
+    copy_text(i.pool, sizeof i.pool, thole_v1_Shard_pool(s));
+    i.has_slots = thole_v1_Shard_has_slots(s);
+    if (i.has_slots) {
+        i.slot_first = thole_v1_SlotRange_first(thole_v1_Shard_slots(s));
+        i.slot_last = thole_v1_SlotRange_last(thole_v1_Shard_slots(s));
+    }
     copy_out(io, io->size, &i, sizeof i);
     return true;
 }
@@ -146,13 +191,15 @@ static bool copy_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
 bool thole_view_next_shard(const struct thole_view *v, struct thole_shard_info *io)
 {
     struct registry_shard_buf shard_buf;
-    return copy_shard(registry_next_shard(v->v, slice_str(io->name), &shard_buf), io);
+    return v->v != NULL &&
+           copy_shard(registry_next_shard(v->v, slice_str(io->name), &shard_buf), io);
 }
 
 bool thole_view_shard(const struct thole_view *v, const char *name, struct thole_shard_info *ret)
 {
     struct registry_shard_buf shard_buf;
-    return copy_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
+    return v->v != NULL &&
+           copy_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
 }
 
 /* ---- Replicas -------------------------------------------------------------------------------- */
@@ -160,7 +207,8 @@ bool thole_view_shard(const struct thole_view *v, const char *name, struct thole
 bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_info *io)
 {
     struct registry_replica_buf replica_buf;
-    const thole_v1_Replica *r = registry_next_replica(v->v, io->id, &replica_buf);
+    const thole_v1_Replica *r =
+        v->v != NULL ? registry_next_replica(v->v, io->id, &replica_buf) : NULL;
     if (r == NULL) {
         return false;
     }

@@ -107,6 +107,40 @@ static void test_service_knows_its_host(void **state)
     fixture_free(f);
 }
 
+static void test_service_may_release_views_and_shards_after_the_end(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(2);
+    struct heard h = {0};
+    struct thole_status st = {0};
+    struct thole_view *views[3] = {NULL};
+    struct thole_shard *shard = NULL;
+    struct thole *t = new_host(f, THOLE_BOOTSTRAP_DEV, &h, 0, 0);
+    assert_int_equal(thole_start(t, &st), THOLE_OK);
+    assert_int_equal(thole_wait_ready(t, 20000, &st), THOLE_OK);
+    assert_int_equal(thole_shard_open(t, "s", &shard, &st), THOLE_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(thole_view_acquire(t, false, 0, &views[i], &st), THOLE_OK);
+    }
+    struct thole_host_info host = {.size = sizeof host};
+    assert_true(thole_view_next_host(views[1], &host));
+    thole_view_release(views[1]);
+    thole_close(t);
+    host.name[0] = '\0';
+    struct thole_shard_info info = {.size = sizeof info};
+    struct thole_replica_info replica = {.size = sizeof replica};
+    for (int i = 0; i < 3; i += 2) {
+        assert_false(thole_view_next_host(views[i], &host));
+        assert_false(thole_view_next_shard(views[i], &info));
+        assert_false(thole_view_next_replica(views[i], &replica));
+        assert_false(thole_view_shard(views[i], "zero", &info));
+        assert_int_equal(thole_view_revision(views[i]), 0);
+        thole_view_release(views[i]);
+    }
+    thole_shard_release(shard);
+    fixture_free(f);
+}
+
 /* A host that cannot join says so, and is not ready; its end is not held up. */
 static void test_service_hears_what_its_host_waits_for(void **state)
 {
@@ -150,6 +184,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_service_knows_its_host),
+        cmocka_unit_test(test_service_may_release_views_and_shards_after_the_end),
         cmocka_unit_test(test_service_hears_what_its_host_waits_for),
         cmocka_unit_test(test_service_that_stops_ends_a_wait_at_the_start),
     };

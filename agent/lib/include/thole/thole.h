@@ -172,7 +172,7 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_start(struct thole *t, struct t
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms,
                                                             struct thole_status *st);
 /* Stop gracefully and free: hand leaderships over (at most 3 s) and complete outstanding operations
- * (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards must have been released. Not from a
+ * (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards may be released later. Not from a
  * callback. NULL is fine. */
 THOLE_API void thole_close(struct thole *t);
 THOLE_API const char *thole_address(const struct thole *t); /* advertised; "" before thole_start */
@@ -419,7 +419,8 @@ THOLE_API void thole_stream_close(struct thole_stream *s);
 
 /* ---- The registry as this host sees it (hosts only) ------------------------------------------ */
 
-/* An immutable view of the registry; release it before thole_close. A linearizable view is at least
+/* An immutable view of the registry. After thole_close it is empty, and must still be released: one
+ * thread uses a view and closes its handle. A linearizable view is at least
  * as new as shard zero was when the call began (UNAVAILABLE, DEADLINE_EXCEEDED); otherwise it is
  * this host's current view. */
 struct thole_view;
@@ -444,7 +445,10 @@ struct thole_shard_info {
     uint64_t id, leader_replica, leader_term; /* leader: the last one reported */
     uint32_t voters, non_voting;
     bool formed, ready, deleting;
+    bool has_slots; /* the shard is of a pool with keys, and owns these slots */
     uint64_t generation, revision;
+    char pool[THOLE_NAME_BYTES]; /* "": of none */
+    uint32_t slot_first, slot_last;
 };
 struct thole_replica_info {
     uint32_t size;
