@@ -118,7 +118,7 @@ enum thole_code kv__get_latest(const struct kv_reader *r, struct slice key, bool
         return kv__damaged(st, "key");
     }
     if (with_value && ret->value_elsewhere) {
-        struct kv_item whole;
+        struct kv_item whole = {0};
         code = fetch_item(r, (struct kv_at){ret->mod, ret->sub}, &whole, &stored, st);
         if (code == THOLE_OK) {
             ret->encoded = arena_copy(arena, whole.encoded);
