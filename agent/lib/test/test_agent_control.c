@@ -114,16 +114,46 @@ static void use_the_control_plane(struct thole *t, const char *name)
     call_fails(t, "Cluster/Watch", "{}", THOLE_INVALID_ARGUMENT, "is no method");
 }
 
+/* Start an operation, watch it, cancel it: the watch ends with it. */
+static void run_an_operation(struct thole *t)
+{
+    struct thole_stream *s = NULL;
+    struct thole_status st = {0};
+    char json[80];
+    char *pause =
+        call(t, "Operations/PauseControllers", "{\"controllers\": [\"CONTROLLER_BALANCE\"]}");
+    const char *id = strstr(pause, "\"id\":\"");
+    assert_non_null(id);
+    snprintf(json, sizeof json, "{\"id\": \"%d\"}", atoi(id + strlen("\"id\":\"")));
+    free(pause);
+    assert_int_equal(
+        thole_stream_open(t, "Operations/WatchOperation", THOLE_JSON, text(json), &s, &st),
+        THOLE_OK);
+    struct thole_answer a = {0};
+    assert_int_equal(thole_stream_next(s, 10000, &a, &st), THOLE_OK);
+    assert_non_null(strstr(a.data, "RUNNING"));
+    free(a.data);
+    call_has(t, "Operations/CancelOperation", json, "CANCELLED");
+    enum thole_code code = THOLE_OK;
+    while (code == THOLE_OK) {
+        code = thole_stream_next(s, 10000, NULL, &st);
+    }
+    assert_int_equal(code, THOLE_OUT_OF_RANGE);
+    thole_stream_close(s);
+}
+
 static void test_control_by_a_host(void **state)
 {
     struct world *w = *state;
     use_the_control_plane(w->host, "a");
+    run_an_operation(w->host);
 }
 
 static void test_control_by_a_client(void **state)
 {
     struct world *w = *state;
     use_the_control_plane(w->client, "b");
+    run_an_operation(w->client);
 }
 
 static void test_control_in_protobuf(void **state)

@@ -386,7 +386,7 @@ THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
 /* ---- The control plane ----------------------------------------------------------------------- */
 
 /* Every method of the services of thole.v1 (docs/specs.md; `grpcurl` lists them), by its name:
- * "Pools/UpdatePool", "Shards/TransferLeader", "Operations/StartOperation", "Hosts/UpdateHost",
+ * "Pools/UpdatePool", "Shards/TransferLeader", "Operations/DrainHost", "Hosts/UpdateHost",
  * "Cluster/Watch". A request and its answers are messages of that method, in the encoding of the
  * call. A host calls itself over its own port, a client one of its hosts: rights, limits and errors
  * are those of any caller. */
