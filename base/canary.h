@@ -38,19 +38,22 @@
     X(snapshot_without_lead, 39)  \
     X(force_before_sync, 40)      \
     X(force_uncommitted, 41)      \
-    X(answers_apart, 44)
+    X(answers_apart, 44)          \
+    X(request_ids_not_saved, 45)  \
+    X(request_ids_by_clock, 46)
 
 /* Those of whole hosts, as in the catalogue of agent/sim/README.md. */
-#define CANARY_HOST_LIST(X)      \
-    X(promoted_unanswered, 101)  \
-    X(drain_shrinks_zero, 103)   \
-    X(ready_without_leader, 104) \
-    X(addresses_from_rows, 105)  \
-    X(low_space_leads, 106)      \
-    X(request_forgotten, 107)    \
-    X(replica_id_reused, 108)    \
-    X(two_replicas, 109)         \
-    X(forward_drops_session, 110)
+#define CANARY_HOST_LIST(X)       \
+    X(promoted_unanswered, 101)   \
+    X(drain_shrinks_zero, 103)    \
+    X(ready_without_leader, 104)  \
+    X(addresses_from_rows, 105)   \
+    X(low_space_leads, 106)       \
+    X(request_forgotten, 107)     \
+    X(replica_id_reused, 108)     \
+    X(two_replicas, 109)          \
+    X(forward_drops_session, 110) \
+    X(forward_drops_request_id, 111)
 
 enum canary {
     CANARY_none = 0,

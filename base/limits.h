@@ -32,9 +32,17 @@
 #define LIMIT_SESSIONS 4096                   /* per shard; the least recently used is evicted */
 #define LIMIT_SESSION_RESULTS 64              /* remembered answers per session */
 #define LIMIT_SESSION_RESULT_BYTES (64 * KIB) /* a larger answer is remembered as "applied" only */
-/* Remembered answers of a shard, together: the oldest are then remembered as "applied" only. They
- * are looked through whenever so many more bytes of answers came (a step), so that a shard keeps at
- * most the bound, a step and an answer. */
+/* Proposals that carry a request id instead of a session: for how long (in the engine's time) a
+ * repeat gets the first answer, and how many of them a shard remembers. More are refused:
+ * LIMIT_REQUEST_IDS / 120 s = 2,184 a second and shard, continuously. */
+#define LIMIT_REQUEST_ID_BYTES 64
+#define LIMIT_REQUEST_ID_MS (120 * 1000)
+#define LIMIT_REQUEST_IDS (256 * 1024)
+/* With those that have expired and are not freed yet: no more than that, and a batch's. */
+#define LIMIT_REQUEST_IDS_MAX (LIMIT_REQUEST_IDS + 1024)
+/* Remembered answers of a shard, of sessions and request ids together: the oldest are then
+ * remembered as "applied" only. They are looked through whenever so many more bytes of answers came
+ * (a step), so that a shard keeps at most the bound, a step and an answer. */
 #define LIMIT_SESSION_ANSWERS_BYTES (64 * MIB)
 #define LIMIT_SESSION_ANSWERS_STEP_BYTES (8 * MIB)
 #define LIMIT_SESSION_ANSWERS_BYTES_MAX                               \

@@ -4,6 +4,7 @@
  *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT]
  *                 [--seconds S] [--warmup S] [--hosts N] [--processes 1|HOSTS] [--at leader|any]
  *                 [--type NAME] [--port FIRST] [--dir DIR] [--pki DIR] [--json FILE]
+ *                 [--request-ids 0|1]
  *
  * The load uses the public API in batches. It calls the host that leads the shard when the load
  * begins, or all hosts in turn. Each completed operation is replaced at once by another one on the
@@ -36,6 +37,7 @@
 
 struct config {
     uint64_t shards, in_flight, payload, read_share, seconds, warmup, hosts, processes, port;
+    uint64_t request_ids; /* 1: each proposal has one, of 16 bytes */
     const char *type, *dir, *at;
     const char *pki;  /* folder with ca.crt, h1.crt, h1.key, ...: TLS; NULL: plain text */
     const char *json; /* result file; metrics: FILE.before.PROCESS, FILE.after.PROCESS */
@@ -54,6 +56,7 @@ struct slot { /* one operation in flight */
     uint64_t begun_ns;
     uint32_t shard;
     bool query;
+    uint64_t id[2]; /* of the request */
 };
 
 struct load { /* the load of this process */
@@ -70,6 +73,7 @@ struct lane { /* the slots of one host */
     struct load *l;
     uint32_t host;
     uint64_t random;
+    uint64_t proposals;
 };
 
 static void die(const char *what, const struct thole_status *st)
@@ -95,6 +99,11 @@ static void prepare(struct lane *ln, struct slot *s, uint64_t now, struct thole_
         .timeout_ms = 20000,
         .user = s,
     };
+    if (l->c.request_ids && !s->query) {
+        s->id[0] = ln->host;
+        s->id[1] = ++ln->proposals;
+        op->request_id = (struct thole_slice){s->id, sizeof s->id};
+    }
 }
 
 static void completed(void *ctx, const struct thole_result *results, size_t count)
@@ -521,11 +530,11 @@ static bool read_option(struct config *c, const char *name, const char *value)
     const struct {
         const char *name;
         uint64_t *to;
-    } numbers[] = {{"--shards", &c->shards},      {"--in-flight", &c->in_flight},
-                   {"--payload", &c->payload},    {"--read-share", &c->read_share},
-                   {"--seconds", &c->seconds},    {"--warmup", &c->warmup},
-                   {"--hosts", &c->hosts},        {"--port", &c->port},
-                   {"--processes", &c->processes}};
+    } numbers[] = {{"--shards", &c->shards},       {"--in-flight", &c->in_flight},
+                   {"--payload", &c->payload},     {"--read-share", &c->read_share},
+                   {"--seconds", &c->seconds},     {"--warmup", &c->warmup},
+                   {"--hosts", &c->hosts},         {"--port", &c->port},
+                   {"--processes", &c->processes}, {"--request-ids", &c->request_ids}};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (strcmp(name, numbers[i].name) == 0) {
             *numbers[i].to = strtoull(value, NULL, 10);
@@ -577,7 +586,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_cluster [--shards N] [--in-flight N] [--payload BYTES] "
                         "[--read-share PERCENT]\n  [--seconds S] [--warmup S] [--hosts N] "
                         "[--processes 1|HOSTS] [--at leader|any]\n"
-                        "  [--type NAME] [--port FIRST] [--dir DIR] [--json FILE]\n");
+                        "  [--type NAME] [--port FIRST] [--dir DIR] [--json FILE]\n"
+                        "  [--request-ids 0|1]\n");
         return 2;
     }
     bool temporary = l->c.dir == NULL;

@@ -55,6 +55,7 @@ enum cli_option_id {
     OPT_KEY,
     OPT_SESSION,
     OPT_SEQUENCE,
+    OPT_REQUEST_ID,
     OPT_FROM,
     OPT_TO,
     OPT_SHARD,
@@ -261,6 +262,7 @@ int cli__command_propose(struct cli *c);
 int cli__command_query(struct cli *c);
 int cli__command_watch(struct cli *c);
 int cli__command_session_open(struct cli *c);
+int cli__command_session_close(struct cli *c);
 int cli__command_kv_put(struct cli *c);
 int cli__command_kv_get(struct cli *c);
 int cli__command_kv_delete(struct cli *c);

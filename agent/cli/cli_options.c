@@ -128,6 +128,11 @@ const struct option_def cli_options[OPT_OPTIONS] = {
                       .kind = OPTION_NUMBER,
                       .value = "N",
                       .help = "number of the proposal in its session, from 1"},
+    [OPT_REQUEST_ID] = {.name = "request-id",
+                        .kind = OPTION_TEXT,
+                        .value = "ID",
+                        .help = "apply at most once: a repeat within two minutes gets the first "
+                                "answer"},
     [OPT_FROM] = {.name = "from",
                   .kind = OPTION_TEXT,
                   .value = "HOST",

@@ -144,6 +144,10 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
     }
     thole_v1_ProposeRequest_set_session(request, cli_number(c, OPT_SESSION));
     thole_v1_ProposeRequest_set_sequence(request, cli_number(c, OPT_SEQUENCE));
+    const char *id = cli_text(c, OPT_REQUEST_ID);
+    if (id != NULL) {
+        thole_v1_ProposeRequest_set_request_id(request, cli__sv(id));
+    }
     return CLI_CALL(c, Data, Propose, request, ret, ProposeResponse, st);
 }
 
@@ -196,7 +200,9 @@ int cli__command_propose(struct cli *c)
             (void)cli__say_failed("the machine refused the proposal: code %" PRIu64,
                                   thole_v1_ProposeResponse_code(reply));
         }
-        if (thole_v1_ProposeResponse_duplicate(reply)) {
+        if (thole_v1_ProposeResponse_forgotten(reply)) {
+            cli__note("the proposal was applied before; its answer is not remembered");
+        } else if (thole_v1_ProposeResponse_duplicate(reply)) {
             cli__note("the proposal was applied before; this is the remembered answer");
         }
     }
@@ -234,6 +240,26 @@ int cli__command_session_open(struct cli *c)
     if (!cli_data_shown(c, reply, thole_v1_OpenSessionResponse_getmsgdef(c->pool))) {
         printf("%" PRIu64 "\n", thole_v1_OpenSessionResponse_session(reply));
     }
+    return cli__flush();
+}
+
+int cli__command_session_close(struct cli *c)
+{
+    struct thole_status st;
+    uint64_t session = 0;
+    const thole_v1_CloseSessionResponse *reply = NULL;
+    if (!options_parse_number(c->args[1], &session) || session == 0) {
+        cli__say_usage(c, "SESSION is the number that `thole session open` printed");
+        return CLI_USAGE;
+    }
+    thole_v1_CloseSessionRequest *request = thole_v1_CloseSessionRequest_new(c->arena);
+    thole_v1_CloseSessionRequest_set_shard(request, cli__sv(cli__strip(c->args[0], "shard")));
+    thole_v1_CloseSessionRequest_set_key(request, key_option(c));
+    thole_v1_CloseSessionRequest_set_session(request, session);
+    if (CLI_CALL(c, Data, CloseSession, request, &reply, CloseSessionResponse, &st)) {
+        return cli__say_status("cannot close the session", &st);
+    }
+    (void)cli_data_shown(c, reply, thole_v1_CloseSessionResponse_getmsgdef(c->pool));
     return cli__flush();
 }
 

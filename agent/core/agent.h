@@ -128,7 +128,13 @@ bool agent_has_view(struct agent *a, struct thole_status *st);
 
 /* ---- The router: sends a request to a host that can answer it -------------------------------- */
 
-enum router_kind { ROUTER_PROPOSE, ROUTER_OPEN_SESSION, ROUTER_QUERY, ROUTER_TRANSFER };
+enum router_kind {
+    ROUTER_PROPOSE,
+    ROUTER_OPEN_SESSION,
+    ROUTER_CLOSE_SESSION,
+    ROUTER_QUERY,
+    ROUTER_TRANSFER,
+};
 
 /* The caller's memory; it must not be touched until `done`, which is called exactly once, on any
  * thread, and must not block. The router retries a proposal until the deadline, but only if it
@@ -141,6 +147,7 @@ struct router_request {
      * back with NO_SUCH_SHARD (except for shard zero), to retry on another shard of that name. */
     struct bufslice payload;
     uint64_t session, sequence;
+    struct slice request_id; /* of a proposal without a session; lives until `done` */
     bool stale;
     uint32_t max_staleness_ms;
     uint32_t hops;           /* how often the request was forwarded before */
@@ -152,6 +159,7 @@ struct router_request {
 
     uint64_t index, code; /* OPEN_SESSION: `code` is the session; TRANSFER: `index` is the leader */
     bool duplicate;
+    bool forgotten;         /* a duplicate whose first answer is not remembered */
     bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */
 

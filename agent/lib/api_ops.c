@@ -22,6 +22,7 @@ struct op {
     void *ctx, *user;
     struct api_request q;
     uint8_t copied[PAYLOAD_COPIED_BYTES]; /* a small payload */
+    uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
 };
 
 struct results {
@@ -97,6 +98,7 @@ static void fill(struct thole_result *to, const struct op *o)
         .index = r->index,
         .value = r->code,
         .duplicate = r->duplicate,
+        .forgotten = r->forgotten,
         .data = {.data = r->result.bytes.data, .size = r->result.bytes.size},
     };
 }
@@ -195,10 +197,18 @@ static enum thole_code check_op(const struct thole *t, const struct thole_op *op
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "op.key must be empty: op.shard was opened with a key");
     }
+    if (op->request_id.size > LIMIT_REQUEST_ID_BYTES) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "op.request_id is larger than %d bytes", LIMIT_REQUEST_ID_BYTES);
+    }
+    if (op->request_id.size > 0 && (op->session != 0 || op->kind != THOLE_PROPOSE)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "op.request_id is for proposals without a session");
+    }
     return THOLE_OK;
 }
 
-/* The payload is borrowed. */
+/* The payload and the request id are borrowed. */
 static void fill_request(struct thole *t, const struct thole_op *op, uint64_t now,
                          struct api_request *q)
 {
@@ -212,6 +222,7 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
     r->payload = (struct bufslice){.bytes = slice_of(op->payload.data, op->payload.size)};
     r->session = op->session;
     r->sequence = op->sequence;
+    r->request_id = slice_of(op->request_id.data, op->request_id.size);
     r->stale = (op->flags & THOLE_STALE) != 0;
     r->max_staleness_ms = op->max_staleness_ms;
     r->slot_plus_1 = op->key.size > 0 ? 1 + slot_of_key(slice_of(op->key.data, op->key.size))
@@ -229,6 +240,15 @@ static struct bufslice keep_payload(struct op *o, struct slice payload)
         memcpy(o->copied, payload.data, payload.size);
     }
     return (struct bufslice){.bytes = slice_of(o->copied, payload.size)};
+}
+
+static void keep_request_id(struct op *o)
+{
+    struct slice *id = &o->q.r.request_id;
+    if (id->size > 0) {
+        memcpy(o->request_id, id->data, id->size);
+        id->data = o->request_id;
+    }
 }
 
 enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t count,
@@ -257,6 +277,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
         o->user = ops[i].user;
         fill_request(t, &ops[i], now, &o->q);
         o->q.r.payload = keep_payload(o, o->q.r.payload.bytes);
+        keep_request_id(o);
         ref_take(&o->q.shard->refs);
         o->q.done = op_done;
         api__route(&o->q);
@@ -281,8 +302,11 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
     code = api__finish(&q, st);
     if (code == THOLE_OK && ret != NULL) {
         size_t size = q.r.result.bytes.size;
-        *ret = (struct thole_answer){
-            .index = q.r.index, .value = q.r.code, .duplicate = q.r.duplicate, .size = size};
+        *ret = (struct thole_answer){.index = q.r.index,
+                                     .value = q.r.code,
+                                     .duplicate = q.r.duplicate,
+                                     .forgotten = q.r.forgotten,
+                                     .size = size};
         ret->data = xmalloc(size + 1);
         if (size > 0) {
             memcpy(ret->data, q.r.result.bytes.data, size);
@@ -293,25 +317,46 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
     return code;
 }
 
-enum thole_code thole_session_open(struct thole *t, struct thole_shard *shard, uint32_t timeout_ms,
-                                   uint64_t *ret, struct thole_status *st)
+/* Open a session, or close the one that `op` names; `ret_code` is the answer's number. */
+static enum thole_code run_session(struct thole *t, const struct thole_op *op,
+                                   enum router_kind kind, uint64_t *ret_code,
+                                   struct thole_status *st)
 {
-    const struct thole_op op = {.kind = THOLE_PROPOSE, .shard = shard, .timeout_ms = timeout_ms};
     enum thole_code code = api__need_running(t, st);
     if (code == THOLE_OK) {
-        code = check_op(t, &op, st);
+        code = check_op(t, op, st);
     }
     if (code != THOLE_OK) {
         return code;
     }
     struct api_request q;
-    fill_request(t, &op, clock_now(&clock_system), &q);
-    q.r.kind = ROUTER_OPEN_SESSION;
+    fill_request(t, op, clock_now(&clock_system), &q);
+    q.r.kind = kind;
     api__run(&q);
     code = api__finish(&q, st);
     if (code == THOLE_OK) {
-        *ret = q.r.code;
+        *ret_code = q.r.code;
     }
     bufslice_unref(q.r.result);
     return code;
+}
+
+enum thole_code thole_session_open(struct thole *t, struct thole_shard *shard, uint32_t timeout_ms,
+                                   uint64_t *ret, struct thole_status *st)
+{
+    const struct thole_op op = {.kind = THOLE_PROPOSE, .shard = shard, .timeout_ms = timeout_ms};
+    return run_session(t, &op, ROUTER_OPEN_SESSION, ret, st);
+}
+
+enum thole_code thole_session_close(struct thole *t, struct thole_shard *shard, uint64_t session,
+                                    uint32_t timeout_ms, struct thole_status *st)
+{
+    const struct thole_op op = {
+        .kind = THOLE_PROPOSE, .shard = shard, .timeout_ms = timeout_ms, .session = session};
+    uint64_t unused;
+    if (session == 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "session is needed");
+    }
+    return run_session(t, &op, ROUTER_CLOSE_SESSION, &unused, st);
 }

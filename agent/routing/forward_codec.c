@@ -59,7 +59,7 @@ struct bufslice router_encode_forward(const struct router_request *r, const char
                                       struct forward_space *space)
 {
     struct slice name = shard_name != NULL ? slice_str(shard_name) : (struct slice){0};
-    struct bufslice out = room(space, name.size + r->payload.bytes.size);
+    struct bufslice out = room(space, name.size + r->payload.bytes.size + r->request_id.size);
     uint8_t *p = out.owner != NULL ? out.owner->data : space->bytes;
     p = put_number(p, 1, r->shard_id);
     p = put_bytes(p, 2, name);
@@ -70,6 +70,8 @@ struct bufslice router_encode_forward(const struct router_request *r, const char
     p = put_number(p, 7, r->stale);
     p = put_number(p, 8, r->max_staleness_ms);
     p = put_number(p, 9, r->hops);
+    p = put_bytes(p, 10, r->request_id);
+    p = put_number(p, 11, r->kind == ROUTER_CLOSE_SESSION);
     p = put_number(p, 15, shard_name != NULL ? r->slot_plus_1 : 0);
     return used(out, p);
 }
@@ -97,6 +99,7 @@ struct bufslice router_encode_reply(const struct forward_reply *in, struct forwa
     }
     p = put_bytes(p, 10, in->key);
     p = put_number(p, 11, in->bookmark);
+    p = put_number(p, 12, in->forgotten);
     return used(out, p);
 }
 
@@ -177,6 +180,12 @@ bool router_decode_forward(struct slice body, struct forwarded *ret)
         case 9:
             ret->hops = (uint32_t)f.value;
             break;
+        case 10:
+            ret->request_id = CANARY(forward_drops_request_id) ? (struct slice){0} : f.bytes;
+            break;
+        case 11:
+            ret->close_session = f.value != 0;
+            break;
         case 15:
             ret->slot_plus_1 = (uint32_t)f.value;
             break;
@@ -230,6 +239,9 @@ bool router_decode_reply(struct slice body, struct forward_reply *ret)
             break;
         case 11:
             ret->bookmark = f.value != 0;
+            break;
+        case 12:
+            ret->forgotten = f.value != 0;
             break;
         default:
             break;

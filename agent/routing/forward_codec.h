@@ -15,9 +15,9 @@ struct bufslice router_encode_forward(const struct router_request *r, const char
                                       struct forward_space *space);
 struct forwarded {
     uint64_t shard_id;
-    struct slice shard_name, payload; /* borrowed from the body */
+    struct slice shard_name, payload, request_id; /* borrowed from the body */
     uint64_t session, sequence;
-    bool open_session, stale;
+    bool open_session, close_session, stale;
     uint32_t max_staleness_ms, hops, slot_plus_1;
 };
 bool router_decode_forward(struct slice body, struct forwarded *ret);
@@ -25,7 +25,7 @@ bool router_decode_forward(struct slice body, struct forwarded *ret);
 struct forward_reply {
     uint64_t code, index;
     struct slice result; /* borrowed from the body when decoded */
-    bool duplicate;
+    bool duplicate, forgotten;
     uint64_t leader_term;
     struct uuid leader_host;
     struct slice key;

@@ -160,6 +160,7 @@ static void local_done(struct engine_request *e)
         r->index = e->index;
         r->code = e->code;
         r->duplicate = e->duplicate;
+        r->forgotten = e->forgotten;
         r->here = true;
         r->result = e->result;
         finish(r);
@@ -197,6 +198,24 @@ static void transfer_done(void *ctx, const struct thole_status *st)
     finish_or_retry(r, false);
 }
 
+static enum engine_request_kind engine_kind(enum router_kind kind)
+{
+    switch (kind) {
+    case ROUTER_PROPOSE:
+        return ENGINE_PROPOSE;
+    case ROUTER_OPEN_SESSION:
+        return ENGINE_OPEN_SESSION;
+    case ROUTER_CLOSE_SESSION:
+        return ENGINE_CLOSE_SESSION;
+    case ROUTER_QUERY:
+        return ENGINE_QUERY;
+    case ROUTER_TRANSFER: /* not a request of the engine */
+        break;
+    }
+    ASSERT(false);
+    return ENGINE_QUERY;
+}
+
 static void submit_local(struct router *ro, struct router_request *r)
 {
     metric_add(&metric_local, 1);
@@ -207,13 +226,12 @@ static void submit_local(struct router *ro, struct router_request *r)
     }
     struct engine_request *e = &r->engine;
     memset(e, 0, offsetof(struct engine_request, index)); /* the engine clears the rest */
-    e->kind = r->kind == ROUTER_PROPOSE ? ENGINE_PROPOSE
-              : r->kind == ROUTER_QUERY ? ENGINE_QUERY
-                                        : ENGINE_OPEN_SESSION;
+    e->kind = engine_kind(r->kind);
     e->shard_id = r->shard_id;
     e->payload = bufslice_ref(r->payload);
     e->session = r->session;
     e->sequence = r->sequence;
+    e->request_id = r->request_id;
     e->stale = r->stale;
     e->max_staleness_ms = r->max_staleness_ms;
     e->deadline_ns = r->deadline_ns;
@@ -296,6 +314,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     r->index = f.index;
     r->code = f.code;
     r->duplicate = f.duplicate;
+    r->forgotten = f.forgotten;
     r->here = false;
     r->result = retain(body, f.result);
     finish(r);
@@ -306,6 +325,7 @@ static uint32_t method_of(enum router_kind kind)
     switch (kind) {
     case ROUTER_PROPOSE:
     case ROUTER_OPEN_SESSION:
+    case ROUTER_CLOSE_SESSION:
         return 1; /* METHOD_PROPOSE */
     case ROUTER_QUERY:
         return 2; /* METHOD_QUERY */
@@ -462,7 +482,7 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
     r->status.message[0] = 0;
     r->result = (struct bufslice){0};
     r->index = r->code = 0;
-    r->duplicate = false;
+    r->duplicate = r->forgotten = false;
     if (atomic_load_explicit(&ro->stopping, memory_order_relaxed)) {
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                          "the host is stopping");

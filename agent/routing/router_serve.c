@@ -37,6 +37,7 @@ static void answer(struct forwarded_request *s)
     f.code = r->code;
     f.index = r->index;
     f.duplicate = r->duplicate;
+    f.forgotten = r->forgotten;
     f.result = r->result.bytes;
     if (r->status.code != THOLE_OK) {
         f.failure = r->status;
@@ -106,6 +107,9 @@ static enum router_kind kind_of(uint32_t method, const struct forwarded *f)
     if (method == METHOD_TRANSFER) {
         return ROUTER_TRANSFER;
     }
+    if (f->close_session) {
+        return ROUTER_CLOSE_SESSION;
+    }
     return f->open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE;
 }
 
@@ -139,6 +143,7 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
         (struct bufslice){.bytes = f.payload}; /* the bus request owns the bytes until the answer */
     r->session = f.session;
     r->sequence = f.sequence;
+    r->request_id = f.request_id; /* as the payload */
     r->target_replica = f.sequence;
     r->stale = f.stale;
     r->max_staleness_ms = f.max_staleness_ms;

@@ -1,4 +1,4 @@
-/* thole.v1.Data, the unary calls: Propose, Query, OpenSession.
+/* thole.v1.Data, the unary calls: Propose, Query, OpenSession, CloseSession.
  *
  * The hot path. A call comes from a pool and contains a small payload; its answer is encoded by
  * hand into the buffer that is sent. */
@@ -80,7 +80,8 @@ enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret, struc
 
 /* ---- Answers --------------------------------------------------------------------------------- */
 
-#define PROPOSE_OVERHEAD_BYTES 48 /* code, index, duplicate, and the heads of data and text */
+/* Code, index, duplicate, forgotten, and the heads of data and text. */
+#define PROPOSE_OVERHEAD_BYTES 48
 
 void services__data_propose_response_append(const struct data_call *d, struct bytes *out)
 {
@@ -94,6 +95,7 @@ void services__data_propose_response_append(const struct data_call *d, struct by
     }
     services__wire_varint(out, 4, r->index);
     services__wire_varint(out, 5, r->duplicate);
+    services__wire_varint(out, 6, r->forgotten);
 }
 
 /* A builder over a large enough buffer, which saves a copy. */
@@ -138,7 +140,9 @@ static struct bufslice session_response(const struct data_call *d)
 {
     struct bytes out;
     struct buf *b = builder_begin(&out, PROPOSE_OVERHEAD_BYTES);
-    services__wire_varint(&out, 1, d->route.code);
+    if (d->route.kind == ROUTER_OPEN_SESSION) {
+        services__wire_varint(&out, 1, d->route.code);
+    }
     return builder_end(b, &out);
 }
 
@@ -265,6 +269,29 @@ static bool read_shard(struct data_call *d, upb_StringView name, upb_StringView 
     return true;
 }
 
+static bool read_request_id(struct data_call *d, upb_StringView id, struct thole_status *st)
+{
+    if (id.size == 0) {
+        return true;
+    }
+    d->field = "request_id";
+    if (id.size > LIMIT_REQUEST_ID_BYTES) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                         "request_id: has %zu bytes, more than the limit of %d", id.size,
+                         LIMIT_REQUEST_ID_BYTES);
+        return false;
+    }
+    if (d->route.session != 0) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "request_id: a proposal in a session has a sequence instead");
+        return false;
+    }
+    d->field = NULL;
+    memcpy(d->request_id, id.data, id.size);
+    d->route.request_id = slice_of(d->request_id, id.size);
+    return true;
+}
+
 bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
                                  struct thole_status *st)
 {
@@ -279,6 +306,9 @@ bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequ
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                          "%s: session and sequence must be given together; sequences begin at 1",
                          d->field);
+        return false;
+    }
+    if (!read_request_id(d, thole_v1_ProposeRequest_request_id(q), st)) {
         return false;
     }
     bool text = thole_v1_ProposeRequest_payload_case(q) == thole_v1_ProposeRequest_payload_text;
@@ -313,6 +343,24 @@ static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
                       st);
 }
 
+static bool read_close(struct data_call *d, const thole_v1_CloseSessionRequest *q,
+                       struct thole_status *st)
+{
+    d->route.kind = ROUTER_CLOSE_SESSION;
+    d->route.session = thole_v1_CloseSessionRequest_session(q);
+    if (!read_shard(d, thole_v1_CloseSessionRequest_shard(q), thole_v1_CloseSessionRequest_key(q),
+                    st)) {
+        return false;
+    }
+    if (d->route.session == 0) {
+        d->field = "session";
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "session: is needed");
+        return false;
+    }
+    return true;
+}
+
 /* Decode without copying strings, check, and route. */
 static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice message,
                        const upb_MiniTable *kind)
@@ -332,8 +380,10 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
         ok = services__data_read_propose(d, q, &st);
     } else if (kind == &thole_v1_QueryRequest_msginit) {
         ok = read_query(d, q, &st);
-    } else {
+    } else if (kind == &thole_v1_OpenSessionRequest_msginit) {
         ok = read_open(d, q, &st);
+    } else {
+        ok = read_close(d, q, &st);
     }
     upb_Arena_Free(arena);
     if (!ok) {
@@ -356,4 +406,9 @@ void services__data_query(void *ctx, struct bus_rpc *rpc, struct slice message)
 void services__data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     data_begin(ctx, rpc, message, &thole_v1_OpenSessionRequest_msginit);
+}
+
+void services__data_close_session(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    data_begin(ctx, rpc, message, &thole_v1_CloseSessionRequest_msginit);
 }

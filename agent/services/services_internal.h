@@ -310,6 +310,7 @@ struct data_call {
     char shard[LIMIT_NAME_BYTES + 1];
     struct router_request route;
     uint8_t copied[128]; /* a small payload */
+    uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
 };
 struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rpc);
 void services__data_call_free(struct data_call *d);
@@ -326,6 +327,7 @@ void services__data_propose_response_append(const struct data_call *d, struct by
 void services__data_propose(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_query(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_close_session(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_stream_end(void *ctx, struct bus_rpc *rpc);

@@ -1,7 +1,9 @@
 /* Clients of the shards. Each client has one operation in flight on a register, through a random
- * host. Half of the clients use sessions and retry until they know the outcome; the others never
- * retry. The history of every register must be linearizable (shards/sim/linear.h). */
+ * host. Half of the clients use sessions and retry until they know the outcome. Some use request
+ * ids and retry for as long as a repeat is safe. The others never retry. The history of every
+ * register must be linearizable (shards/sim/linear.h). */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +11,7 @@
 #include "agent/sim/register_machine.h"
 #include "base/assert.h"
 #include "base/buf.h"
+#include "base/limits.h"
 #include "proto/decode.h"
 #include "shards/sim/linear.h"
 #include "thole/v1/data.upb.h"
@@ -18,6 +21,11 @@
 #define THINK_NS_MAX (300 * NS_PER_MS)
 /* After the client gave up, a hung host may still execute the call for this long. */
 #define STRAY_NS (60 * NS_PER_S)
+
+/* A repeat with the same request id begins before that, so that it is executed, if at all, while
+ * the id is remembered. */
+#define REPEAT_NS (LIMIT_REQUEST_ID_MS * NS_PER_MS - STRAY_NS - 10 * NS_PER_S)
+static_assert(LIMIT_REQUEST_ID_MS * NS_PER_MS > STRAY_NS + 20 * NS_PER_S, "time to repeat");
 
 /* A key of a shard. A shard that is created again under the same name has new registers. */
 struct reg {
@@ -33,6 +41,8 @@ struct op {
     bool write;
     uint64_t value, number; /* index in the history */
     uint64_t session, sequence;
+    bool with_id;             /* its request id is its value */
+    uint64_t repeat_until_ns; /* with a request id */
     bool probe;
     bool unknown;      /* an attempt may have taken effect */
     bool carried;      /* it began before the shard of its history was created */
@@ -40,7 +50,7 @@ struct op {
 };
 
 struct client {
-    bool sessions;
+    bool sessions, ids;
     int session_shard; /* -1: no open session */
     uint64_t session, sequence;
 };
@@ -196,6 +206,11 @@ static void answered(void *ctx, const struct thole_status *st, struct slice repl
         world__at(world__now_ns() + 100 * NS_PER_MS, NULL, again, op);
         return; /* same sequence number: executed at most once */
     }
+    if (!ok && op->with_id && !certainly_not(st) && !stopped && !op->carried &&
+        world__now_ns() < op->repeat_until_ns) {
+        world__at(world__now_ns() + 100 * NS_PER_MS, NULL, again, op);
+        return;
+    }
     play.operations_ok += ok;
     end_in_history(op, ok, result);
     if (op->session != 0 && !ok) {
@@ -229,6 +244,11 @@ static void send(struct op *op)
             q, upb_StringView_FromDataAndSize((const char *)bytes, sizeof bytes));
         thole_v1_ProposeRequest_set_session(q, op->session);
         thole_v1_ProposeRequest_set_sequence(q, op->sequence);
+        char id[24];
+        if (op->with_id) {
+            snprintf(id, sizeof id, "value-%" PRIu64, op->value);
+            thole_v1_ProposeRequest_set_request_id(q, upb_StringView_FromString(id));
+        }
         const char *out = thole_v1_ProposeRequest_serialize(q, a, &size);
         world__call(host, "/thole.v1.Data/Propose", slice_of(out, size), TIMEOUT_NS, answered, op);
     } else {
@@ -258,6 +278,9 @@ static void begin(int client, int shard, int key, bool write, bool probe)
     if (write && !probe && c->sessions && c->session_shard == shard) {
         op->session = c->session;
         op->sequence = ++c->sequence;
+    } else if (write && !probe && c->ids) {
+        op->with_id = true;
+        op->repeat_until_ns = world__now_ns() + REPEAT_NS;
     }
     open_ops++;
     send(op);
@@ -366,7 +389,8 @@ static void think(int client)
 void clients__start(void)
 {
     for (int i = 0; i < CLIENTS; i++) {
-        clients[i] = (struct client){.sessions = i % 2 == 0, .session_shard = -1};
+        clients[i] =
+            (struct client){.sessions = i % 2 == 0, .ids = i % 4 == 1, .session_shard = -1};
         think(i);
     }
 }

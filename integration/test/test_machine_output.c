@@ -98,7 +98,10 @@ static void test_every_command_prints_one_document(void **state)
                              "\"created\", \"dryRun\": False}]");
     expect_document("propose extra 'add 1'", "d[\"code\"] == \"0\" and d[\"text\"] == \"1\"");
     expect_document("query extra get", "d[\"text\"] == \"1\"");
+    expect_document("propose extra 'add 0' --request-id a", "d[\"duplicate\"] is False");
+    expect_document("propose extra 'add 0' --request-id a", "d[\"duplicate\"] is True");
     expect_document("session open extra", "int(d[\"session\"]) > 0");
+    expect_document("session close extra 12345", "d[\"kind\"] == \"CloseSessionResponse\"");
     expect_document("kv put orders a 1", "d");
     expect_document("kv get orders a", "d");
     expect_document("kv range orders", "len(d) == 1");

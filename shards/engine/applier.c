@@ -265,6 +265,13 @@ static void encode_sessions(const struct session_table *t, struct bytes *out)
         session_encode(s, out);
         put_le32(out->data + at, (uint32_t)(out->size - at - 4));
     }
+    for (const struct request_answer *r = t->ids.oldest;
+         r != NULL && !CANARY(request_ids_not_saved); r = r->newer) {
+        size_t at = out->size;
+        (void)bytes_extend(out, 4);
+        session_encode_request(r, out);
+        put_le32(out->data + at, (uint32_t)(out->size - at - 4));
+    }
     put_le32(bytes_extend(out, 4), 0);
 }
 

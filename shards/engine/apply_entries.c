@@ -23,12 +23,14 @@ struct result_sink {
     struct thole_sink base;
     struct apply_batch *b;
     size_t offset, size;
-    bool wanted; /* a request waits for it, or the dedupe table remembers it */
-    bool session, dropped;
+    bool wanted;     /* a request waits for it, or the dedupe table remembers it */
+    bool remembered; /* by the dedupe table */
+    bool dropped;
 };
 struct item {
     struct raft_entry *entry; /* borrowed from the job */
     struct engine_request *request;
+    struct request_answer *answer; /* reserved for it; NULL: it has no request id */
 };
 struct apply_batch {
     struct replica *r;
@@ -93,7 +95,7 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
     if (size > LIMIT_RESULT_BYTES - sink->size) {
         return THOLE_RESOURCE_EXHAUSTED;
     }
-    bool remembered = sink->session && sink->size + size <= LIMIT_SESSION_RESULT_BYTES;
+    bool remembered = sink->remembered && sink->size + size <= LIMIT_SESSION_RESULT_BYTES;
     if (!remembered && all->size + size > BATCH_RESULT_BYTES_MAX) {
         sink->dropped = true;
     }
@@ -161,6 +163,25 @@ static void session_changed(void *ctx, enum session_change what, const struct se
     }
 }
 
+static void request_changed(void *ctx, enum session_change what, const struct request_answer *r)
+{
+    struct apply_batch *b = ctx;
+    if (!b->m->persistent) {
+        return;
+    }
+    if (what == RESULT_GONE) {
+        meta_remove_answer(&b->metas, r->index);
+    } else {
+        ASSERT(what == RESULT_CUT);
+        meta_add_answer(&b->metas, r);
+    }
+}
+
+static struct session_observer observer(struct apply_batch *b)
+{
+    return (struct session_observer){b, session_changed, request_changed};
+}
+
 static struct slice result_of(const struct apply_batch *b, size_t slot)
 {
     const struct result_sink *sink = &b->sinks[slot];
@@ -169,15 +190,27 @@ static struct slice result_of(const struct apply_batch *b, size_t slot)
                                           : (struct slice){0};
 }
 
+static void remember_answer(struct apply_batch *b, size_t slot, const struct session_observer *o)
+{
+    struct request_answer *answer = b->items[slot].answer;
+    request_id_finish(&b->m->sessions, answer, b->entries[slot].code, result_of(b, slot), o);
+    if (b->m->persistent) {
+        meta_add_answer(&b->metas, answer);
+    }
+}
+
 /* The results of the batch are final: put its answers into the dedupe table, and into the
  * metadata. */
 static void remember(struct apply_batch *b)
 {
-    const struct session_observer o = {b, session_changed};
+    const struct session_observer o = observer(b);
     ASSERT(!b->remembered);
     b->remembered = true;
     for (size_t i = 0; i < b->count; i++) {
         const struct raft_entry *e = b->items[i].entry;
+        if (b->items[i].answer != NULL) {
+            remember_answer(b, i, &o);
+        }
         if (e->session == 0) {
             continue;
         }
@@ -332,15 +365,17 @@ static struct engine_request *request_of(struct apply_batch *b, uint64_t index)
     return q;
 }
 
-static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_request *q)
+static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_request *q,
+                     struct request_answer *answer)
 {
     ASSERT(b->count < BATCH_ENTRIES);
     size_t i = b->count++;
-    b->items[i] = (struct item){e, q};
+    b->items[i] = (struct item){e, q, answer};
+    bool remembered = e->session != 0 || answer != NULL;
     b->sinks[i] = (struct result_sink){.base = {sizeof(struct thole_sink), write_result},
                                        .b = b,
-                                       .wanted = q != NULL || e->session != 0,
-                                       .session = e->session != 0};
+                                       .wanted = q != NULL || remembered,
+                                       .remembered = remembered};
     b->entries[i] = (struct thole_entry){
         .size = sizeof b->entries[i],
         .kind = THOLE_ENTRY_COMMAND,
@@ -353,6 +388,19 @@ static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_
     };
 }
 
+static void answer_again(struct engine_request *q, uint64_t index, uint64_t code,
+                         struct buf *result, bool cut)
+{
+    q->duplicate = true;
+    q->forgotten = cut;
+    q->index = index;
+    q->code = code;
+    if (result != NULL) {
+        q->result = (struct bufslice){buf_ref(result), slice_of(result->data, result->size)};
+    }
+    engine__request_finish(q);
+}
+
 static void answer(struct engine_request *q, const struct raft_entry *e,
                    enum session_verdict verdict, const struct session_result *first)
 {
@@ -361,14 +409,7 @@ static void answer(struct engine_request *q, const struct raft_entry *e,
     }
     q->index = e->index;
     if (verdict == SESSION_DUPLICATE) {
-        q->duplicate = true;
-        q->index = first->index;
-        q->code = first->code;
-        if (first->result != NULL) {
-            q->result = (struct bufslice){buf_ref(first->result),
-                                          slice_of(first->result->data, first->result->size)};
-        }
-        engine__request_finish(q);
+        answer_again(q, first->index, first->code, first->result, first->cut);
     } else if (verdict == SESSION_EXPIRED) {
         engine__request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SESSION_EXPIRED,
                              "the session is not, or no longer, known to the shard");
@@ -381,7 +422,7 @@ static void answer(struct engine_request *q, const struct raft_entry *e,
 static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry *e,
                                         struct thole_status *st)
 {
-    const struct session_observer o = {b, session_changed};
+    const struct session_observer o = observer(b);
     const struct session_result *first = NULL;
     enum session_verdict v =
         session_begin(&b->m->sessions, e->session, e->sequence, e->index, &o, &first);
@@ -398,14 +439,71 @@ static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry
         answer(q, e, v, first);
         return THOLE_OK;
     }
-    add_item(b, e, q);
+    add_item(b, e, q, NULL);
+    return THOLE_OK;
+}
+
+/* The time by which request ids expire. */
+static uint64_t alive_ms(const struct apply_batch *b, const struct raft_entry *e)
+{
+    return CANARY(request_ids_by_clock) ? clock_now(b->r->e->clock) / NS_PER_MS : e->stamp.alive_ms;
+}
+
+static enum thole_code apply_with_id(struct apply_batch *b, struct raft_entry *e,
+                                     struct thole_status *st)
+{
+    const struct session_observer o = observer(b);
+    struct session_table *t = &b->m->sessions;
+    struct request_answer *first = NULL;
+    uint64_t alive = alive_ms(b, e);
+    enum session_verdict v = request_id_begin(t, raft_entry_id(e), e->index, alive, &o, &first);
+    if (v == SESSION_BUSY) {
+        enum thole_code code = flush(b, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        v = request_id_begin(t, raft_entry_id(e), e->index, alive, &o, &first);
+    }
+    struct engine_request *q = request_of(b, e->index);
+    if (v == SESSION_APPLY) {
+        add_item(b, e, q, first);
+        return THOLE_OK;
+    }
+    ASSERT(v == SESSION_DUPLICATE || v == REQUEST_IDS_FULL);
+    if (q != NULL && v == SESSION_DUPLICATE) {
+        answer_again(q, first->index, first->code, first->result, first->cut);
+    } else if (q != NULL) {
+        engine__request_fail(q, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                             "the shard remembers as many request ids as it can: retry later, or "
+                             "use a session");
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code close_session(struct apply_batch *b, struct raft_entry *e,
+                                     struct thole_status *st)
+{
+    const struct session_observer o = observer(b);
+    if (!session_close(&b->m->sessions, e->session, &o)) {
+        enum thole_code code = flush(b, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        bool closed = session_close(&b->m->sessions, e->session, &o);
+        ASSERT(closed); /* nothing is reserved after a flush */
+    }
+    struct engine_request *q = request_of(b, e->index);
+    if (q != NULL) {
+        q->index = e->index;
+        engine__request_finish(q);
+    }
     return THOLE_OK;
 }
 
 static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
                                     struct thole_status *st)
 {
-    const struct session_observer o = {b, session_changed};
+    const struct session_observer o = observer(b);
     uint64_t id = session_id(e->session, e->index);
     if (!session_open(&b->m->sessions, id, e->index, &o)) {
         enum thole_code code = flush(b, st);
@@ -442,12 +540,20 @@ enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *
         /* Committed entries, in order, each once. */
         ASSERT(e->index > b->last_index);
         ASSERT(e->index == b->last_index + 1 || CANARY(apply_skips));
-        if (e->kind == RAFT_ENTRY_SESSION) {
+        if (b->m->sessions.ids.oldest != NULL) {
+            const struct session_observer o = observer(b);
+            request_ids_expire(&b->m->sessions, alive_ms(b, e), &o);
+        }
+        if (e->kind == RAFT_ENTRY_SESSION && e->sequence == RAFT_SESSION_CLOSE) {
+            code = close_session(b, e, st);
+        } else if (e->kind == RAFT_ENTRY_SESSION) {
             code = open_session(b, e, st);
         } else if (e->kind == RAFT_ENTRY_COMMAND && e->session != 0) {
             code = apply_in_session(b, e, st);
+        } else if (e->kind == RAFT_ENTRY_COMMAND && e->id_size > 0) {
+            code = apply_with_id(b, e, st);
         } else if (e->kind == RAFT_ENTRY_COMMAND) {
-            add_item(b, e, request_of(b, e->index));
+            add_item(b, e, request_of(b, e->index), NULL);
         }
         b->last_index = e->index;
         b->last_term = e->term;

@@ -159,6 +159,7 @@ static void resolve(struct engine *e, const struct engine_options *o)
         o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
     e->o.heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
     e->o.sleep_after_ms = o->sleep_after_ms ? o->sleep_after_ms : 1000;
+    e->o.request_id_ms = o->request_id_ms ? o->request_id_ms : LIMIT_REQUEST_ID_MS;
     e->o.compact_log_bytes = o->compact_log_bytes ? o->compact_log_bytes : 64 * MIB;
     e->o.keep_log_bytes = o->keep_log_bytes ? o->keep_log_bytes : 8 * MIB;
     e->o.cache_bytes = o->cache_bytes ? o->cache_bytes : 1 * MIB;

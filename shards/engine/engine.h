@@ -104,6 +104,9 @@ struct engine_options {
     uint64_t cache_bytes; /* entries in memory for followers that lack them, per group; 0: 1 MiB */
     uint64_t free_bytes_min; /* refuse proposals below this much free disk; 0: 128 MiB. Group 0, by
                                 which a host is told what to do about it, goes on to a quarter */
+    /* How long a request id is remembered; equal on all hosts. 0: LIMIT_REQUEST_ID_MS. Another
+     * value is for tests. */
+    uint32_t request_id_ms;
     uint64_t snapshot_bytes_per_s;                 /* cap on sending; 0: none */
     uint64_t seed;                                 /* of the cores' random generators; 0: random */
     const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
@@ -192,6 +195,7 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
 enum engine_request_kind {
     ENGINE_PROPOSE,
     ENGINE_OPEN_SESSION,
+    ENGINE_CLOSE_SESSION, /* `session`; OK if it is not open */
     ENGINE_QUERY,
     ENGINE_READ_POINT, /* a query without the machine: done when a query would be served */
 };
@@ -203,6 +207,9 @@ struct engine_request {
     uint64_t shard_id;
     struct bufslice payload; /* taken over; without an owner, its bytes live until `done` */
     uint64_t session, sequence;
+    /* Proposals without a session: at most LIMIT_REQUEST_ID_BYTES, which live until `done`. A
+     * repeat within LIMIT_REQUEST_ID_MS gets the first answer. */
+    struct slice request_id;
     bool stale;                /* queries: read the local state ... */
     uint32_t max_staleness_ms; /* ... if it heard a leader this recently; 0: however old */
     uint64_t deadline_ns;      /* monotonic; CLOCK_NEVER for none */
@@ -211,7 +218,8 @@ struct engine_request {
     /* Results. */
     uint64_t index;         /* proposals: of the entry; queries: applied index of the view read */
     uint64_t code;          /* proposals: the machine's number. OPEN_SESSION: the session's id */
-    bool duplicate;         /* the first answer of a retried proposal */
+    bool duplicate;         /* the first answer of a retried proposal ... */
+    bool forgotten;         /* ... which was too large or is too old to be remembered: no result */
     struct bufslice result; /* owned by the request's owner after done: release it */
     /* With NOT_LEADER: the leader, if it is known. */
     uint64_t leader_term;

@@ -61,6 +61,9 @@ static size_t entry_size(const struct raft_entry *e, const struct raft_entry *be
     if (e->payload.bytes.size) {
         n += bytes_field_size(e->payload.bytes.size);
     }
+    if (e->id_size) {
+        n += bytes_field_size(e->id_size);
+    }
     return n;
 }
 
@@ -80,6 +83,11 @@ static uint8_t *put_entry(uint8_t *p, const struct raft_entry *e, const struct r
         p = put_bytes_head(p, 6, n);
         memcpy(p, e->payload.bytes.data, n);
         p += n;
+    }
+    if (e->id_size) {
+        p = put_bytes_head(p, 7, e->id_size);
+        memcpy(p, raft_entry_id(e).data, e->id_size);
+        p += e->id_size;
     }
     return p;
 }
@@ -163,9 +171,20 @@ static struct raft_entry *read_entry(struct bufslice frame, const thole_engine_v
     if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner != NULL && p >= begin && p < end) {
         payload.owner = buf_ref(frame.owner);
     }
+    upb_StringView id = thole_engine_v1_Entry_request_id(m);
+    if (id.size > 0) {
+        return raft_entry_new_with_id(slice_of(id.data, id.size), payload);
+    }
     return raft_entry_new((enum raft_entry_kind)thole_engine_v1_Entry_kind(m),
                           thole_engine_v1_Entry_session(m), thole_engine_v1_Entry_sequence(m),
                           payload);
+}
+
+static bool has_valid_id(const thole_engine_v1_Entry *m)
+{
+    size_t size = thole_engine_v1_Entry_request_id(m).size;
+    return size == 0 || (size <= LIMIT_REQUEST_ID_BYTES && thole_engine_v1_Entry_session(m) == 0 &&
+                         thole_engine_v1_Entry_kind(m) == RAFT_ENTRY_COMMAND);
 }
 
 static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessage *m,
@@ -189,7 +208,8 @@ static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessag
         uint64_t given = thole_engine_v1_Entry_term(entries[i]);
         term = given ? given : term;
         if (thole_engine_v1_Entry_kind(entries[i]) > RAFT_ENTRY_SESSION || term == 0 ||
-            thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_PAYLOAD_BYTES) {
+            thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_PAYLOAD_BYTES ||
+            !has_valid_id(entries[i])) {
             return false;
         }
         struct raft_entry *e = read_entry(frame, entries[i]);

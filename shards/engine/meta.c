@@ -29,7 +29,7 @@ static struct meta_span *add(struct meta_list *l, char kind, const uint64_t *num
         l->spans = xrealloc(l->spans, l->capacity * sizeof l->spans[0]);
         l->metas = xrealloc(l->metas, l->capacity * sizeof l->metas[0]);
     }
-    ASSERT(kind == 'a' || kind == 's' || kind == 'r');
+    ASSERT(kind == 'a' || kind == 's' || kind == 'r' || kind == 'q');
     ASSERT(n <= 2);
     struct meta_span *s = &l->spans[l->count++];
     *s = (struct meta_span){.key = l->bytes.size, .key_size = 1 + 8 * n};
@@ -78,6 +78,19 @@ void meta_remove_result(struct meta_list *l, uint64_t session, uint64_t sequence
     add(l, 'r', key, 2)->remove = true;
 }
 
+void meta_add_answer(struct meta_list *l, const struct request_answer *r)
+{
+    struct meta_span *s = add(l, 'q', &r->index, 1);
+    ASSERT(!r->reserved);
+    session_encode_answer(r, &l->bytes);
+    s->value_size = l->bytes.size - s->value;
+}
+
+void meta_remove_answer(struct meta_list *l, uint64_t index)
+{
+    add(l, 'q', &index, 1)->remove = true;
+}
+
 void meta_add_table(struct meta_list *l, const struct session_table *t)
 {
     for (const struct session *s = t->oldest; s != NULL; s = s->newer) {
@@ -85,6 +98,9 @@ void meta_add_table(struct meta_list *l, const struct session_table *t)
         for (uint32_t i = 0; i < s->count; i++) {
             meta_add_result(l, s->id, &s->results[i]);
         }
+    }
+    for (const struct request_answer *r = t->ids.oldest; r != NULL; r = r->newer) {
+        meta_add_answer(l, r);
     }
 }
 
@@ -109,6 +125,9 @@ bool meta_read(struct machine *m, struct slice key, struct slice value)
     }
     if (key.size == 9 && key.data[0] == 's') {
         return session_decode(&m->sessions, value);
+    }
+    if (key.size == 9 && key.data[0] == 'q') {
+        return session_decode_answer(&m->sessions, value);
     }
     if (key.size == 17 && key.data[0] == 'r') {
         return session_decode_result(&m->sessions, get_be64(key.data + 1), value);

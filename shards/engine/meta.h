@@ -1,6 +1,7 @@
 /* The engine's metadata in persistent machines: the applied index and the dedupe table, record by
  * record. Keys: "a" applied (index, term: 8 bytes little-endian each); "s" + session id (8 bytes
- * big-endian): SnapshotSession without results; "r" + session id + sequence: SessionResult. */
+ * big-endian): SnapshotSession without results; "r" + session id + sequence: SessionResult;
+ * "q" + log index: RequestAnswer. */
 #ifndef SHARDS_ENGINE_META_H
 #define SHARDS_ENGINE_META_H
 
@@ -21,6 +22,8 @@ void meta_add_head(struct meta_list *l, const struct session *s);
 void meta_remove_head(struct meta_list *l, uint64_t session);
 void meta_add_result(struct meta_list *l, uint64_t session, const struct session_result *r);
 void meta_remove_result(struct meta_list *l, uint64_t session, uint64_t sequence);
+void meta_add_answer(struct meta_list *l, const struct request_answer *r);
+void meta_remove_answer(struct meta_list *l, uint64_t index);
 void meta_add_table(struct meta_list *l, const struct session_table *t);
 /* The records for the machine; valid until the list changes. */
 const struct thole_meta *meta_list_ready(struct meta_list *l);

@@ -102,6 +102,14 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         code = THOLE_INVALID_ARGUMENT;
         reason = THOLE_REASON_TOO_LARGE;
         message = "the payload exceeds 1 MiB";
+    } else if (q->request_id.size > LIMIT_REQUEST_ID_BYTES) {
+        code = THOLE_INVALID_ARGUMENT;
+        reason = THOLE_REASON_TOO_LARGE;
+        message = "the request id exceeds 64 bytes";
+    } else if (q->request_id.size > 0 && q->session != 0) {
+        code = THOLE_INVALID_ARGUMENT;
+        reason = THOLE_REASON_BAD_REQUEST;
+        message = "a proposal has a session or a request id, not both";
     } else if (r->state == GROUP_FAILED) {
         reason = THOLE_REASON_MACHINE_FAILED;
         message = "this replica has failed";
@@ -142,10 +150,14 @@ static struct raft_entry *entry_of(const struct replica *r, struct engine_reques
 {
     struct bufslice payload = q->payload;
     q->payload = (struct bufslice){0};
-    if (q->kind == ENGINE_OPEN_SESSION) {
+    if (q->kind == ENGINE_OPEN_SESSION || q->kind == ENGINE_CLOSE_SESSION) {
+        bool opens = q->kind == ENGINE_OPEN_SESSION;
         bufslice_unref(payload);
-        return raft_entry_new(RAFT_ENTRY_SESSION, raft_config(r->core)->epoch, 0,
-                              (struct bufslice){0});
+        return raft_entry_new(RAFT_ENTRY_SESSION, opens ? raft_config(r->core)->epoch : q->session,
+                              opens ? 0 : RAFT_SESSION_CLOSE, (struct bufslice){0});
+    }
+    if (q->request_id.size > 0) {
+        return raft_entry_new_with_id(q->request_id, payload);
     }
     return raft_entry_new(RAFT_ENTRY_COMMAND, q->session, q->session ? q->sequence : 0, payload);
 }

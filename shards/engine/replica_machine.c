@@ -106,6 +106,8 @@ enum thole_code engine__machine_open(struct replica *r, uint64_t generation, str
     m->type = type;
     m->generation = generation;
     m->due = (struct thole_due){THOLE_NEVER, THOLE_NEVER};
+    m->sessions.ids.seed = r->e->o.seed;
+    m->sessions.ids.window_ms = r->e->o.request_id_ms;
     m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
     m->directory = directory_of(r, generation, type);
     if (type->view_acquire == NULL || type->flush != NULL) {

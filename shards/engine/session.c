@@ -24,6 +24,7 @@ void session_table_deinit(struct session_table *t)
         session_free(s);
     }
     map_deinit(&t->by_id);
+    request_ids__deinit(&t->ids);
     *t = (struct session_table){0};
 }
 
@@ -97,6 +98,19 @@ static void notify(const struct session_observer *o, enum session_change what,
     }
 }
 
+static void drop_session(struct session_table *t, struct session *s,
+                         const struct session_observer *o)
+{
+    ASSERT(s->reserved == 0);
+    for (uint32_t i = 0; i < s->count; i++) {
+        notify(o, RESULT_GONE, s, s->results[i].sequence);
+    }
+    notify(o, SESSION_GONE, s, 0);
+    unlink_session(t, s);
+    map_remove(&t->by_id, s->id);
+    session_free(s);
+}
+
 bool session_open(struct session_table *t, uint64_t id, uint64_t index,
                   const struct session_observer *o)
 {
@@ -106,13 +120,7 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
         if (victim->reserved > 0) {
             return false;
         }
-        for (uint32_t i = 0; i < victim->count; i++) {
-            notify(o, RESULT_GONE, victim, victim->results[i].sequence);
-        }
-        notify(o, SESSION_GONE, victim, 0);
-        unlink_session(t, victim);
-        map_remove(&t->by_id, victim->id);
-        session_free(victim);
+        drop_session(t, victim, o);
     }
     struct session *s = xcalloc(1, sizeof *s);
     s->id = id;
@@ -122,6 +130,20 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
     link_newest(t, s);
     ASSERT_SLOW(is_ordered(t));
     notify(o, SESSION_CHANGED, s, 0);
+    return true;
+}
+
+bool session_close(struct session_table *t, uint64_t id, const struct session_observer *o)
+{
+    struct session *s = map_get(&t->by_id, id);
+    if (s == NULL) {
+        return true;
+    }
+    if (s->reserved > 0) {
+        return false;
+    }
+    drop_session(t, s, o);
+    ASSERT_SLOW(is_ordered(t));
     return true;
 }
 
@@ -231,6 +253,19 @@ static void cut_old(struct session_table *t, const struct session_observer *o)
             notify(o, RESULT_CUT, s, r->sequence);
         }
     }
+    request_ids__cut(t, o);
+}
+
+void session__count_answer(struct session_table *t, const struct buf *result,
+                           uint64_t *ret_answer_bytes, const struct session_observer *o)
+{
+    uint64_t before = t->answer_bytes;
+    t->answer_bytes += result != NULL ? result->size : 0;
+    *ret_answer_bytes = t->answer_bytes;
+    if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES !=
+        t->answer_bytes / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
+        cut_old(t, o);
+    }
 }
 
 const struct session_result *session_finish(struct session_table *t, uint64_t id, uint64_t sequence,
@@ -255,13 +290,7 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
     } else if (result.size > 0) {
         r->result = buf_copy(result.data, result.size);
     }
-    uint64_t before = t->answer_bytes;
-    t->answer_bytes += r->result != NULL ? r->result->size : 0;
-    r->answer_bytes = t->answer_bytes;
-    if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES !=
-        t->answer_bytes / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
-        cut_old(t, o);
-    }
+    session__count_answer(t, r->result, &r->answer_bytes, o);
     ASSERT_SLOW(is_sorted(s));
     return r;
 }
@@ -277,6 +306,7 @@ static int compare_used(const void *a, const void *b)
 
 void session_table_sort(struct session_table *t)
 {
+    request_ids__sort(t);
     size_t n = t->by_id.count, i = 0, it = 0;
     if (n == 0) {
         return;

@@ -1,4 +1,4 @@
-/* Records of the dedupe table: thole.engine.v1.SnapshotSession and SessionResult. */
+/* Records of the dedupe table: thole.engine.v1.SnapshotSession, SessionResult, RequestAnswer. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,6 +63,40 @@ void session_encode_result(const struct session_result *r, struct bytes *out)
     upb_Arena_Free(arena);
 }
 
+static void fill_answer(thole_engine_v1_RequestAnswer *m, const struct request_answer *r)
+{
+    thole_engine_v1_RequestAnswer_set_id(
+        m, upb_StringView_FromDataAndSize((const char *)r->id, r->id_size));
+    thole_engine_v1_RequestAnswer_set_index(m, r->index);
+    thole_engine_v1_RequestAnswer_set_alive_ms(m, r->alive_ms);
+    thole_engine_v1_RequestAnswer_set_code(m, r->code);
+    thole_engine_v1_RequestAnswer_set_result(m, view_of(r->result));
+    thole_engine_v1_RequestAnswer_set_cut(m, r->cut);
+    thole_engine_v1_RequestAnswer_set_answered(m, r->answer_bytes);
+}
+
+void session_encode_request(const struct request_answer *r, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_SnapshotSession *m = thole_engine_v1_SnapshotSession_new(arena);
+    fill_answer(thole_engine_v1_SnapshotSession_mutable_request(m, arena), r);
+    size_t size;
+    char *data = thole_engine_v1_SnapshotSession_serialize(m, arena, &size);
+    bytes_append(out, data, size);
+    upb_Arena_Free(arena);
+}
+
+void session_encode_answer(const struct request_answer *r, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_RequestAnswer *m = thole_engine_v1_RequestAnswer_new(arena);
+    fill_answer(m, r);
+    size_t size;
+    char *data = thole_engine_v1_RequestAnswer_serialize(m, arena, &size);
+    bytes_append(out, data, size);
+    upb_Arena_Free(arena);
+}
+
 /* The session with this id, created if absent; NULL if there are too many. */
 static struct session *obtain(struct session_table *t, uint64_t id)
 {
@@ -111,11 +145,42 @@ static bool add_result(struct session_table *t, struct session *s,
     return true;
 }
 
+static bool add_answer(struct session_table *t, const thole_engine_v1_RequestAnswer *m)
+{
+    upb_StringView id = thole_engine_v1_RequestAnswer_id(m);
+    upb_StringView result = thole_engine_v1_RequestAnswer_result(m);
+    if (id.size == 0 || id.size > LIMIT_REQUEST_ID_BYTES ||
+        result.size > LIMIT_SESSION_RESULT_BYTES ||
+        t->decoded + result.size > LIMIT_SESSION_ANSWERS_BYTES_MAX) {
+        return false;
+    }
+    struct request_answer *r = request_ids_add(t, slice_of(id.data, id.size));
+    if (r == NULL) {
+        return false;
+    }
+    r->index = thole_engine_v1_RequestAnswer_index(m);
+    r->alive_ms = thole_engine_v1_RequestAnswer_alive_ms(m);
+    r->code = thole_engine_v1_RequestAnswer_code(m);
+    r->result = result.size ? buf_copy(result.data, result.size) : NULL;
+    r->cut = thole_engine_v1_RequestAnswer_cut(m);
+    r->answer_bytes = thole_engine_v1_RequestAnswer_answered(m);
+    if (r->answer_bytes > t->answer_bytes) {
+        t->answer_bytes = r->answer_bytes;
+    }
+    t->decoded += result.size;
+    return true;
+}
+
 bool session_decode(struct session_table *t, struct slice in)
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_SnapshotSession *m =
         PROTO_DECODE(thole_engine_v1_SnapshotSession, in, arena);
+    if (m != NULL && thole_engine_v1_SnapshotSession_has_request(m)) {
+        bool added = add_answer(t, thole_engine_v1_SnapshotSession_request(m));
+        upb_Arena_Free(arena);
+        return added;
+    }
     uint64_t id = m != NULL ? thole_engine_v1_SnapshotSession_id(m) : 0;
     struct session *s = id ? obtain(t, id) : NULL;
     bool ok = s != NULL;
@@ -139,6 +204,15 @@ bool session_decode_result(struct session_table *t, uint64_t id, struct slice in
     const thole_engine_v1_SessionResult *m = PROTO_DECODE(thole_engine_v1_SessionResult, in, arena);
     struct session *s = m != NULL && id ? obtain(t, id) : NULL;
     bool ok = s != NULL && add_result(t, s, m);
+    upb_Arena_Free(arena);
+    return ok;
+}
+
+bool session_decode_answer(struct session_table *t, struct slice in)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_engine_v1_RequestAnswer *m = PROTO_DECODE(thole_engine_v1_RequestAnswer, in, arena);
+    bool ok = m != NULL && add_answer(t, m);
     upb_Arena_Free(arena);
     return ok;
 }

@@ -6,26 +6,43 @@
 
 #include "base/assert.h"
 
-struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
-                                  struct bufslice payload)
+static struct raft_entry *new_entry(enum raft_entry_kind kind, struct slice id,
+                                    struct bufslice payload)
 {
     size_t size = payload.bytes.size;
     bool copied = size > 0 && (size <= RAFT_ENTRY_COPIED_BYTES || payload.owner == NULL);
-    struct raft_entry *e = xmalloc(sizeof *e + (copied ? size : 0));
+    struct raft_entry *e = xmalloc(sizeof *e + id.size + (copied ? size : 0));
 
+    ASSERT(id.size <= LIMIT_REQUEST_ID_BYTES);
     *e = (struct raft_entry){
         .kind = (uint8_t)kind,
-        .session = session,
-        .sequence = sequence,
+        .id_size = (uint8_t)id.size,
         .payload = payload,
     };
     atomic_init(&e->refs, 1);
+    if (id.size > 0) {
+        memcpy(e->copied, id.data, id.size);
+    }
     if (copied) {
-        memcpy(e->copied, payload.bytes.data, size);
-        e->payload = (struct bufslice){.bytes = slice_of(e->copied, size)};
+        memcpy(e->copied + id.size, payload.bytes.data, size);
+        e->payload = (struct bufslice){.bytes = slice_of(e->copied + id.size, size)};
         bufslice_unref(payload);
     }
     return e;
+}
+
+struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
+                                  struct bufslice payload)
+{
+    struct raft_entry *e = new_entry(kind, (struct slice){0}, payload);
+    e->session = session;
+    e->sequence = sequence;
+    return e;
+}
+
+struct raft_entry *raft_entry_new_with_id(struct slice id, struct bufslice payload)
+{
+    return new_entry(RAFT_ENTRY_COMMAND, id, payload);
 }
 
 struct raft_entry *raft_entry_ref(struct raft_entry *e)

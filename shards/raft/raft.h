@@ -32,10 +32,13 @@
 
 enum raft_entry_kind {
     RAFT_ENTRY_NOOP = 0,    /* a new leader's first entry */
-    RAFT_ENTRY_COMMAND = 1, /* for the machine; may carry (session, sequence) */
+    RAFT_ENTRY_COMMAND = 1, /* for the machine; may carry (session, sequence) or a request id */
     RAFT_ENTRY_CONFIG = 2,  /* payload: an encoded struct raft_change, see config_history.h */
-    RAFT_ENTRY_SESSION = 3, /* opens a session; its `session` is the epoch of the group */
+    RAFT_ENTRY_SESSION = 3, /* sequence 0: opens a session, `session` is the epoch of the group;
+                               RAFT_SESSION_CLOSE: closes `session` */
 };
+
+#define RAFT_SESSION_CLOSE 1
 
 /* The two times of an entry, in ms: the leader's wall clock, and the time during which the group
  * had a leader (stamp.c). Neither falls along a log. */
@@ -47,14 +50,15 @@ struct raft_stamp {
 /* Immutable and ref-counted: the log cache, write batches, frames and appliers share it. */
 struct raft_entry {
     _Atomic uint32_t refs;
-    uint8_t kind; /* enum raft_entry_kind */
+    uint8_t kind;    /* enum raft_entry_kind */
+    uint8_t id_size; /* of the request id; 0: none */
     uint64_t index;
     uint64_t term;
     uint64_t session;  /* 0: none */
     uint64_t sequence; /* meaningful only with a session */
     struct raft_stamp stamp;
     struct bufslice payload;
-    uint8_t copied[]; /* a small payload */
+    uint8_t copied[]; /* the request id, then a small payload */
 };
 /* Takes over the caller's reference to payload.owner; the core sets index and term. A payload that
  * is small, or has no owner, is copied: a reference count shared by several threads costs more, and
@@ -62,13 +66,19 @@ struct raft_entry {
 #define RAFT_ENTRY_COPIED_BYTES 256
 struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
                                   struct bufslice payload);
+/* A COMMAND with a request id of at most LIMIT_REQUEST_ID_BYTES, which is copied. */
+struct raft_entry *raft_entry_new_with_id(struct slice id, struct bufslice payload);
+static inline struct slice raft_entry_id(const struct raft_entry *e)
+{
+    return slice_of(e->copied, e->id_size);
+}
 struct raft_entry *raft_entry_ref(struct raft_entry *e);
 void raft_entry_unref(struct raft_entry *e);
-/* The size of an entry in every byte bound: its payload and a fixed overhead. */
+/* The size of an entry in every byte bound: its payload and request id, and a fixed overhead. */
 #define RAFT_ENTRY_OVERHEAD_BYTES 32
 static inline size_t raft_entry_size(const struct raft_entry *e)
 {
-    return e->payload.bytes.size + RAFT_ENTRY_OVERHEAD_BYTES;
+    return e->payload.bytes.size + e->id_size + RAFT_ENTRY_OVERHEAD_BYTES;
 }
 
 enum raft_member_role {

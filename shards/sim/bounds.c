@@ -116,6 +116,29 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
 
 /* ---- The engine's part of a replica ---------------------------------------------------------- */
 
+static void check_request_ids(struct sim *s, struct member *m, const struct session_table *t)
+{
+    size_t linked = 0, live = 0, bytes = 0;
+    bool is_live = false;
+    for (const struct request_answer *r = t->ids.oldest; r != NULL; r = r->newer) {
+        linked++;
+        is_live = is_live || r == t->ids.live;
+        live += is_live;
+        bytes += r->result != NULL ? r->result->size : 0;
+        if (r->newer != NULL && (r->newer->index <= r->index || r->newer->older != r)) {
+            FAIL(s, m, "request ids are not in the order of the log at %" PRIu64, r->index);
+        }
+    }
+    if (linked != t->ids.count || live != t->ids.live_count) {
+        FAIL(s, m, "%zu request ids, %zu of them live, counted as %zu and %zu", linked, live,
+             t->ids.count, t->ids.live_count);
+    }
+    if (live > LIMIT_REQUEST_IDS || linked > LIMIT_REQUEST_IDS_MAX ||
+        bytes > LIMIT_SESSION_ANSWERS_BYTES_MAX) {
+        FAIL(s, m, "%zu request ids are remembered with %zu bytes of answers", linked, bytes);
+    }
+}
+
 static void check_sessions(struct sim *s, struct member *m, const struct session_table *t)
 {
     struct session *x;
@@ -151,6 +174,7 @@ void sim__check_bounds(struct sim *s, struct member *m, struct replica *r)
     check_core(s, m, r->core);
     if (r->machine != NULL) {
         check_sessions(s, m, &r->machine->sessions);
+        check_request_ids(s, m, &r->machine->sessions);
     }
     if (sim_work(r)->applying_bytes >
         LIMIT_APPLYING_BYTES + LIMIT_APPLYING_BYTES / 4 + LIMIT_PAYLOAD_BYTES) {

@@ -36,6 +36,7 @@ enum sim_fault {
     SIM_TRANSFER,    /* leadership is handed over */
     SIM_COMPACT,     /* logs are compacted early, so that snapshots are needed */
     SIM_SESSIONS,    /* clients retry in sessions */
+    SIM_REQUEST_IDS, /* clients retry with request ids */
     SIM_PERSISTENT,  /* some machines keep their data on disk */
     SIM_SLEEP,       /* idle groups sleep, and all clients pause now and then */
     SIM_FORCE,       /* with one group: it loses its quorum for good, and a replica is forced */

@@ -1,5 +1,6 @@
 /* Clients: each has one operation at a time, on a register of a shard, at a host that need not be
- * the leader's. Some write in a session and retry until they know the outcome; the others never
+ * the leader's. Some write in a session and retry until they know the outcome. Some write with
+ * request ids and retry while the id is remembered, by the slowest clock. The others never
  * retry. */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -15,6 +16,9 @@ struct op {
     struct key *key;
     uint64_t handle, value;
     bool maybe; /* an earlier attempt may have taken effect */
+    uint8_t id[8];
+    bool reused;         /* the id of an earlier command, which may be remembered or not */
+    uint64_t give_up_ns; /* with a request id: no attempt may be under way later */
     void (*probed)(struct sim *s, struct shard *shard, int host, bool ok);
 };
 
@@ -64,11 +68,15 @@ static void submit(struct op *o, struct sim_host *h)
 {
     struct sim *s = o->s;
     o->host = h;
-    if (o->r.kind != ENGINE_OPEN_SESSION) {
+    if (o->r.kind == ENGINE_PROPOSE || o->r.kind == ENGINE_QUERY) {
         o->r.payload = payload_of(o);
     }
-    uint64_t patience = rand_chance(dice(s), 0.5) ? 400 : 4000;
-    o->r.deadline_ns = sim__host_clock(h) + rand_between(dice(s), 40, patience) * SIM_MS;
+    uint64_t patience_ns =
+        rand_between(dice(s), 40, rand_chance(dice(s), 0.5) ? 400 : 4000) * SIM_MS;
+    if (o->r.request_id.size > 0 && s->now_ns + patience_ns > o->give_up_ns) {
+        patience_ns = o->give_up_ns > s->now_ns ? o->give_up_ns - s->now_ns : SIM_MS;
+    }
+    o->r.deadline_ns = sim__host_clock(h) + patience_ns;
     s->op_count++;
     SIM_TRACE(s,
               "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
@@ -159,6 +167,51 @@ static void open_session(struct client *c)
     submit(op_new(c->s, c, c->shard, ENGINE_OPEN_SESSION), h);
 }
 
+static void close_session(struct client *c)
+{
+    struct sim_host *h = pick_host(c, c->shard, false);
+    if (h != NULL) {
+        struct op *o = op_new(c->s, c, c->shard, ENGINE_CLOSE_SESSION);
+        o->r.session = c->session;
+        submit(o, h);
+        return;
+    }
+    elsewhere(c);
+    again(c);
+}
+
+/* Mostly a new id. Sometimes that of an earlier command of this client, about when it is forgotten:
+ * then all replicas must agree on whether it is. */
+static void choose_id(struct client *c, struct op *o)
+{
+    struct sim *s = c->s;
+    uint64_t window_ns = s->c.request_id_ms * SIM_MS, id = o->value;
+    struct used_id *used = &c->used;
+    bool old = used->id != 0 && s->now_ns - used->used_ns > window_ns / 10 * 8;
+    if (old && used->shard == o->shard) {
+        id = used->id;
+        o->reused = true;
+    }
+    if (used->id == 0 || old) {
+        *used = (struct used_id){o->shard, o->reused ? 0 : id, s->now_ns};
+    }
+    put_be64(o->id, id);
+    o->r.request_id = slice_of(o->id, sizeof o->id);
+    /* The leader's clock may run 10% fast, and a leader that was cut off may count too much. */
+    o->give_up_ns = s->now_ns + window_ns / 10 * 4;
+}
+
+/* The id may be forgotten before another attempt arrives: the outcome stays unknown. */
+static void give_up(struct client *c)
+{
+    struct op *o = c->retry;
+    c->retry = NULL;
+    linear_open(o->key->history, o->handle);
+    o->key->running--;
+    free(o);
+    again(c);
+}
+
 static void step(struct sim *s, void *arg)
 {
     struct client *c = arg;
@@ -169,8 +222,16 @@ static void step(struct sim *s, void *arg)
         open_session(c);
         return;
     }
+    if (c->session != 0 && c->retry == NULL && rand_chance(dice(s), 0.02)) {
+        close_session(c);
+        return;
+    }
     struct op *o = c->retry;
-    struct shard *shard = c->shard;
+    if (o != NULL && o->r.request_id.size > 0 && s->now_ns >= o->give_up_ns) {
+        give_up(c);
+        return;
+    }
+    struct shard *shard = o != NULL ? o->shard : c->shard;
     bool read = o == NULL && rand_chance(dice(s), s->c.reads);
     if (shard == NULL) {
         shard = &s->shards[rand_below(dice(s), (uint64_t)s->c.groups)];
@@ -189,6 +250,8 @@ static void step(struct sim *s, void *arg)
         if (!read && c->shard != NULL) {
             o->r.session = c->session;
             o->r.sequence = ++c->sequence;
+        } else if (!read && c->with_ids) {
+            choose_id(c, o);
         }
     }
     submit(o, h);
@@ -233,6 +296,15 @@ static void wrote(struct op *o)
 {
     struct sim *s = o->s;
     const struct executed *e = map_get(&o->shard->executed, o->value);
+    bool own = e != NULL && e->index == o->r.index;
+    if (o->reused && o->r.duplicate && !own && o->maybe) {
+        linear_open(o->key->history, o->handle); /* an earlier attempt may still take effect */
+        return;
+    }
+    if (o->reused && o->r.duplicate && !own) {
+        refused(o); /* the id is that of the earlier command */
+        return;
+    }
     linear_return(o->key->history, o->handle, o->r.code);
     if (answered_by_superseded(o)) {
         return;
@@ -279,7 +351,8 @@ static bool conclude(struct op *o, bool crashed)
         return true;
     }
     o->maybe = true;
-    if (o->r.session != 0 && !expired && !(o->s->calm && o->s->report->failed)) {
+    bool with_id = o->r.request_id.size > 0 && o->s->now_ns < o->give_up_ns && o->c != NULL;
+    if ((with_id || (o->r.session != 0 && !expired)) && !(o->s->calm && o->s->report->failed)) {
         return false;
     }
     if (o->c != NULL && o->r.session != 0) {
@@ -320,6 +393,8 @@ static void op_done(struct engine_request *r)
     bool ok = !crashed && r->status.code == THOLE_OK;
     if (r->kind == ENGINE_OPEN_SESSION) {
         session_opened(o, crashed);
+    } else if (r->kind == ENGINE_CLOSE_SESSION) {
+        c->session = 0;
     } else {
         over = conclude(o, crashed);
     }
@@ -360,6 +435,7 @@ void sim__clients_start(struct sim *s)
         if (sim_has(&s->c, SIM_SESSIONS) && i % 2 == 0) {
             c->shard = &s->shards[rand_below(&s->rand[SIM_SESSIONS], (uint64_t)s->c.groups)];
         }
+        c->with_ids = sim_has(&s->c, SIM_REQUEST_IDS) && i % 4 == 1;
         again(c);
     }
 }

@@ -57,6 +57,7 @@ void sim__host_start(struct sim_host *h)
         .transport = {h, sim__network_send},
         .observer = {.ctx = h, .host_failed = on_failed_log},
         .loop_count = s->c.loops,
+        .request_id_ms = s->c.request_id_ms,
         .applier_count = s->c.appliers,
         .election_timeout_ms = s->c.election_ms,
         .heartbeat_ms = s->c.heartbeat_ms,

@@ -34,9 +34,10 @@ struct sim_config {
     uint64_t sync_ns;    /* a log write, usually */
     uint64_t compact_bytes, keep_bytes, cache_bytes, ballast, snapshot_rate;
     uint32_t skew_ppm;
-    uint32_t sleep_ms; /* idle before a group sleeps */
-    double reads;      /* part of the operations */
-    double leases;     /* chance that a group serves lease reads */
+    uint32_t sleep_ms;      /* idle before a group sleeps */
+    uint32_t request_id_ms; /* how long a request id is remembered */
+    double reads;           /* part of the operations */
+    double leases;          /* chance that a group serves lease reads */
 };
 void sim__config_draw(const struct sim_options *o, struct sim_config *ret);
 static inline bool sim_has(const struct sim_config *c, enum sim_fault f)
@@ -281,12 +282,18 @@ void sim__check_end(struct sim *s);
 /* ---- Clients (sim_client.c), controller (admin.c), faults (nemesis.c), the end (final.c)
  * --------- */
 
+struct used_id {
+    struct shard *shard;
+    uint64_t id, used_ns;
+};
 struct client {
     struct sim *s;
     int host;            /* where it asks */
     struct shard *shard; /* of its session; NULL: it works without */
     uint64_t session, sequence;
-    struct op *retry; /* to be sent again, in the session */
+    struct op *retry;    /* to be sent again, in the session or with its request id */
+    bool with_ids;       /* it works with request ids */
+    struct used_id used; /* an earlier one */
 };
 void sim__clients_start(struct sim *s);
 void sim__clients_free(struct sim *s);

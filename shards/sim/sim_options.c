@@ -30,6 +30,7 @@ static const char *const names[SIM_FAULTS] = {
     [SIM_TRANSFER] = "transfer",
     [SIM_COMPACT] = "compact",
     [SIM_SESSIONS] = "sessions",
+    [SIM_REQUEST_IDS] = "request-ids",
     [SIM_PERSISTENT] = "persistent",
     [SIM_SLEEP] = "sleep",
     [SIM_FORCE] = "force",
@@ -85,6 +86,7 @@ static void draw_bench(const struct sim_options *o, struct sim_config *c)
     c->skew_ppm = 0;
     c->reads = 0;
     c->sleep_ms = ENGINE_SLEEP_NEVER;
+    c->request_id_ms = LIMIT_REQUEST_ID_MS;
     c->leases = 0;
     (void)o;
 }
@@ -125,6 +127,7 @@ void sim__config_draw(const struct sim_options *o, struct sim_config *ret)
     c.delay = some(&r, sim_has(&c, SIM_DELAY), 0.1);
     c.reorder = some(&r, sim_has(&c, SIM_REORDER), 0.5);
     c.think_ns = rand_between(&r, 1, 60) * NS_PER_MS;
+    c.request_id_ms = (uint32_t)rand_between(&r, 4000, 15000);
     c.nemesis_ns = rand_between(&r, 150, 1500) * NS_PER_MS;
     c.sync_ns = rand_between(&r, 50, 8000) * NS_PER_US;
     bool compact = sim_has(&c, SIM_COMPACT);

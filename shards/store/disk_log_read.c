@@ -82,8 +82,9 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
             payload.owner = buf_ref(payloads);
             payload.bytes = slice_of(payloads->data + (e.payload.data - lo), e.payload.size);
         }
-        struct raft_entry *entry =
-            raft_entry_new((enum raft_entry_kind)e.kind, e.session, e.sequence, payload);
+        struct raft_entry *entry = e.id.size > 0 ? raft_entry_new_with_id(e.id, payload)
+                                                 : raft_entry_new((enum raft_entry_kind)e.kind,
+                                                                  e.session, e.sequence, payload);
         entry->index = e.index;
         entry->term = e.term;
         ASSERT(entry->index == g->next && g->count < g->max_entries);

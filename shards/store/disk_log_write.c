@@ -154,7 +154,7 @@ static void put_entries(struct disk_log *s, const struct log_target *t,
             store_run_begin(&w, frame_record(&s->frame));
         }
         store_run_add(&w, &(struct store_entry){e->kind, e->index, e->term, e->session, e->sequence,
-                                                e->payload.bytes});
+                                                e->payload.bytes, raft_entry_id(e)});
     }
     end_run(s, t, &w, first, true);
 }

@@ -95,6 +95,7 @@ struct store_entry {
     uint8_t kind; /* enum raft_entry_kind */
     uint64_t index, term, session, sequence;
     struct slice payload;
+    struct slice id; /* of the request; at most LIMIT_REQUEST_ID_BYTES */
 };
 
 /* Builds one run at the end of `out`: begin, add entries with ascending index and term, end. */
@@ -109,7 +110,8 @@ void store_run_begin(struct store_run_writer *w, struct bytes *out);
 /* The encoded size of an entry, at most. */
 static inline size_t store_run_entry_bytes_max(size_t payload)
 {
-    return 1 + 4 * VARINT_BYTES_MAX + payload; /* term delta, session, sequence, size */
+    /* Term delta, session, sequence, size; the request id and its size. */
+    return 1 + 4 * VARINT_BYTES_MAX + payload + LIMIT_REQUEST_ID_BYTES + 1;
 }
 void store_run_add(struct store_run_writer *w, const struct store_entry *e);
 /* With `hard`, the run carries it. */

@@ -2,7 +2,7 @@
  *
  * Body: [hard state 32, if STORE_FLAG_HARD] then per entry
  *   [kind and flags 1][term delta varint][session, sequence varints, if flagged]
- *   [payload size varint][payload]
+ *   [request id: size 1, bytes, if flagged][payload size varint][payload]
  * The term delta is to the entry before, for the first one to 0. Space for the hard state is
  * reserved while building and closed up if unused: only the end of an update decides it. */
 #include <string.h>
@@ -11,6 +11,7 @@
 #include "shards/store/record_internal.h"
 
 #define ENTRY_HAS_SESSION 0x80
+#define ENTRY_HAS_ID 0x40
 #define ENTRY_KIND_MASK 0x0f
 
 void store_run_begin(struct store_run_writer *w, struct bytes *out)
@@ -27,11 +28,17 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
     bool session = e->session != 0 || e->sequence != 0;
 
     ASSERT(e->term >= w->term && e->kind <= ENTRY_KIND_MASK);
-    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0));
+    ASSERT(e->id.size <= LIMIT_REQUEST_ID_BYTES);
+    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0) | (e->id.size ? ENTRY_HAS_ID : 0));
     p = put_varint(p, e->term - w->term);
     if (session) {
         p = put_varint(p, e->session);
         p = put_varint(p, e->sequence);
+    }
+    if (e->id.size > 0) {
+        *p++ = (uint8_t)e->id.size;
+        memcpy(p, e->id.data, e->id.size);
+        p += e->id.size;
     }
     p = put_varint(p, e->payload.size);
     if (e->payload.size > 0) {
@@ -79,6 +86,13 @@ bool store_run_open(struct store_run_reader *r, struct slice key, struct slice v
     return true;
 }
 
+static bool take_id(struct slice *s, struct slice *ret)
+{
+    struct slice size;
+    return slice_take(s, 1, &size) && size.data[0] > 0 && size.data[0] <= LIMIT_REQUEST_ID_BYTES &&
+           slice_take(s, size.data[0], ret);
+}
+
 bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
 {
     struct store_entry e = {.index = r->index};
@@ -95,7 +109,11 @@ bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
         (!slice_take_varint(&s, &e.session) || !slice_take_varint(&s, &e.sequence))) {
         return false;
     }
-    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_KIND_MASK)) != 0 ||
+    if ((kind.data[0] & ENTRY_HAS_ID) != 0 &&
+        (e.kind != RAFT_ENTRY_COMMAND || e.session != 0 || !take_id(&s, &e.id))) {
+        return false;
+    }
+    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_HAS_ID | ENTRY_KIND_MASK)) != 0 ||
         e.kind > RAFT_ENTRY_SESSION || !slice_take_varint(&s, &size) || size > s.size ||
         !slice_take(&s, (size_t)size, &e.payload)) {
         return false;

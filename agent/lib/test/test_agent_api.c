@@ -236,6 +236,52 @@ static void test_session_applies_a_retry_once(void **state)
     assert_int_equal(st.reason, THOLE_REASON_SESSION_EXPIRED);
 }
 
+static void test_request_id_applies_a_retry_once(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    struct thole_answer a, b;
+    struct thole_op op = add(w->on_client, "add 1000");
+    op.request_id = (struct thole_slice){"once\0more", 9};
+    assert_int_equal(thole_call(w->client, &op, &a, &st), THOLE_OK);
+    assert_false(a.duplicate);
+    op.shard = w->on_host;
+    assert_int_equal(thole_call(w->host, &op, &b, &st), THOLE_OK);
+    assert_true(b.duplicate && !b.forgotten);
+    assert_int_equal(a.index, b.index);
+    assert_int_equal(a.size, b.size);
+    assert_memory_equal(a.data, b.data, a.size);
+    free(a.data);
+    free(b.data);
+    op.session = op.sequence = 1;
+    assert_int_equal(thole_call(w->host, &op, NULL, &st), THOLE_INVALID_ARGUMENT);
+    op.session = op.sequence = 0;
+    op.request_id = (struct thole_slice){"longer than sixty-four bytes: 0123456789 0123456789 "
+                                         "0123456789 0123456789",
+                                         73};
+    assert_int_equal(thole_call(w->host, &op, NULL, &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(st.reason, THOLE_REASON_TOO_LARGE);
+}
+
+static void test_session_is_closed(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    uint64_t session = 0;
+    assert_int_equal(thole_session_open(w->client, w->on_client, 5000, &session, &st), THOLE_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(thole_session_close(w->client, w->on_client, session, 5000, &st),
+                         THOLE_OK);
+    }
+    struct thole_op op = add(w->on_client, "add 1");
+    op.session = session;
+    op.sequence = 1;
+    assert_int_equal(thole_call(w->client, &op, NULL, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_SESSION_EXPIRED);
+    assert_int_equal(thole_session_close(w->client, w->on_client, 0, 5000, &st),
+                     THOLE_INVALID_ARGUMENT);
+}
+
 /* ---- Watches --------------------------------------------------------------------------------- */
 
 struct seen {
@@ -528,6 +574,8 @@ int main(void)
         cmocka_unit_test(test_created_again_shard_is_found_by_old_handles),
         cmocka_unit_test(test_batches_complete_once_each),
         cmocka_unit_test(test_session_applies_a_retry_once),
+        cmocka_unit_test(test_request_id_applies_a_retry_once),
+        cmocka_unit_test(test_session_is_closed),
         cmocka_unit_test(test_watch_sees_changes_and_ends_once),
         cmocka_unit_test(test_view_walks_hosts_shards_and_replicas),
         cmocka_unit_test(test_client_waits_for_a_shard_with_the_longest_name),

@@ -22,18 +22,24 @@ static void request(struct slice in)
     }
     inside(in, f.payload);
     inside(in, f.shard_name);
-    struct router_request r = {.kind = f.open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE,
+    inside(in, f.request_id);
+    struct router_request r = {.kind = f.close_session  ? ROUTER_CLOSE_SESSION
+                                       : f.open_session ? ROUTER_OPEN_SESSION
+                                                        : ROUTER_PROPOSE,
                                .shard_id = f.shard_id,
                                .payload = {.bytes = f.payload},
                                .session = f.session,
                                .sequence = f.sequence,
+                               .request_id = f.request_id,
                                .stale = f.stale,
                                .max_staleness_ms = f.max_staleness_ms,
                                .hops = f.hops};
     struct bufslice out = router_encode_forward(&r, NULL, &space);
     ASSERT(router_decode_forward(out.bytes, &again));
     ASSERT(slice_equal(again.payload, f.payload) && again.session == f.session &&
-           again.hops == f.hops && again.open_session == f.open_session);
+           again.hops == f.hops && slice_equal(again.request_id, f.request_id) &&
+           again.close_session == f.close_session &&
+           again.open_session == (f.open_session && !f.close_session));
     bufslice_unref(out);
 }
 

@@ -50,6 +50,39 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
     }
 }
 
+static void test_proposal_carries_its_request_id(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, LIMIT_REQUEST_ID_BYTES, 400};
+    static const uint8_t id[400] = "id";
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct forwarded f;
+        struct forward_space space;
+        const struct router_request r = {.kind = ROUTER_PROPOSE,
+                                         .shard_id = 7,
+                                         .payload = {.bytes = slice_str("command")},
+                                         .request_id = slice_of(id, sizes[i])};
+        struct bufslice out = router_encode_forward(&r, NULL, &space);
+        assert_true(router_decode_forward(out.bytes, &f));
+        assert_true(slice_equal(f.request_id, r.request_id));
+        assert_true(slice_equal(f.payload, r.payload.bytes));
+        assert_false(f.close_session);
+        bufslice_unref(out);
+    }
+}
+
+static void test_end_of_a_session_names_it(void **state)
+{
+    (void)state;
+    struct forwarded f;
+    struct forward_space space;
+    const struct router_request r = {.kind = ROUTER_CLOSE_SESSION, .shard_id = 7, .session = 12};
+    struct bufslice out = router_encode_forward(&r, NULL, &space);
+    assert_true(router_decode_forward(out.bytes, &f));
+    assert_true(f.close_session && !f.open_session && f.session == 12);
+    bufslice_unref(out);
+}
+
 static void test_transfer_carries_its_target(void **state)
 {
     (void)state;
@@ -145,6 +178,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_goes_round_with_and_without_payload),
         cmocka_unit_test(test_transfer_carries_its_target),
+        cmocka_unit_test(test_proposal_carries_its_request_id),
+        cmocka_unit_test(test_end_of_a_session_names_it),
         cmocka_unit_test(test_reply_goes_round_with_failure_and_hint),
         cmocka_unit_test(test_cache_prefers_newer_terms_and_the_local_leader),
         cmocka_unit_test(test_cache_is_bounded),

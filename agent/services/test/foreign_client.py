@@ -231,6 +231,10 @@ def main():
             "thole.v1.Data/Propose", shard=shard, text="add 1", session=session, sequence=1
         )
         assert proposed.text == "43" and proposed.duplicate == (attempt == 1), proposed
+    client("thole.v1.Data/CloseSession", shard=shard, session=session)
+    for attempt in range(2):
+        proposed = client("thole.v1.Data/Propose", shard=shard, text="add 0", request_id="a-1")
+        assert proposed.text == "43" and proposed.duplicate == (attempt == 1), proposed
     answer = client("thole.v1.Data/Query", shard=shard, text="get")
     assert answer.text == "43", answer
     assert seen.wait(TIMEOUT_S), "no event"

@@ -448,7 +448,7 @@ static void test_bytes_that_do_not_decode_are_refused(void **state)
     struct services_fixture *f = *state;
     static const char *const paths[] = {
         "/thole.v1.Shards/GetShard", "/thole.v1.Shards/CreateShard", "/thole.v1.Data/Propose",
-        "/thole.v1.Data/Query",      "/thole.v1.Data/OpenSession",
+        "/thole.v1.Data/Query",      "/thole.v1.Data/OpenSession",   "/thole.v1.Data/CloseSession",
     };
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         struct buf *reply = NULL;

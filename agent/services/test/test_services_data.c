@@ -106,6 +106,65 @@ static void test_a_session_applies_once(void **state)
                   THOLE_REASON_SESSION_EXPIRED);
 }
 
+static const thole_v1_ProposeResponse *propose_once(struct services_fixture *f, const char *text,
+                                                    const char *id)
+{
+    thole_v1_ProposeRequest *q = NEW(f, ProposeRequest);
+    thole_v1_ProposeRequest_set_shard(q, sv("clicks"));
+    thole_v1_ProposeRequest_set_text(q, sv(text));
+    thole_v1_ProposeRequest_set_request_id(q, sv(id));
+    return CALL(f, Data, Propose, q, ProposeResponse);
+}
+
+static void test_a_request_id_applies_once(void **state)
+{
+    struct services_fixture *f = *state;
+    const thole_v1_ProposeResponse *first = propose_once(f, "add 1", "one");
+    const thole_v1_ProposeResponse *second = propose_once(f, "add 1", "one");
+    const thole_v1_ProposeResponse *other = propose_once(f, "add 1", "two");
+    assert_true(first != NULL && second != NULL && other != NULL);
+    assert_false(thole_v1_ProposeResponse_duplicate(first));
+    assert_true(thole_v1_ProposeResponse_duplicate(second));
+    assert_false(thole_v1_ProposeResponse_forgotten(second));
+    assert_false(thole_v1_ProposeResponse_duplicate(other));
+    assert_int_equal(thole_v1_ProposeResponse_index(first), thole_v1_ProposeResponse_index(second));
+    assert_true(upb_StringView_IsEqual(thole_v1_ProposeResponse_text(first),
+                                       thole_v1_ProposeResponse_text(second)));
+    char id[LIMIT_REQUEST_ID_BYTES + 2] = "";
+    memset(id, 'x', LIMIT_REQUEST_ID_BYTES + 1);
+    assert_failed(f, propose_once(f, "add 1", id), THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE);
+    id[LIMIT_REQUEST_ID_BYTES] = '\0';
+    assert_non_null(propose_once(f, "add 1", id));
+    thole_v1_ProposeRequest *both = NEW(f, ProposeRequest);
+    thole_v1_ProposeRequest_set_shard(both, sv("clicks"));
+    thole_v1_ProposeRequest_set_session(both, 1);
+    thole_v1_ProposeRequest_set_sequence(both, 1);
+    thole_v1_ProposeRequest_set_request_id(both, sv("one"));
+    assert_failed(f, CALL(f, Data, Propose, both, ProposeResponse), THOLE_INVALID_ARGUMENT,
+                  THOLE_REASON_BAD_REQUEST);
+}
+
+static void test_a_closed_session_is_expired(void **state)
+{
+    struct services_fixture *f = *state;
+    thole_v1_OpenSessionRequest *open = NEW(f, OpenSessionRequest);
+    thole_v1_OpenSessionRequest_set_shard(open, sv("clicks"));
+    const thole_v1_OpenSessionResponse *r = CALL(f, Data, OpenSession, open, OpenSessionResponse);
+    assert_non_null(r);
+    uint64_t session = thole_v1_OpenSessionResponse_session(r);
+    assert_non_null(propose(f, "clicks", "add 1", session, 1));
+    thole_v1_CloseSessionRequest *close = NEW(f, CloseSessionRequest);
+    thole_v1_CloseSessionRequest_set_shard(close, sv("clicks"));
+    assert_failed(f, CALL(f, Data, CloseSession, close, CloseSessionResponse),
+                  THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
+    thole_v1_CloseSessionRequest_set_session(close, session);
+    for (int i = 0; i < 2; i++) {
+        assert_non_null(CALL(f, Data, CloseSession, close, CloseSessionResponse));
+        assert_failed(f, propose(f, "clicks", "add 1", session, 1), THOLE_FAILED_PRECONDITION,
+                      THOLE_REASON_SESSION_EXPIRED);
+    }
+}
+
 static void test_wrong_requests_are_refused(void **state)
 {
     struct services_fixture *f = *state;
@@ -490,6 +549,8 @@ int main(void)
         cmocka_unit_test(test_text_is_answered_as_text_and_bytes_as_bytes),
         cmocka_unit_test(test_a_query_sees_what_was_proposed),
         cmocka_unit_test(test_a_session_applies_once),
+        cmocka_unit_test(test_a_request_id_applies_once),
+        cmocka_unit_test(test_a_closed_session_is_expired),
         cmocka_unit_test(test_wrong_requests_are_refused),
         cmocka_unit_test(test_shard_zero_is_not_served),
         cmocka_unit_test(test_a_payload_past_the_limit_is_refused),

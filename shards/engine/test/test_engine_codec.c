@@ -96,6 +96,52 @@ static struct bufslice sample_frame(void)
     return f;
 }
 
+static enum thole_code read_with_id(size_t id_size, enum raft_entry_kind kind, uint64_t session,
+                                    struct taken *t)
+{
+    static const uint8_t id[LIMIT_REQUEST_ID_BYTES] = "request";
+    struct thole_status st;
+    struct codec_sink sink = {t, take_message, take_reply, take_beat};
+    struct raft_entry *e = raft_entry_new_with_id(slice_of(id, id_size),
+                                                  (struct bufslice){.bytes = slice_str("command")});
+    e->index = 5;
+    e->term = 2;
+    e->kind = (uint8_t)kind;
+    e->session = session;
+    struct out_msg m = {.shard_id = 1,
+                        .raft = {.kind = RAFT_MSG_APPEND,
+                                 .from = 1,
+                                 .to = 2,
+                                 .term = 2,
+                                 .entry_count = 1,
+                                 .entries = &e}};
+    struct bufslice f = codec_frame(&m, 1);
+    raft_entry_unref(e);
+    enum thole_code code = codec_read_frame(f, &sink, &st);
+    bufslice_unref(f);
+    return code;
+}
+
+static void test_codec_frames_carry_request_ids(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 7, LIMIT_REQUEST_ID_BYTES};
+    for (size_t i = 0; i < 3; i++) {
+        struct taken t = {0};
+        assert_int_equal(read_with_id(sizes[i], RAFT_ENTRY_COMMAND, 0, &t), THOLE_OK);
+        const struct raft_entry *e = t.messages[0].raft.entries[0];
+        assert_int_equal(raft_entry_id(e).size, sizes[i]);
+        assert_memory_equal(raft_entry_id(e).data, "request", sizes[i] < 7 ? sizes[i] : 7);
+        assert_true(slice_equal(e->payload.bytes, slice_str("command")));
+        raft_message_deinit(&t.messages[0].raft);
+    }
+    /* Only a command without a session has one. */
+    struct taken none = {0};
+    assert_int_equal(read_with_id(7, RAFT_ENTRY_NOOP, 0, &none), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(read_with_id(7, RAFT_ENTRY_COMMAND, 9, &none), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(none.count, 0);
+}
+
 static void test_codec_frame_round_trip(void **state)
 {
     (void)state;
@@ -282,6 +328,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_codec_frame_round_trip),
+        cmocka_unit_test(test_codec_frames_carry_request_ids),
         cmocka_unit_test(test_codec_damaged_frames_are_refused_or_harmless),
         cmocka_unit_test(test_codec_reply_round_trip),
         cmocka_unit_test(test_codec_beat_round_trip),

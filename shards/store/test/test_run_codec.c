@@ -10,11 +10,18 @@
 #include "shards/store/record.h"
 
 static const struct store_entry examples[] = {
-    {RAFT_ENTRY_NOOP, 10, 3, 0, 0, {0}},
-    {RAFT_ENTRY_COMMAND, 11, 3, 7, 9, {(const uint8_t *)"payload", 7}},
-    {RAFT_ENTRY_CONFIG, 12, 4, 0, 0, {(const uint8_t *)"change", 6}},
-    {RAFT_ENTRY_SESSION, 13, UINT64_MAX - 1, 0, 0, {0}},
-    {RAFT_ENTRY_COMMAND, 14, UINT64_MAX - 1, UINT64_MAX, UINT64_MAX, {(const uint8_t *)"", 0}},
+    {RAFT_ENTRY_NOOP, 10, 3, 0, 0, {0}, {0}},
+    {RAFT_ENTRY_COMMAND, 11, 3, 7, 9, {(const uint8_t *)"payload", 7}, {0}},
+    {RAFT_ENTRY_CONFIG, 12, 4, 0, 0, {(const uint8_t *)"change", 6}, {0}},
+    {RAFT_ENTRY_SESSION, 13, UINT64_MAX - 1, 0, 0, {0}, {0}},
+    {RAFT_ENTRY_COMMAND, 14, UINT64_MAX - 1, UINT64_MAX, UINT64_MAX, {(const uint8_t *)"", 0}, {0}},
+    {RAFT_ENTRY_COMMAND,
+     15,
+     UINT64_MAX - 1,
+     0,
+     0,
+     {(const uint8_t *)"x", 1},
+     {(const uint8_t *)"id", 2}},
 };
 enum { COUNT = sizeof examples / sizeof examples[0] };
 
@@ -54,6 +61,7 @@ static void test_run_round_trip(void **state)
             assert_int_equal(e.session, examples[i].session);
             assert_int_equal(e.sequence, examples[i].sequence);
             assert_true(slice_equal(e.payload, examples[i].payload));
+            assert_true(slice_equal(e.id, examples[i].id));
         }
         assert_false(store_run_next(&r, &e));
         assert_true(store_run_done(&r));

@@ -14,7 +14,8 @@
  *
  * Errors: fallible functions return a code and fill `st` (may be NULL) only on failure.
  * UNAVAILABLE: certainly not applied; retry.  UNKNOWN / OUTCOME_UNKNOWN, DEADLINE_EXCEEDED: it may
- *   have been applied, or may still be; only a proposal in a session can be retried safely.
+ *   have been applied, or may still be; only a proposal with a request id or in a session can be
+ *   retried safely.
  *   RESOURCE_EXHAUSTED / QUEUE_FULL: wait for completions, then retry.
  * libthole retries requests that certainly took no effect (no leader, host unreachable) until the
  * timeout.
@@ -330,6 +331,11 @@ struct thole_op {
     /* In a pool with keys, the shard that owns the key's slot; at most THOLE_KEY_BYTES_MAX bytes.
      * size 0: no key. The machine does not see the key. */
     struct thole_slice key;
+    /* Proposals without a session: at most 64 bytes that the caller chooses, unique in the shard.
+     * A repeat within two minutes gets the first answer. That time stands still while the shard has
+     * no leader. A shard remembers 262,144 ids; more are refused (RESOURCE_EXHAUSTED QUEUE_FULL,
+     * certainly not applied). */
+    struct thole_slice request_id;
 };
 struct thole_result {
     void *user;
@@ -338,7 +344,8 @@ struct thole_result {
     const char *message;     /* "" on success */
     uint64_t index;          /* proposal: of its entry; query: of the state that was read */
     uint64_t value;          /* proposal: the number that the machine returned */
-    bool duplicate;          /* the answer of an earlier attempt */
+    bool duplicate;          /* the answer of an earlier attempt ... */
+    bool forgotten;          /* ... which is not remembered: `data` is empty */
     struct thole_slice data; /* the machine's result or answer */
 };
 /* Results in any order; one call may have results of several thole_submit. */
@@ -351,8 +358,8 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_submit(struct thole *t, const s
 /* One operation, blocking. `ret` may be NULL. */
 struct thole_answer {
     uint64_t index, value;
-    bool duplicate;
-    void *data; /* malloced: the caller frees it */
+    bool duplicate, forgotten; /* as in struct thole_result */
+    void *data;                /* malloced: the caller frees it */
     size_t size;
 };
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_call(struct thole *t, const struct thole_op *op,
@@ -367,6 +374,13 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_session_open(struct thole *t,
                                                               struct thole_shard *shard,
                                                               uint32_t timeout_ms, uint64_t *ret,
                                                               struct thole_status *st);
+
+/* Forget a session and its answers. OK if it is not open (any more). */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_session_close(struct thole *t,
+                                                               struct thole_shard *shard,
+                                                               uint64_t session,
+                                                               uint32_t timeout_ms,
+                                                               struct thole_status *st);
 
 /* Events that a shard's machine reports from now on. The first one is a bookmark: no event after
  * its index is missed; more bookmarks follow every few seconds. `ended` is the last callback, and
