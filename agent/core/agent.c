@@ -47,8 +47,8 @@
 /* How long requests are refused before connections are cut: some round trips of a slow network. */
 #define LEAVE_MS 100
 /* Of a stop: time to retry a handoff whose first target does not answer. */
-#define HAND_OVER_NS (3 * NS_PER_S)
-#define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
+#define HAND_OVER_NS (3 * NS_PER_S) /* a fifteenth, if no other host can take a leadership */
+#define FORWARDED_POOLED_MAX 4096   /* about 5 MiB */
 
 /* ---- Small getters --------------------------------------------------------------------------- */
 
@@ -583,7 +583,8 @@ static void hand_over(struct agent *a)
     struct thole_status st = {0};
     latch_init(&done);
     uint64_t begin = clock_now(&clock_system);
-    engine_hand_over(a->engine, begin + HAND_OVER_NS, latch_callback, &done);
+    uint64_t share = join__addresses_all_down(a->peer_addresses) ? 15 : 1;
+    engine_hand_over(a->engine, begin + HAND_OVER_NS / share, latch_callback, &done);
     enum thole_code code = latch_wait(&done, &st);
     latch_deinit(&done);
     if (code != THOLE_OK) {

@@ -303,6 +303,20 @@ static void ask_seeds(struct addresses *as, const struct buf *table)
     free(copy);
 }
 
+bool join__addresses_all_down(struct addresses *as)
+{
+    if (as == NULL) {
+        return false;
+    }
+    pthread_mutex_lock(&as->lock);
+    bool up = as->count == 0;
+    for (size_t i = 0; i < as->count; i++) {
+        up = up || bus_peer_up(as->agent->bus, &as->hosts[i].host);
+    }
+    pthread_mutex_unlock(&as->lock);
+    return !up;
+}
+
 /* Returns how many hosts are not connected. */
 static size_t search_round(struct addresses *as)
 {

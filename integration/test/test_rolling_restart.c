@@ -5,6 +5,7 @@
  * every pause: a replica that was handed leadership becomes a candidate at once. One that missed
  * its leader for an election timeout is a pre-candidate before. */
 #include <inttypes.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,6 +18,8 @@
 
 #define ROUNDS 2
 #define GAP_MS_MAX (10 * ELECTION_TIMEOUT_MS) /* of any pause, however busy the machine is */
+#define SILENT_MS 3000                        /* a search for the silent hosts has begun */
+#define STOP_MS_MAX 2000                      /* a stop takes 300 ms on a quiet machine */
 #define ORDERS " shard=1 "                    /* the first one that is made */
 
 static const char *const specs = "kind: Shard\n"
@@ -89,9 +92,36 @@ static void test_rolling_restart_under_load_never_waits_for_an_election(void **s
     assert_true(worst < GAP_MS_MAX);
 }
 
+static bool is_not_ready(void *ctx)
+{
+    return host_log_has(ctx, 0, "not ready: ");
+}
+
+/* Nobody is there who could take a leadership over, or answer a request for addresses. */
+static void test_a_stop_does_not_wait_for_silent_hosts(void **state)
+{
+    (void)state;
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    host_pause(c, 1, true);
+    host_pause(c, 2, true);
+    eventually(20000, "h1 notices", is_not_ready, c);
+    (void)poll(NULL, 0, SILENT_MS);
+    uint64_t begin = now_ms();
+    host_stop(c, 0);
+    uint64_t took = now_ms() - begin;
+    if (took >= STOP_MS_MAX) {
+        fail_msg("the stop took %" PRIu64 " ms", took);
+    }
+    host_pause(c, 1, false);
+    host_pause(c, 2, false);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_stop_does_not_wait_for_silent_hosts),
         cmocka_unit_test(test_rolling_restart_under_load_never_waits_for_an_election),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
