@@ -330,6 +330,9 @@ void registry__pool_set_slots(struct txn *t, struct slice pool, struct row *shar
     for (size_t at = pool.size + 1; at < name.size; at++) { /* "events-12" */
         index = 10 * index + (uint32_t)(name.data[at] - '0');
     }
+    if (index >= thole_v1_ShardPoolSpec_count(spec)) {
+        return; /* only in a registry from a file that was made by hand */
+    }
     slot_range(index, thole_v1_ShardPoolSpec_count(spec), &first, &last);
     thole_v1_SlotRange *slots = thole_v1_Shard_mutable_slots(shard->shard, shard->arena);
     thole_v1_SlotRange_set_first(slots, first);

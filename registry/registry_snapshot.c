@@ -4,6 +4,7 @@
  *
  * The journal and sequence numbers belong to one host and are left out, so the snapshots of two
  * replicas at one revision are equal, byte for byte. */
+#include "base/slot.h"
 #include "proto/decode.h"
 #include "registry/registry_internal.h"
 
@@ -215,12 +216,20 @@ static const char *restore_replica(struct state *s, struct row *row)
     return NULL;
 }
 
+static bool keys_are_sound(const thole_v1_ShardPoolSpec *spec)
+{
+    uint32_t count = thole_v1_ShardPoolSpec_count(spec);
+    return thole_v1_ShardPoolSpec_keys(spec) != thole_v1_POOL_KEYS_SLOTS ||
+           (count > 0 && count <= SLOT_COUNT);
+}
+
 static const char *restore_pool(struct state *s, struct row *row)
 {
     struct slice name = registry_str(thole_v1_ShardPool_name(row->pool));
     if (!registry_name_is_valid(name) || name.size > REGISTRY_POOL_NAME_BYTES ||
         registry__pool(s, name) != NULL || !thole_v1_ShardPool_has_spec(row->pool) ||
         !thole_v1_ShardPoolSpec_has_shard(thole_v1_ShardPool_spec(row->pool)) ||
+        !keys_are_sound(thole_v1_ShardPool_spec(row->pool)) ||
         !thole_v1_ShardPool_has_status(row->pool)) {
         return "bad pool";
     }

@@ -381,6 +381,18 @@ static void registry_pool_with_keys_gives_its_shards_slots(void **state)
     assert_int_equal(fixture_restore(&other, bytes_slice(&one), &st), THOLE_OK);
     assert_int_equal(count_of(&other, "k"), 3);
     fixture_deinit(&other);
+
+    /* A file with a pool that no slot could belong to is refused: count 3 -> 0. */
+    static const uint8_t name_k[] = {0x0a, 0x01, 'k', 0x1a}; /* then the spec's length */
+    uint8_t *at = memmem(one.data, one.size, name_k, sizeof name_k);
+    assert_non_null(at);
+    at += sizeof name_k + 1;
+    assert_memory_equal(at, "\x08\x03", 2);
+    at[1] = 0;
+    fixture_init(&other);
+    assert_int_equal(fixture_restore(&other, bytes_slice(&one), &st), THOLE_DATA_LOSS);
+    assert_non_null(strstr(st.message, "bad pool"));
+    fixture_deinit(&other);
     bytes_deinit(&one);
 }
 
