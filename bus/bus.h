@@ -114,6 +114,10 @@ struct bus_handler {
      * returning its code. Called for each hello of a stream from a host (not from clients). */
     enum thole_code (*admit)(void *ctx, const struct bus_identity *who, uint64_t incarnation,
                              const struct lineage *lineage, struct thole_status *st);
+    /* The start of that host which the cluster has recorded, as far as this host knows; false:
+     * none. It decides which of two processes of one host is the copy. May be NULL. */
+    bool (*recorded)(void *ctx, const struct uuid *host, uint64_t *ret_incarnation,
+                     uint64_t *ret_number);
     /* A host of our cluster called or answered, and named its address. May be NULL. Also called on
      * a thread that is in bus_ask. */
     void (*met)(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address);

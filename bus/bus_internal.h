@@ -363,7 +363,8 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
 struct bus_seen { /* a host's highest known incarnation, and where it was first seen */
     struct bus_seen *next;
     struct uuid host;
-    uint64_t incarnation, start;
+    uint64_t incarnation;
+    struct lineage lineage;
     char address[ADDRESS_BYTES];
 };
 

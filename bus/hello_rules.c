@@ -35,6 +35,13 @@ static bool is_plausible(uint64_t incarnation, uint64_t known)
     return incarnation <= (known > 0 ? known + STARTS_MISSED_MAX : STARTS_MAX);
 }
 
+bool hello_is_copy(const struct lineage *accepted, uint64_t incarnation,
+                   uint64_t recorded_incarnation, uint64_t recorded_number)
+{
+    return lineage_judge(accepted, incarnation, recorded_incarnation, recorded_number) ==
+           LINEAGE_BRANCH;
+}
+
 enum thole_code hello_check_start(const struct known_start *known, uint64_t incarnation,
                                   const struct lineage *lineage, const char *address,
                                   struct thole_status *st)
@@ -50,6 +57,13 @@ enum thole_code hello_check_start(const struct known_start *known, uint64_t inca
                      known->incarnation > 0 && strcmp(address, known->address) != 0;
     if (v == LINEAGE_FOLLOWS && !elsewhere) {
         return THOLE_OK;
+    }
+    if (known->undecided) {
+        return THOLE_FAIL(
+            st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+            "another start of this host is known, at %.100s, and it is not decided yet "
+            "which of the two has the copy of a disk",
+            known->address);
     }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
                       "%s, at %.100s: this data directory is a copy of that one, or was restored "

@@ -21,9 +21,18 @@ struct known_start {
     uint64_t incarnation; /* 0: none */
     uint64_t number;      /* in its lineage */
     const char *address;
+    /* The cluster has not recorded this start, as far as this host knows: it may be that of a copy,
+     * and another one that of the original. */
+    bool undecided;
 };
+/* Was the start that was accepted that of a copy? A host that does not know the newest records may
+ * accept a copy, and must not refuse the original for it later. */
+bool hello_is_copy(const struct lineage *accepted, uint64_t incarnation,
+                   uint64_t recorded_incarnation, uint64_t recorded_number);
 /* A data directory belongs to one process at a time: a second one is a copy. INVALID_ARGUMENT
- * BAD_REQUEST: an impossible incarnation; FAILED_PRECONDITION STALE_INCARNATION. */
+ * BAD_REQUEST: an impossible incarnation; FAILED_PRECONDITION STALE_INCARNATION: the caller is a
+ * copy, and must end; UNAVAILABLE NOT_READY: one of the two is, and this host cannot tell which
+ * (the one that is connected may stay; when it is gone, its start is forgotten). */
 THOLE_MUST_CHECK enum thole_code hello_check_start(const struct known_start *known,
                                                    uint64_t incarnation,
                                                    const struct lineage *lineage,

@@ -105,7 +105,7 @@ void bus__seen(struct bus *b, const struct bus_hello *h)
     bool known = s->incarnation > 0;
     if (newer) {
         s->incarnation = h->incarnation;
-        s->start = h->lineage.start;
+        s->lineage = h->lineage;
         memcpy(s->address, h->address, sizeof s->address);
     }
     pthread_mutex_unlock(&b->mutex);
@@ -122,16 +122,51 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
     return hello_check_cluster(&ours, &h->cluster, !uuid_is_nil(&h->host), stream, st);
 }
 
+static bool is_connected(struct bus *b, const struct uuid *host, uint64_t incarnation)
+{
+    bool found = false;
+    pthread_mutex_lock(&b->mutex);
+    for (const struct bus_inbound *in = b->inbound; in != NULL && !found; in = in->next) {
+        found = uuid_equal(&in->hello.host, host) && in->hello.incarnation == incarnation;
+    }
+    pthread_mutex_unlock(&b->mutex);
+    return found || bus_peer_up(b, host);
+}
+
+static void forget_start(struct bus *b, const struct uuid *host, uint64_t incarnation)
+{
+    pthread_mutex_lock(&b->mutex);
+    struct bus_seen *s = seen_of(b, host);
+    if (s != NULL && s->incarnation == incarnation) {
+        s->incarnation = 0;
+    }
+    pthread_mutex_unlock(&b->mutex);
+    end_older(b, host, incarnation + 1);
+}
+
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st)
 {
     struct bus_seen seen = {0};
+    uint64_t incarnation = 0, number = 0;
     pthread_mutex_lock(&b->mutex);
     const struct bus_seen *s = seen_of(b, &h->host);
     if (s != NULL) {
         seen = *s;
     }
     pthread_mutex_unlock(&b->mutex);
-    const struct known_start known = {seen.incarnation, seen.start, seen.address};
+    bool asks = seen.incarnation > 0 && b->o.handler.recorded != NULL;
+    bool recorded =
+        asks && b->o.handler.recorded(b->o.handler.ctx, &h->host, &incarnation, &number);
+    bool decided = recorded && incarnation == seen.incarnation && number == seen.lineage.start;
+    if ((recorded && hello_is_copy(&seen.lineage, seen.incarnation, incarnation, number)) ||
+        (asks && !decided && !is_connected(b, &h->host, seen.incarnation))) {
+        forget_start(b, &h->host, seen.incarnation);
+        seen = (struct bus_seen){0};
+    }
+    const struct known_start known = {.incarnation = seen.incarnation,
+                                      .number = seen.lineage.start,
+                                      .address = seen.address,
+                                      .undecided = seen.incarnation > 0 && asks && !decided};
     return hello_check_start(&known, h->incarnation, &h->lineage, h->address, st);
 }
 

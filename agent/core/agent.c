@@ -183,6 +183,10 @@ void agent__fail(struct agent *a, const struct thole_status *st)
     LOG_ERROR(AGENT, "host failed reason=%s error=\"%s\"; the process should stop",
               thole_reason_name(st->reason), st->message);
     agent__set_waiting_for(a, "host failed: %s", st->message);
+    /* A copy of a disk has forgotten what the original has promised and acknowledged since. */
+    if (st->reason == THOLE_REASON_STALE_INCARNATION && a->engine != NULL) {
+        engine_fence(a->engine, st);
+    }
     if (a->o.failed != NULL) {
         a->o.failed(a->o.failed_ctx, st);
     }
@@ -210,14 +214,6 @@ bool agent_needs_restart(struct agent *a)
     bool again = a->restart;
     pthread_mutex_unlock(&a->lock);
     return again;
-}
-
-enum thole_code agent__fail_removed(struct thole_status *st)
-{
-    return THOLE_FAIL(
-        st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
-        "this host was removed from the cluster; to join as a new host, start it with "
-        "an empty data directory");
 }
 
 /* Why shard zero cannot be written through this host now; NULL: it can. */

@@ -122,6 +122,14 @@ static void on_hello(void *ctx, const struct uuid *host, uint64_t incarnation, c
     join__addresses_learn(a->peer_addresses, host, incarnation, address, ADDRESSES_HELLO);
 }
 
+enum thole_code agent__fail_removed(struct thole_status *st)
+{
+    return THOLE_FAIL(
+        st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+        "this host was removed from the cluster; to join as a new host, start it with "
+        "an empty data directory");
+}
+
 /* A permanent refusal ends this host; the bus has logged the others. */
 static void on_refused(void *ctx, const struct uuid *host, const struct thole_status *st)
 {
@@ -176,6 +184,22 @@ static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint6
                       "%s in the registry: this data directory is a copy, or was restored from a "
                       "backup; wipe it and join as a new host",
                       lineage_words(verdict));
+}
+
+/* The registry decides which of two processes of a host is the copy: it has recorded one first. */
+static bool on_recorded(void *ctx, const struct uuid *host, uint64_t *ret_incarnation,
+                        uint64_t *ret_number)
+{
+    struct agent *a = ctx;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Host *row = registry_host(v, host);
+    const thole_v1_HostStatus *s = row != NULL ? thole_v1_Host_status(row) : NULL;
+    if (s != NULL) {
+        *ret_incarnation = thole_v1_HostStatus_incarnation(s);
+        *ret_number = thole_v1_HostStatus_start(s);
+    }
+    registry_view_release(v);
+    return s != NULL;
 }
 
 /* One byte: does this host reach the one whose id is the request's body? */
@@ -261,6 +285,7 @@ struct bus_handler agent__wiring_bus_handler(struct agent *a)
                                 .request = on_request,
                                 .refused = on_refused,
                                 .admit = on_admit,
+                                .recorded = on_recorded,
                                 .met = on_hello};
 }
 

@@ -148,6 +148,27 @@ static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint6
     return THOLE_FAIL(st, code, THOLE_REASON_REMOVED, "you were removed");
 }
 
+static bool on_recorded(void *ctx, const struct uuid *host, uint64_t *ret_incarnation,
+                        uint64_t *ret_number)
+{
+    struct host *h = ctx;
+    (void)host;
+    pthread_mutex_lock(&h->mutex);
+    *ret_incarnation = h->recorded_incarnation;
+    *ret_number = h->recorded_number;
+    pthread_mutex_unlock(&h->mutex);
+    return *ret_incarnation > 0;
+}
+
+static void on_refused(void *ctx, const struct uuid *host, const struct thole_status *st)
+{
+    struct host *h = ctx;
+    (void)host;
+    pthread_mutex_lock(&h->mutex);
+    h->refusals += st->reason == THOLE_REASON_STALE_INCARNATION;
+    pthread_mutex_unlock(&h->mutex);
+}
+
 struct host *host_alloc(void)
 {
     struct host *h = xcalloc(1, sizeof *h);
@@ -169,7 +190,9 @@ struct bus_options host_options(struct host *h, uint8_t n, uint8_t cluster, uint
                     .frame = on_frame,
                     .peer_state = on_peer_state,
                     .request = on_request,
-                    .admit = on_admit},
+                    .refused = on_refused,
+                    .admit = on_admit,
+                    .recorded = on_recorded},
     };
 }
 

@@ -42,7 +42,9 @@ struct host {
     int requests, cancels;
     struct bus_request *held[HELD_MAX];
     int held_count;
-    enum thole_code refuse; /* admit's answer */
+    enum thole_code refuse;                         /* admit's answer */
+    int refusals;                                   /* of starts, by peers */
+    uint64_t recorded_incarnation, recorded_number; /* of any host; 0: none */
 };
 
 struct uuid uuid_of(uint8_t n);

@@ -266,6 +266,39 @@ static void test_stale_incarnation_is_refused(void **state)
     host_free(b);
 }
 
+/* A host whose records are old accepts the copy of a disk. When it knows better, it must not refuse
+ * the original for that. */
+static void test_original_is_accepted_after_its_copy(void **state)
+{
+    (void)state;
+    struct host *b = host_new(2, 9, 1, NULL), *copy = host_alloc(), *original = host_alloc();
+    struct bus_options o = host_options(copy, 1, 9, 7, "127.0.0.1:0");
+    o.lineage = (struct lineage){.start = 70, .oldest = 1, .count = 1, .before = {10}};
+    host_open(copy, &o);
+    host_knows(copy, b);
+    eventually(copy, copy->ups == 1);
+    o = host_options(original, 1, 9, 3, "127.0.0.1:0");
+    o.lineage = (struct lineage){.start = 30, .oldest = 1, .count = 2, .before = {10, 20}};
+    host_open(original, &o);
+    host_knows(original, b);
+    pause_ms(500);
+    pthread_mutex_lock(&b->mutex);
+    b->recorded_incarnation = 1; /* both follow this start: neither of them is told to end */
+    b->recorded_number = 10;
+    pthread_mutex_unlock(&b->mutex);
+    pause_ms(500);
+    assert_int_equal(original->refusals + original->ups, 0);
+    pthread_mutex_lock(&b->mutex);
+    b->recorded_incarnation = 2;
+    b->recorded_number = 20;
+    pthread_mutex_unlock(&b->mutex);
+    eventually(original, original->ups == 1);
+    eventually(copy, copy->downs == 1 && copy->refusals > 0);
+    host_free(copy);
+    host_free(original);
+    host_free(b);
+}
+
 static void test_admit_refuses(void **state)
 {
     (void)state;
@@ -371,6 +404,7 @@ int main(void)
         cmocka_unit_test(test_wrong_cluster_is_refused),
         cmocka_unit_test(test_wrong_host_is_refused),
         cmocka_unit_test(test_stale_incarnation_is_refused),
+        cmocka_unit_test(test_original_is_accepted_after_its_copy),
         cmocka_unit_test(test_admit_refuses),
         cmocka_unit_test(test_stop_with_peers_connected_takes_no_grace),
         cmocka_unit_test(test_a_made_up_incarnation_is_refused),

@@ -314,6 +314,24 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
 
 /* ---- Stop ------------------------------------------------------------------------------------ */
 
+void engine_fence(struct engine *e, const struct thole_status *st)
+{
+    ASSERT(st->code != THOLE_OK);
+    pthread_mutex_lock(&e->lock);
+    bool first = !atomic_load(&e->fenced);
+    if (first) {
+        e->fence = *st;
+        atomic_store(&e->failed, true);
+        atomic_store(&e->fenced, true);
+    }
+    pthread_mutex_unlock(&e->lock);
+    for (uint32_t i = 0; first && i < e->o.loop_count; i++) {
+        /* A loop that has stopped already does nothing any more. */
+        bool posted = worker_post_internal(e->loops[i]->w, &e->loops[i]->fence_msg);
+        (void)posted;
+    }
+}
+
 void engine_stop(struct engine *e)
 {
     if (e->stopped) {

@@ -135,6 +135,10 @@ THOLE_MUST_CHECK enum thole_code engine_new(const struct engine_options *o, stru
  * that takes too long. Call it once. */
 void engine_hand_over(struct engine *e, uint64_t deadline_ns,
                       void (*done)(void *ctx, const struct thole_status *st), void *ctx);
+/* Another process has taken this host's place: from now on nothing is sent or written, every
+ * replica fails with `st`, and every request is refused with STOPPED. engine_stop must follow. Any
+ * thread; only the first call counts. */
+void engine_fence(struct engine *e, const struct thole_status *st);
 /* Completes everything outstanding with STOPPED or OUTCOME_UNKNOWN. Blocks until all workers have
  * ended; with the manual executor it runs them. */
 void engine_stop(struct engine *e);

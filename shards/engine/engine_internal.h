@@ -90,6 +90,7 @@ enum msg_kind {
     MSG_CONTROL,     /* struct control: anyone -> loop */
     MSG_PEER,        /* struct peer_change: anyone -> loop */
     MSG_STOP,        /* the loop's own */
+    MSG_FENCE,       /* ... as well */
     MSG_CHUNK,       /* struct stream_msg: deliver -> streamer */
     MSG_REPLY,       /* struct stream_msg */
     MSG_SEND,        /* struct stream_msg: loop -> streamer */
@@ -328,7 +329,7 @@ struct loop {
     struct engine *e;
     uint32_t index;
     struct worker *w;
-    struct worker_msg stop_msg;
+    struct worker_msg stop_msg, fence_msg;
     struct map by_shard, by_replica; /* of struct replica; each entry holds a reference */
     struct map hosts;                /* uuid_hash -> struct peer_host */
     struct wheel *ticks;             /* logical milliseconds */
@@ -551,6 +552,8 @@ struct engine {
     struct worker *writer, *snapshotter;
     struct streamer *streamer;
     _Atomic bool stopping, failed;
+    _Atomic bool fenced;                    /* with `failed` */
+    struct thole_status fence;              /* written before `fenced` */
     _Atomic bool low_space, critical_space; /* critical: group 0 is refused too */
     _Atomic bool stalled; /* a log write has been in flight for too long; set by loop 0 */
     _Atomic bool crashed; /* harnesses: nothing reaches disk, peers or observers any more */

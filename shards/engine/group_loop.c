@@ -49,7 +49,9 @@ bool engine__loop_writer_stalled(const struct loop *l, uint64_t now_ns)
 
 static void handle_request(struct loop *l, struct engine_request *q)
 {
-    if (l->stopping || l->failed) {
+    if (atomic_load(&l->e->fenced)) {
+        engine__request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, l->e->fence.message);
+    } else if (l->stopping || l->failed) {
         engine__request_fail(
             q, THOLE_UNAVAILABLE, l->failed ? THOLE_REASON_DISK : THOLE_REASON_STOPPED,
             l->failed ? "the log of this host has failed" : "the host is stopping");
@@ -221,6 +223,9 @@ static void handle(struct loop *l, struct worker_msg *m)
         engine__hand_over_end(l);
         break;
     }
+    case MSG_FENCE:
+        fail_loop(l, &l->e->fence);
+        break;
     case MSG_QUERY:
     case MSG_CHUNK:
     case MSG_REPLY:
@@ -306,6 +311,7 @@ void engine__loop_discard(struct loop *l, struct worker_msg *m)
         engine__stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
         break;
     case MSG_STOP:
+    case MSG_FENCE:
         break;
     }
 }
@@ -562,6 +568,7 @@ struct loop *engine__loop_new(struct engine *e, uint32_t index)
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;
+    l->fence_msg.kind = MSG_FENCE;
     (void)snprintf(name, sizeof name, "loop-%u", index % 100);
     l->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, engine__loop_turn, l);
     return l;

@@ -98,6 +98,7 @@ static void handle(struct streamer *s, struct worker_msg *m, uint64_t now_ns)
     case MSG_CONTROL:
     case MSG_PEER:
     case MSG_STOP:
+    case MSG_FENCE:
     case MSG_SENT:
     case MSG_RECEIVED:
     case MSG_BEAT:

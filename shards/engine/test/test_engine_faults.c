@@ -143,6 +143,35 @@ static void test_engine_failed_write_stops_the_host(void **state)
     cluster_free(c);
 }
 
+/* A copy of a disk must not serve: a group with one voter would, without asking another host. */
+static void test_engine_fenced_host_serves_nothing(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 56);
+    struct thole_status copy = {0};
+    cluster_bootstrap(c, 1);
+    propose_ok(c, "x");
+    thole_status_set(&copy, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
+                     __LINE__, "a copy");
+    struct op *before = op_propose(c, 0, "before");
+    engine_fence(c->hosts[0].engine, &copy);
+    engine_fence(c->hosts[0].engine, &copy);
+    struct op *write = op_propose(c, 0, "after"), *read = op_query(c, 0);
+    op_wait(before);
+    op_wait(write);
+    op_wait(read);
+    assert_int_not_equal(before->r.status.code, THOLE_OK);
+    assert_int_equal(write->r.status.reason, THOLE_REASON_STOPPED);
+    assert_int_equal(read->r.status.reason, THOLE_REASON_STOPPED);
+    assert_int_equal(read->r.status.code, THOLE_UNAVAILABLE);
+    assert_true(status_of(c, 0).failed);
+    assert_int_equal(c->hosts[0].host_failed, 0);
+    op_free(before);
+    op_free(write);
+    op_free(read);
+    cluster_free(c);
+}
+
 static void test_engine_low_space_refuses_proposals(void **state)
 {
     (void)state;
@@ -475,6 +504,7 @@ int main(void)
         cmocka_unit_test(test_engine_replica_whose_type_is_missing_is_unopened_and_kept),
         cmocka_unit_test(test_engine_failing_machine_of_leader_answers_unknown),
         cmocka_unit_test(test_engine_failed_write_stops_the_host),
+        cmocka_unit_test(test_engine_fenced_host_serves_nothing),
         cmocka_unit_test(test_engine_low_space_refuses_proposals),
         cmocka_unit_test(test_engine_full_queue_refuses),
         cmocka_unit_test(test_engine_uncommitted_bytes_are_bounded),
