@@ -383,6 +383,14 @@ static bool has_vote(const thole_v1_Replica *r)
            phase == thole_v1_REPLICA_PHASE_FAILED;
 }
 
+static bool has_failed(const struct availability_check *check, const thole_v1_Replica *r)
+{
+    struct engine_replica_status s;
+    return thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_FAILED ||
+           (engine_shard_status(check->agent->engine, thole_v1_Replica_shard_id(r), &s) &&
+            s.failed && s.replica_id == thole_v1_Replica_id(r));
+}
+
 /* In a joint configuration no replica reports its wanted vote; then all rows count. Returns since
  * when the quorum is lost, if it is. */
 static uint64_t count_votes(const struct availability_check *check, uint64_t shard_id,
@@ -400,7 +408,7 @@ static uint64_t count_votes(const struct availability_check *check, uint64_t sha
             continue;
         }
         bool silent = !uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host) ||
-                      !is_host_answering(check, &host);
+                      !is_host_answering(check, &host) || has_failed(check, r);
         uint64_t ns = silent ? host_since_ns(check, &host, HOST_SILENT) : 0;
         ns = silent && ns == 0 ? clock_now(&clock_system) : ns;
         count_vote(&rows, silent, ns);
@@ -512,7 +520,8 @@ static void check_by_rows(const struct availability_check *check, const thole_v1
     const thole_v1_Replica *r = leader ? registry_replica(check->view, leader, &buf) : NULL;
     if (ret->silent * 2 >= ret->voters && ret->voters > 0) {
         report_unconfirmed(ret, quorum_since_ns, "QuorumSilent",
-                           "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
+                           "%" PRIu32 " of its %" PRIu32
+                           " voters have failed, or are on hosts that do not answer",
                            ret->silent, ret->voters);
     } else if (r == NULL || !uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host)) {
         report_unconfirmed(ret,
@@ -544,6 +553,11 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
         check_by_rows(check, row, quorum_since_ns, ret);
     }
     ret->available_here = here && ret->available;
+    if (!here && ret->available && engine_disk(check->agent->engine) == ENGINE_DISK_STALLED) {
+        report_unconfirmed(ret, host_since_ns(check, agent_host_id(check->agent), HOST_DISK),
+                           "DiskStalled",
+                           "the disk of this host does not finish a write, so its rows may be old");
+    }
     ret->spec_pending =
         generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
     if (check->view_age_ms > 0) {
