@@ -23,6 +23,7 @@
 #define REVISIONS_PER_MINUTE 600
 
 static struct map quorum_ns; /* shard id -> when it last had a quorum up; see store_ns */
+static struct map wrong_ns;  /* shard and host -> since when it is called available wrongly */
 static uint64_t disturbed_ns[WORLD_HOSTS_MAX];
 
 static bool is_up(int n)
@@ -72,6 +73,15 @@ static uint64_t stored_ns(const struct map *m, uint64_t key)
     return (uint64_t)(uintptr_t)map_get(m, key + 1);
 }
 
+/* Since when is it so, of that shard at that host? 0: it is not. */
+static uint64_t since_ns(struct map *m, uint64_t shard_id, int n, bool is)
+{
+    uint64_t key = shard_id * WORLD_HOSTS_MAX + (uint64_t)n, since = stored_ns(m, key);
+    since = !is ? 0 : since != 0 ? since : world__now_ns();
+    store_ns(m, key, since);
+    return since;
+}
+
 /* Checks every configuration that a replica holds: if replicas hold different ones, this check does
  * not know which one is committed. */
 static void note_quorums(struct engine *e)
@@ -106,9 +116,11 @@ static void check_claims(int n, struct agent *a, const struct registry_view *v)
         bool by_voter = engine_shard_status(agent_engine(a), thole_v1_Shard_id(row), &s) &&
                         s.voter && !s.witness;
         uint64_t allowed_ns = by_voter ? TRUTH_NS : TRUTH_BY_ROWS_NS;
-        if (claim.available && seen_ns != 0 && world__now_ns() - seen_ns > allowed_ns) {
-            world__fail("h%d says that shard %s is available, which has had no quorum for %.1f s",
-                        n + 1, name, (double)(world__now_ns() - seen_ns) / 1e9);
+        bool wrong = claim.available && seen_ns != 0 && world__now_ns() - seen_ns > LOOK_NS;
+        uint64_t since = since_ns(&wrong_ns, thole_v1_Shard_id(row), n, wrong);
+        if (since != 0 && world__now_ns() - since > allowed_ns) {
+            world__fail("h%d says for %.1f s that shard %s is available, which has no quorum",
+                        n + 1, (double)(world__now_ns() - since) / 1e9, name);
         }
     }
 }
@@ -146,12 +158,10 @@ static void check_low_space(int n, struct engine *e)
     const struct world_host *h = world__host(n);
     size_t count = engine_replicas(e, &all);
     for (size_t i = 0; i < count; i++) {
-        uint64_t key = all[i].shard_id * WORLD_HOSTS_MAX + (uint64_t)n;
         bool needless = h->free_bytes != UINT64_MAX && all[i].leader_ready &&
                         h->disk_stalled_until_ns <= world__now_ns() && has_heir(e, n, &all[i]);
-        uint64_t since = stored_ns(&low_ns, key);
-        store_ns(&low_ns, key, !needless ? 0 : since != 0 ? since : world__now_ns());
-        if (needless && since != 0 && world__now_ns() - since > HAND_OVER_NS) {
+        uint64_t since = since_ns(&low_ns, all[i].shard_id, n, needless);
+        if (since != 0 && world__now_ns() - since > HAND_OVER_NS) {
             world__fail("h%d has no space, and still leads shard %" PRIu64
                         ", which another voter could",
                         n + 1, all[i].shard_id);
@@ -210,6 +220,7 @@ static void look_at_host(int n)
 static void look(void *ctx)
 {
     (void)ctx;
+    disks__note();
     for (int n = 0; n < world__host_count(); n++) {
         struct life *life = world__host(n)->life;
         if (life != NULL && life->agent != NULL) {

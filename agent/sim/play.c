@@ -14,12 +14,14 @@
 #define RESTART_NS NS_PER_S /* delay until a supervisor restarts a failed daemon */
 #define SETTLE_NS (240 * NS_PER_S)
 #define QUIET_NS (40 * NS_PER_S)
+#define MEND_NS (20 * NS_PER_S)     /* the operator looks for what is lost this often */
+#define GIVE_UP_NS (100 * NS_PER_S) /* from then on, shards that cannot be repaired are deleted */
 
 struct play play;
 
 void host_name_of(int n, char ret[16])
 {
-    snprintf(ret, 16, "h%d", n + 1);
+    memcpy(ret, world__host(n)->name, 16);
 }
 
 void shard_name_of(int n, char ret[16])
@@ -37,9 +39,31 @@ static void all_addresses(char *ret, size_t size, int but)
     ret[0] = '\0';
     for (int i = 0; i < world__host_count() && used < size; i++) {
         if (i != but) {
-            used += (size_t)snprintf(ret + used, size - used, "%s%s", used > 0 ? "," : "",
-                                     world__host(i)->address);
+            used +=
+                (size_t)snprintf(ret + used, size - used, "%s%s", used > 0 ? "," : "",
+                                 world__host(i)->advertise[0] != '\0' ? world__host(i)->advertise
+                                                                      : world__host(i)->address);
         }
+    }
+}
+
+/* Variations of the flags of one start. */
+static void vary(struct host_start *o, uint32_t flags, bool member)
+{
+    static const char *const other_tags[] = {"zone=b", "rack=r1"};
+    if (flags % 2 == 1) {
+        o->tags = other_tags;
+        o->tag_count = flags / 2 % 3;
+    }
+    if (flags / 8 % 2 == 1) {
+        o->election_timeout_ms = o->election_timeout_ms == 0 ? 1000 : 0;
+    }
+    if (flags / 16 % 3 == 1 && member) { /* a member ignores how clusters are formed */
+        o->bootstrap = AGENT_BOOTSTRAP_NONE;
+        o->addresses = NULL;
+    } else if (flags / 16 % 3 == 2 && member) {
+        o->bootstrap = AGENT_BOOTSTRAP_DEV;
+        o->addresses = NULL;
     }
 }
 
@@ -48,16 +72,57 @@ static void start_host(int n)
     static const char *const zones[] = {"zone=a", "zone=b", "zone=c"};
     char addresses[512];
     const struct story *s = play.story;
-    bool first = n == 0 && s->formed_by == AGENT_BOOTSTRAP_JOIN;
-    all_addresses(addresses, sizeof addresses, s->formed_by == AGENT_BOOTSTRAP_PEERS ? -1 : n);
-    const struct host_start o = {
-        .bootstrap = first ? AGENT_BOOTSTRAP_DEV : s->formed_by,
-        .addresses = first || s->formed_by == AGENT_BOOTSTRAP_DEV ? NULL : strdup(addresses),
+    struct wanted *want = &play.wanted[n];
+    struct world_host *h = world__host(n);
+    bool first = n == 0 && s->formed_by == AGENT_BOOTSTRAP_JOIN && !want->joins;
+    enum agent_bootstrap how = want->joins ? AGENT_BOOTSTRAP_JOIN : s->formed_by;
+    all_addresses(addresses, sizeof addresses, how == AGENT_BOOTSTRAP_PEERS ? -1 : n);
+    struct host_start o = {
+        .bootstrap = first ? AGENT_BOOTSTRAP_DEV : how,
+        .addresses = first || how == AGENT_BOOTSTRAP_DEV ? NULL : strdup(addresses),
         .tags = &zones[n % 3],
         .tag_count = s->zones ? 1 : 0,
         .election_timeout_ms = s->election_timeout_ms,
+        .compact_log_bytes = s->compact_log_bytes,
     };
-    host__start(world__host(n), &o);
+    vary(&o, want->flags, play.formed && want->admitted);
+    want->flags = 0;
+    if (want->keeps_images && want->admitted) {
+        want->image = disk__image(h);
+    }
+    want->admitted = false;
+    host__start(h, &o);
+}
+
+/* A copy of a host's disk, which somebody starts again and again. */
+static void supervise_copy(void)
+{
+    struct world_host *copy = world__host(WORLD_COPY);
+    if (world__now_ns() >= play.copy_until_ns) {
+        return;
+    }
+    if (copy->failure.code != THOLE_OK && copy->life != NULL && copy->life->agent != NULL) {
+        host__stop(copy);
+    } else if (copy->life == NULL) {
+        char addresses[512];
+        all_addresses(addresses, sizeof addresses, -1);
+        const struct host_start o = {.bootstrap = AGENT_BOOTSTRAP_JOIN,
+                                     .addresses = strdup(addresses),
+                                     .election_timeout_ms = play.story->election_timeout_ms,
+                                     .compact_log_bytes = play.story->compact_log_bytes};
+        host__start(copy, &o);
+    }
+}
+
+static void note_ready(void)
+{
+    bool all = true;
+    for (int n = 0; n < world__host_count(); n++) {
+        bool ready = host__ready(world__host(n));
+        play.wanted[n].admitted = play.wanted[n].admitted || ready;
+        all = all && ready;
+    }
+    play.formed = play.formed || all;
 }
 
 static void supervise(void *ctx)
@@ -80,6 +145,8 @@ static void supervise(void *ctx)
             want->down_until_ns = world__now_ns() + RESTART_NS;
         }
     }
+    supervise_copy();
+    note_ready();
     world__at(world__now_ns() + SUPERVISE_NS, NULL, supervise, NULL);
 }
 
@@ -97,6 +164,8 @@ static void do_step(void *ctx)
         world__trace("--- %s", text);
         checks__note_fault();
         faults__do(p);
+    } else if (p->kind >= STEP_SAVE) {
+        data_verbs__do(p);
     } else {
         verbs__do(p);
     }
@@ -107,6 +176,8 @@ static void plan_steps(const struct story *s)
     for (size_t i = 0; i < s->count; i++) {
         if (!s->steps[i].left_out) {
             world__at(s->steps[i].at_ns, NULL, do_step, (void *)(uintptr_t)&s->steps[i]);
+            play.wanted[s->steps[i].host].keeps_images |=
+                s->steps[i].kind == STEP_OLD_DISK || s->steps[i].kind == STEP_COPY_DISK;
         }
     }
 }
@@ -131,9 +202,30 @@ static bool probed(void *ctx)
     return clients__probed();
 }
 
+static uint64_t calm_from_ns;
+
+bool play__calm_for(uint64_t ns)
+{
+    return play.calm && world__now_ns() >= calm_from_ns + ns;
+}
+
+static void mend(void *ctx)
+{
+    (void)ctx;
+    for (int n = 0; n < world__host_count(); n++) {
+        if (host__ready(world__host(n)) && !play.wanted[n].out) {
+            data_verbs__mend(n, world__now_ns() > calm_from_ns + GIVE_UP_NS);
+            break;
+        }
+    }
+    world__at(world__now_ns() + MEND_NS, NULL, mend, NULL);
+}
+
 static void last_phase(void)
 {
     char why[256] = "";
+    calm_from_ns = world__now_ns();
+    world__at(world__now_ns() + MEND_NS, NULL, mend, NULL);
     world__trace("--- faults end");
     play.calm = true;
     checks__note_fault();
@@ -183,7 +275,11 @@ void play__run(const struct story *s, bool trace, struct play_report *ret)
     world__begin(s->seed, trace);
     for (int n = 0; n < s->hosts; n++) {
         host__init(world__host(n), n, root);
+        if (s->names) {
+            snprintf(world__host(n)->advertise, WORLD_ADDRESS_BYTES, "m%d.sim:7400", n + 1);
+        }
     }
+    host__init(world__host(WORLD_COPY), WORLD_COPY, root);
     supervise(NULL);
     checks__start();
     claims__start();

@@ -29,8 +29,10 @@ static_assert(LIMIT_REQUEST_ID_MS * NS_PER_MS > STRAY_NS + 20 * NS_PER_S, "time 
 
 /* A key of a shard. A shard that is created again under the same name has new registers. */
 struct reg {
-    struct linear *history;
-    bool lost; /* the shard was deleted, and its values with it */
+    struct linear *history; /* NULL: the value at the beginning is not known yet */
+    bool lost;              /* the shard was deleted, and its values with it */
+    uint64_t from_ns;       /* a read that began later tells the value at the beginning */
+    uint64_t writes;        /* that may have taken effect, while there is no history */
 };
 
 struct op {
@@ -44,8 +46,9 @@ struct op {
     bool with_id;             /* its request id is its value */
     uint64_t repeat_until_ns; /* with a request id */
     bool probe;
-    bool unknown;      /* an attempt may have taken effect */
-    bool carried;      /* it began before the shard of its history was created */
+    bool unknown;                     /* an attempt may have taken effect */
+    bool carried;                     /* it began before the shard of its history was created */
+    uint64_t began_ns, writes_before; /* of the register */
     uint64_t ended_ns; /* it ended then, outcome unknown, and may still take effect; 0: in flight */
 };
 
@@ -57,7 +60,9 @@ struct client {
 
 static struct client clients[CLIENTS];
 static struct reg *regs[STORY_SHARDS][REGISTER_KEYS];
-static uint64_t shard_ids[STORY_SHARDS]; /* the shards whose histories are recorded */
+static uint64_t shard_ids[STORY_SHARDS];     /* the shards whose histories are recorded */
+static uint64_t known_from_ns[STORY_SHARDS]; /* 0: registers begin with `initial` */
+static uint64_t initial[STORY_SHARDS][REGISTER_KEYS];
 static bool stopped;
 static uint64_t last_value;
 static int open_ops;
@@ -69,15 +74,16 @@ static void notice_new_shards(void);
 static struct reg *reg_of(int shard, int key)
 {
     if (regs[shard][key] == NULL) {
-        regs[shard][key] = xcalloc(1, sizeof(struct reg));
-        regs[shard][key]->history = linear_new(0);
+        struct reg *reg = regs[shard][key] = xcalloc(1, sizeof *reg);
+        reg->from_ns = known_from_ns[shard];
+        reg->history = reg->from_ns == 0 ? linear_new(initial[shard][key]) : NULL;
     }
     return regs[shard][key];
 }
 
 static void check(const struct op *op)
 {
-    if (op->reg->lost) {
+    if (op->reg->lost || op->reg->history == NULL) {
         return;
     }
     if (linear_check(op->reg->history, false) == LINEAR_VIOLATION) {
@@ -102,6 +108,11 @@ static bool certainly_not(const struct thole_status *st)
 
 static void begin_in_history(struct op *op)
 {
+    op->began_ns = world__now_ns();
+    op->writes_before = op->reg->writes;
+    if (op->reg->history == NULL) {
+        return;
+    }
     op->number =
         op->write ? linear_swap(op->reg->history, op->value) : linear_read(op->reg->history);
 }
@@ -115,7 +126,7 @@ static void carry_over(int shard)
             op->carried = true;
             op->reg = reg_of(shard, op->key);
             begin_in_history(op);
-            if (op->ended_ns != 0) {
+            if (op->ended_ns != 0 && op->reg->history != NULL) {
                 linear_open(op->reg->history, op->number);
             }
         }
@@ -162,9 +173,36 @@ static void finish(struct op *op)
     }
 }
 
+/* A read tells the value, unless a write that began later has already ended. Operations in flight
+ * may take effect at any time. */
+static void begin_history(const struct op *read, uint64_t value)
+{
+    struct reg *reg = read->reg;
+    if (read->began_ns <= reg->from_ns || read->writes_before != reg->writes) {
+        return;
+    }
+    reg->history = linear_new(value);
+    for (struct op *op = ops; op != NULL; op = op->next) {
+        if (op->reg == reg && op != read) {
+            op->carried = true;
+            begin_in_history(op);
+            if (op->ended_ns != 0) {
+                linear_open(reg->history, op->number);
+            }
+        }
+    }
+}
+
 static void end_in_history(struct op *op, bool ok, uint64_t result)
 {
     struct linear *history = op->reg->history;
+    if (history == NULL) {
+        op->reg->writes += op->write && (ok || op->unknown);
+        if (ok && !op->write && !op->carried && !op->reg->lost) {
+            begin_history(op, result);
+        }
+        return;
+    }
     if (op->carried && op->write) { /* its result may be from the old shard */
         linear_open(history, op->number);
     } else if (ok && !op->carried) {
@@ -326,6 +364,38 @@ static void open_session(int client, int shard)
     upb_Arena_Free(a);
 }
 
+static void new_registers(int shard)
+{
+    for (int key = 0; key < REGISTER_KEYS; key++) {
+        if (regs[shard][key] != NULL) {
+            regs[shard][key]->lost = true;
+            regs[shard][key] = NULL;
+        }
+    }
+}
+
+/* A shard of that name exists that was not there before. */
+static void begin_shard(int shard, const thole_v1_Shard *row)
+{
+    bool known = saves__initial(shard, row, initial[shard]);
+    shard_ids[shard] = thole_v1_Shard_id(row);
+    known_from_ns[shard] = known ? 0 : world__now_ns();
+    carry_over(shard);
+}
+
+static void notice_shard(int shard, const thole_v1_Shard *row)
+{
+    bool deleting = thole_v1_Shard_deleting(row);
+    uint64_t id = thole_v1_Shard_id(row);
+    bool fresh = !deleting && id > shard_ids[shard] && !thole_v1_Shard_awaits_restore(row);
+    if (fresh || (deleting && id == shard_ids[shard])) {
+        new_registers(shard);
+    }
+    if (fresh) {
+        begin_shard(shard, row);
+    }
+}
+
 /* A shard that was deleted and created again has new registers: discard the old history. */
 static void notice_new_shards(void)
 {
@@ -336,19 +406,8 @@ static void notice_new_shards(void)
             struct registry_shard_buf buf;
             shard_name_of(k, name);
             const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(name), &buf);
-            uint64_t id = row != NULL && !thole_v1_Shard_deleting(row) ? thole_v1_Shard_id(row) : 0;
-            if (id > shard_ids[k] || (row != NULL && thole_v1_Shard_deleting(row) &&
-                                      thole_v1_Shard_id(row) == shard_ids[k])) {
-                for (int key = 0; key < REGISTER_KEYS; key++) {
-                    if (regs[k][key] != NULL) {
-                        regs[k][key]->lost = true;
-                        regs[k][key] = NULL;
-                    }
-                }
-                if (id > shard_ids[k]) {
-                    shard_ids[k] = id;
-                    carry_over(k);
-                }
+            if (row != NULL) {
+                notice_shard(k, row);
             }
         }
         if (v != NULL) {
@@ -356,6 +415,80 @@ static void notice_new_shards(void)
         }
     }
 }
+
+/* ---- Lost and repaired shards ---------------------------------------------------------------- */
+
+uint64_t clients__shard_id(int shard)
+{
+    return shard_ids[shard];
+}
+
+static int index_of(uint64_t shard_id)
+{
+    for (int k = 0; k < STORY_SHARDS; k++) {
+        if (shard_id != 0 && shard_ids[k] == shard_id) {
+            return k;
+        }
+    }
+    return -1;
+}
+
+static void begin_again(int shard, uint64_t from_ns)
+{
+    known_from_ns[shard] = from_ns;
+    new_registers(shard);
+    carry_over(shard);
+}
+
+void clients__lose_shard(uint64_t shard_id)
+{
+    int k = index_of(shard_id);
+    if (k >= 0) {
+        begin_again(k, CLOCK_NEVER);
+    }
+    register_split(shard_id, 0, UINT64_MAX);
+}
+
+void clients__resume_shard(uint64_t shard_id, uint64_t kept, uint64_t first_replica)
+{
+    int k = index_of(shard_id);
+    if (k >= 0) {
+        begin_again(k, world__now_ns());
+    }
+    register_split(shard_id, kept, first_replica);
+}
+
+/* ---- Reading all registers of a file --------------------------------------------------------- */
+
+struct file_read {
+    struct op *ops[REGISTER_KEYS];
+};
+
+struct file_read *clients__begin_file(int shard)
+{
+    struct file_read *f = xcalloc(1, sizeof *f);
+    notice_new_shards();
+    for (int key = 0; key < REGISTER_KEYS; key++) {
+        struct op *op = f->ops[key] = xcalloc(1, sizeof *op);
+        *op = (struct op){
+            .client = -1, .shard = shard, .key = key, .reg = reg_of(shard, key), .next = ops};
+        ops = op;
+        begin_in_history(op);
+    }
+    return f;
+}
+
+void clients__end_file(struct file_read *f, const uint64_t *values)
+{
+    notice_new_shards();
+    for (int key = 0; key < REGISTER_KEYS; key++) {
+        end_in_history(f->ops[key], values != NULL, values != NULL ? values[key] : 0);
+        forget(f->ops[key]);
+    }
+    free(f);
+}
+
+/* ---- Clients --------------------------------------------------------------------------------- */
 
 static void act(void *ctx)
 {
@@ -435,7 +568,8 @@ void clients__check_end(void)
     for (int k = 0; k < STORY_SHARDS; k++) {
         for (int key = 0; key < REGISTER_KEYS; key++) {
             struct reg *reg = regs[k][key];
-            if (reg != NULL && !reg->lost && linear_check(reg->history, true) == LINEAR_VIOLATION) {
+            if (reg != NULL && !reg->lost && reg->history != NULL &&
+                linear_check(reg->history, true) == LINEAR_VIOLATION) {
                 world__fail("register %d of s%d: the history is not linearizable", key, k);
             }
         }

@@ -142,11 +142,32 @@ const struct thole_machine_type *const *host__types(size_t *ret_count)
 
 /* ---- Equal states after equal numbers of commands -------------------------------------------- */
 
-static struct map seen; /* hash of (shard, count) -> hash of the state; kept for the whole run */
+/* A forced repair: replicas of the shard from before it are void, except the one that was kept. */
+struct split {
+    struct split *next;
+    uint64_t shard_id, kept, first_replica, number;
+};
+static struct split *splits; /* newest first */
+static struct map seen; /* hash of (shard, split, count) -> hash of the state; kept for the run */
+
+void register_split(uint64_t shard_id, uint64_t kept, uint64_t first_replica)
+{
+    struct split *s = xcalloc(1, sizeof *s);
+    *s = (struct split){splits, shard_id, kept, first_replica,
+                        splits != NULL ? splits->number + 1 : 1};
+    splits = s;
+}
 
 void register_executed(uint64_t shard_id, uint64_t replica_id, uint64_t count, uint64_t hash)
 {
-    const uint64_t words[] = {shard_id, count};
+    const struct split *s = splits;
+    while (s != NULL && s->shard_id != shard_id) {
+        s = s->next;
+    }
+    if (s != NULL && replica_id < s->first_replica && replica_id != s->kept) {
+        return;
+    }
+    const uint64_t words[] = {shard_id, count, s != NULL ? s->number : 0};
     uint64_t key = hash64(words, sizeof words, 1) | 1;
     uintptr_t before = (uintptr_t)map_get(&seen, key);
     if (before == 0) {

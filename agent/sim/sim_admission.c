@@ -39,7 +39,7 @@ void sim_bus__note_seen(struct bus *b, const struct hello *h)
     }
     bool known = s->incarnation > 0;
     s->incarnation = h->incarnation;
-    s->start = h->lineage.start;
+    s->lineage = h->lineage;
     memcpy(s->address, h->address, sizeof s->address);
     if (known) {
         sim_bus__break_all(b->life, &h->host, h->incarnation,
@@ -49,10 +49,24 @@ void sim_bus__note_seen(struct bus *b, const struct hello *h)
 
 enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struct thole_status *st)
 {
-    const struct seen *s = seen_of(b, &h->host);
-    const struct known_start known =
-        s != NULL ? (struct known_start){s->incarnation, s->start, s->address}
-                  : (struct known_start){.address = ""};
+    struct seen *s = seen_of(b, &h->host);
+    uint64_t incarnation = 0, number = 0;
+    bool recorded = s != NULL && s->incarnation > 0 &&
+                    b->o.handler.recorded(b->o.handler.ctx, &h->host, &incarnation, &number);
+    bool decided = recorded && incarnation == s->incarnation && number == s->lineage.start;
+    bool asks = s != NULL && s->incarnation > 0;
+    if ((recorded && hello_is_copy(&s->lineage, s->incarnation, incarnation, number)) ||
+        (asks && !decided && !sim_bus__is_connected(b, &h->host, s->incarnation))) {
+        uint64_t copy = s->incarnation;
+        s->incarnation = 0;
+        sim_bus__break_all(b->life, &h->host, copy + 1, "a copy of this host has called");
+    }
+    const struct known_start known = s != NULL && s->incarnation > 0
+                                         ? (struct known_start){.incarnation = s->incarnation,
+                                                                .number = s->lineage.start,
+                                                                .address = s->address,
+                                                                .undecided = !decided}
+                                         : (struct known_start){.address = ""};
     return hello_check_start(&known, h->incarnation, &h->lineage, h->address, st);
 }
 

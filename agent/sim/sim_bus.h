@@ -41,7 +41,8 @@ struct peer {
 
 struct seen {
     struct uuid host;
-    uint64_t incarnation, start;
+    uint64_t incarnation;
+    struct lineage lineage;
     char address[WORLD_ADDRESS_BYTES];
 };
 
@@ -93,6 +94,8 @@ struct conn *sim_bus__conn_new(struct life *from, struct life *to, struct peer *
 void sim_bus__carry(struct conn *c, int direction, void (*fn)(void *ctx), void (*lost)(void *ctx),
                     void *ctx);
 void sim_bus__break(struct conn *c, const char *why);
+/* Is that start of the host connected to this one, in either direction? */
+bool sim_bus__is_connected(struct bus *b, const struct uuid *host, uint64_t incarnation);
 /* Break connections to a life: all, or those from incarnations of `caller` older than the given
  * one. */
 void sim_bus__break_all(struct life *callee, const struct uuid *caller, uint64_t older_than,
@@ -104,5 +107,8 @@ void sim_request__link_ready(struct peer *p);
 void sim_request__link_broken(struct peer *p, const char *why);
 void sim_request__caller_gone(struct conn *c);
 void sim_request__stop(struct bus *b);
+
+/* sim_rpc.c: the streams of clients to a host that died end. */
+void sim_rpc__host_gone(const struct life *life);
 
 #endif

@@ -11,7 +11,7 @@
 #define HELD_BACK_MS 20
 
 static struct conn *conns;
-static struct world_link links[WORLD_HOSTS_MAX][WORLD_HOSTS_MAX];
+static struct world_link links[WORLD_MACHINES_MAX][WORLD_MACHINES_MAX];
 
 /* ---- The network ----------------------------------------------------------------------------- */
 
@@ -36,7 +36,8 @@ uint64_t sim_bus__delay_ns(const struct life *from, const struct life *to)
 
 struct life *sim_bus__at(const char *address)
 {
-    for (int i = 0; i < world__host_count(); i++) {
+    address = world__resolve(address);
+    for (int i = 0; i < WORLD_MACHINES_MAX; i++) {
         struct life *life = world__host(i)->life;
         if (life != NULL && !life->ended && life->bus != NULL && life->bus->started &&
             !life->bus->stopped && strcmp(life->bus->listen, address) == 0) {
@@ -191,6 +192,7 @@ struct dead {
 static void notice_dead(void *ctx)
 {
     struct dead *d = ctx;
+    sim_rpc__host_gone(d->life);
     for (struct conn *c = conns; c != NULL;) {
         if (c->from == d->life || c->to == d->life) {
             sim_bus__break(c, "connection reset by peer");
@@ -209,6 +211,23 @@ void sim_bus__crashed(struct life *life, bool silent)
     uint64_t after = silent ? world__draw_ns(1000, SILENCE_MS_MAX) * NS_PER_MS
                             : world__draw_ns(100 * NS_PER_US, 2 * NS_PER_MS);
     world__at(world__now_ns() + after, NULL, notice_dead, d);
+}
+
+bool sim_bus__is_connected(struct bus *b, const struct uuid *host, uint64_t incarnation)
+{
+    for (const struct conn *c = conns; c != NULL; c = c->next) {
+        const struct bus *from = c->from->bus;
+        if (c->to == b->life && from != NULL && uuid_equal(&from->o.host_id, host) &&
+            from->o.incarnation == incarnation && c->peer != NULL) {
+            return true;
+        }
+    }
+    return bus_peer_up(b, host);
+}
+
+void sim_bus__stopped(struct life *life)
+{
+    sim_rpc__host_gone(life);
 }
 
 void sim_bus__break_all(struct life *callee, const struct uuid *caller, uint64_t older_than,

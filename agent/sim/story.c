@@ -27,6 +27,12 @@ static const uint8_t weights[STEP_KINDS] = {
     [STEP_FAIL_WRITE] = 2,
     [STEP_LOW_SPACE] = 3,
     [STEP_CLOCK] = 2,
+    [STEP_WALL] = 2,
+    [STEP_FLAGS] = 2,
+    [STEP_WIPE] = 3,
+    [STEP_OLD_DISK] = 2,
+    [STEP_COPY_DISK] = 2,
+    [STEP_FLIP_LOG] = 3,
     [STEP_CREATE] = 6,
     [STEP_SCALE] = 8,
     [STEP_DELETE] = 3,
@@ -46,6 +52,9 @@ static const uint8_t weights[STEP_KINDS] = {
     [STEP_SCALE_POOL] = 1,
     [STEP_DELETE_POOL] = 1,
     [STEP_CANCEL] = 2,
+    [STEP_SAVE] = 4,
+    [STEP_RESTORE] = 3,
+    [STEP_REPAIR] = 2,
 };
 
 static enum step_kind draw_kind(struct rand *r)
@@ -108,6 +117,8 @@ void story__draw(uint64_t seed, struct story *ret)
         ret->hosts == 1 ? AGENT_BOOTSTRAP_DEV : ways[rand_below(&r, sizeof ways / sizeof ways[0])];
     ret->zones = rand_below(&r, 3) == 0;
     ret->election_timeout_ms = rand_below(&r, 4) == 0 ? 1000 : 0;
+    ret->names = rand_below(&r, 4) == 0;
+    ret->compact_log_bytes = rand_below(&r, 3) == 0 ? 4096 : 0;
     ret->begin_ns = WORLD_START_NS + rand_between(&r, 100, 3000) * NS_PER_MS;
     ret->end_ns = ret->begin_ns + rand_between(&r, STORY_S_MIN, STORY_S_MAX) * NS_PER_S;
     ret->count = 10 + rand_below(&r, 60);
@@ -142,6 +153,12 @@ static const char *const words[STEP_KINDS] = {
     [STEP_FAIL_WRITE] = "the disk of $H refuses a write",
     [STEP_LOW_SPACE] = "$H is out of space for $T",
     [STEP_CLOCK] = "the clock of $H runs $F",
+    [STEP_WALL] = "the wall clock of $H jumps",
+    [STEP_FLAGS] = "$H is stopped gracefully, and started after $T with other flags",
+    [STEP_WIPE] = "$H loses its disk, and comes back after $T with an empty one",
+    [STEP_OLD_DISK] = "$H is killed, and runs for $T on a backup of its disk",
+    [STEP_COPY_DISK] = "a copy of the disk of $H runs elsewhere for $T",
+    [STEP_FLIP_LOG] = "$H is killed, its log records of $Z are damaged, and it comes back after $T",
     [STEP_CREATE] = "shard $S is created",
     [STEP_SCALE] = "shard $S is given $V voters",
     [STEP_DELETE] = "shard $S is deleted",
@@ -161,6 +178,9 @@ static const char *const words[STEP_KINDS] = {
     [STEP_SCALE_POOL] = "pool p is scaled to $N shards",
     [STEP_DELETE_POOL] = "pool p is deleted",
     [STEP_CANCEL] = "the newest operation is cancelled",
+    [STEP_SAVE] = "shard $S is saved to a file",
+    [STEP_RESTORE] = "a file is restored as shard $S",
+    [STEP_REPAIR] = "a repair of shard $S is planned, and run if it is possible",
 };
 
 static void put_word(struct bytes *out, const struct step *p, char word)
@@ -174,6 +194,13 @@ static void put_word(struct bytes *out, const struct step *p, char word)
         break;
     case 'S':
         bytes_printf(out, "s%d", p->shard);
+        break;
+    case 'Z':
+        if (story__is_of_zero(p)) {
+            bytes_printf(out, "shard zero");
+        } else {
+            put_word(out, p, 'S');
+        }
         break;
     case 'T':
         bytes_printf(out, "%.1f s", (double)p->for_ns / 1e9);
@@ -209,6 +236,11 @@ void story__describe(const struct step *p, char *ret, size_t size)
     bytes_deinit(&out);
 }
 
+bool story__is_of_zero(const struct step *p)
+{
+    return p->amount % 4 == 0;
+}
+
 /* An odd number, at most 7, and sometimes more than there are hosts. */
 uint32_t story__voters(const struct step *p)
 {
@@ -223,12 +255,13 @@ uint32_t story__pool_shards(const struct step *p)
 void story__print(const struct story *s)
 {
     char text[160];
-    printf("seed %" PRIu64 ": %d hosts, formed by %s%s%s\n", s->seed, s->hosts,
-           s->formed_by == AGENT_BOOTSTRAP_DEV     ? "--dev"
-           : s->formed_by == AGENT_BOOTSTRAP_PEERS ? "--peers"
-                                                   : "--join",
-           s->zones ? ", in zones" : "",
-           s->election_timeout_ms != 0 ? ", election timeout 1 s" : "");
+    printf(
+        "seed %" PRIu64 ": %d hosts, formed by %s%s%s%s%s\n", s->seed, s->hosts,
+        s->formed_by == AGENT_BOOTSTRAP_DEV     ? "--dev"
+        : s->formed_by == AGENT_BOOTSTRAP_PEERS ? "--peers"
+                                                : "--join",
+        s->zones ? ", in zones" : "", s->election_timeout_ms != 0 ? ", election timeout 1 s" : "",
+        s->names ? ", known by names" : "", s->compact_log_bytes != 0 ? ", with short logs" : "");
     for (size_t i = 0; i < s->count; i++) {
         if (!s->steps[i].left_out) {
             story__describe(&s->steps[i], text, sizeof text);

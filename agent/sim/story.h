@@ -24,7 +24,13 @@ enum step_kind {
     STEP_CUT_WRITE,   /* crashes during its next write */
     STEP_FAIL_WRITE,  /* a write fails with an error */
     STEP_LOW_SPACE,
-    STEP_CLOCK, /* from now on, the clock runs fast or slow */
+    STEP_CLOCK,     /* from now on, the clock runs fast or slow */
+    STEP_WALL,      /* the wall clock jumps */
+    STEP_FLAGS,     /* a graceful restart with other flags */
+    STEP_WIPE,      /* the disk is lost, and the host returns with an empty one */
+    STEP_OLD_DISK,  /* the host runs for a while on a backup of its disk */
+    STEP_COPY_DISK, /* for a while, a copy of the disk runs on another machine */
+    STEP_FLIP_LOG,  /* the records of a replica are damaged */
     STEP_FAULTS,
     /* Verbs of the operator. */
     STEP_CREATE = STEP_FAULTS,
@@ -45,7 +51,10 @@ enum step_kind {
     STEP_CREATE_POOL,
     STEP_SCALE_POOL,
     STEP_DELETE_POOL,
-    STEP_CANCEL, /* cancels the newest operation */
+    STEP_CANCEL,  /* cancels the newest operation */
+    STEP_SAVE,    /* a snapshot to a file */
+    STEP_RESTORE, /* of a file, as a new shard */
+    STEP_REPAIR,  /* plan, then run it, if it is possible */
     STEP_KINDS,
 };
 
@@ -67,8 +76,10 @@ struct story {
     int hosts;
     enum agent_bootstrap formed_by;
     bool zones;
+    bool names; /* hosts are known by names, which are resolved at each connection */
     uint32_t election_timeout_ms;
-    uint64_t begin_ns, end_ns; /* period of the steps; then all faults end */
+    uint64_t compact_log_bytes; /* 0: the default, which no story reaches */
+    uint64_t begin_ns, end_ns;  /* period of the steps; then all faults end */
     struct step steps[STORY_STEPS_MAX];
     size_t count;
 };
@@ -77,6 +88,7 @@ void story__draw(uint64_t seed, struct story *ret);
 /* Describe a step in one line of English. */
 void story__describe(const struct step *p, char *ret, size_t size);
 uint32_t story__voters(const struct step *p);
+bool story__is_of_zero(const struct step *p); /* of STEP_FLIP_LOG, STEP_SAVE */
 uint32_t story__pool_shards(const struct step *p);
 void story__print(const struct story *s);
 

@@ -1,5 +1,6 @@
 /* A simulated host: the state that outlives its lives, and how it starts, stops and crashes. */
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 #include "base/assert.h"
 #include "base/buf.h"
 
-static struct world_host hosts[WORLD_HOSTS_MAX];
+static struct world_host hosts[WORLD_MACHINES_MAX];
 static int host_count;
 
 struct world_host *world__host(int n)
@@ -21,6 +22,35 @@ struct world_host *world__host(int n)
 int world__host_count(void)
 {
     return host_count;
+}
+
+/* Names are m1.sim, m2.sim, ... */
+const char *world__resolve(const char *address)
+{
+    int n = 0, end = 0;
+    if (sscanf(address, "m%d.sim%n", &n, &end) == 1 && end > 0 && n >= 1 && n <= host_count) {
+        return hosts[n - 1].resolved;
+    }
+    return address;
+}
+
+/* Names of hosts in life are resolved here, and no others. */
+int __real_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **ret);
+int __wrap_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **ret);
+int __wrap_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **ret)
+{
+    char address[WORLD_ADDRESS_BYTES];
+    struct addrinfo numeric = hints != NULL ? *hints : (struct addrinfo){0};
+    if (life__now == NULL || node == NULL) {
+        return __real_getaddrinfo(node, service, hints, ret);
+    }
+    snprintf(address, sizeof address, "%s", world__resolve(node));
+    address[strcspn(address, ":")] = '\0';
+    numeric.ai_flags |= AI_NUMERICHOST;
+    return __real_getaddrinfo(address, service, &numeric, ret);
 }
 
 /* ---- Its clock ------------------------------------------------------------------------------- */
@@ -49,10 +79,11 @@ void host__init(struct world_host *h, int n, const char *root)
     snprintf(h->name, sizeof h->name, "h%d", n + 1);
     snprintf(h->dir, sizeof h->dir, "%s/%s", root, h->name);
     snprintf(h->address, sizeof h->address, "10.0.0.%d:7400", n + 1);
+    snprintf(h->resolved, sizeof h->resolved, "%s", h->address);
     h->clock = (struct skewed_clock){WORLD_START_NS, world__now_ns(), SKEWED_CLOCK_EXACT_PPM};
     h->free_bytes = UINT64_MAX;
     h->log = sim_log__new(h);
-    host_count = n + 1 > host_count ? n + 1 : host_count;
+    host_count = n + 1 > host_count && n < WORLD_HOSTS_MAX ? n + 1 : host_count;
 }
 
 static void on_failed(void *ctx, const struct thole_status *st)
@@ -79,6 +110,7 @@ static void start_main(void *ctx)
     const struct agent_options o = {
         .data_dir = h->dir,
         .listen = h->address,
+        .advertise = h->advertise[0] != '\0' ? h->advertise : NULL,
         .insecure = true, /* required for addresses outside loopback */
         .name = h->name,
         .tags = s->o.tags,
@@ -87,6 +119,7 @@ static void start_main(void *ctx)
         .addresses = s->o.addresses,
         .election_timeout_ms = s->o.election_timeout_ms,
         .heartbeat_ms = s->o.heartbeat_ms,
+        .compact_log_bytes = s->o.compact_log_bytes,
         .loop_count = 1,
         .applier_count = 1,
         .types = all,
@@ -132,6 +165,7 @@ static void stop_main(void *ctx)
     life->ended = true;
     h->life = NULL;
     h->stopping = false;
+    sim_bus__stopped(life);
     world__trace("%s: has stopped", h->name);
 }
 

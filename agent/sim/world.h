@@ -20,6 +20,9 @@
 #include "shards/store/store.h"
 
 #define WORLD_HOSTS_MAX 7
+/* One machine more, for the copy of a host's disk. It is no host of the story. */
+#define WORLD_COPY WORLD_HOSTS_MAX
+#define WORLD_MACHINES_MAX (WORLD_HOSTS_MAX + 1)
 #define WORLD_WORKERS_MAX 96 /* limit per host */
 #define WORLD_ADDRESS_BYTES 128
 #define WORLD_START_NS (1000 * NS_PER_S)
@@ -102,6 +105,18 @@ struct sim_log *sim_log__new(struct world_host *host);
 /* Cut the next write: only a part of its updates reaches the disk, and the host crashes. */
 void sim_log__crash_in_write(struct sim_log *log);
 void sim_log__fail_write(struct sim_log *log);
+struct log_store *sim_log__copy(const struct sim_log *log); /* NULL: an empty one */
+struct log_store *sim_log__copy_of(struct log_store *memory);
+void sim_log__replace(struct sim_log *log, struct log_store *memory);
+/* The records of the host's replica of that shard are found damaged at its next start. Returns the
+ * replica; 0: there is none. */
+uint64_t sim_log__damage(struct sim_log *log, uint64_t shard_id);
+
+/* The content of a disk (disks.c). An image is never freed. */
+struct disk_image;
+struct disk_image *disk__image(const struct world_host *h);
+/* Only while the host is down. NULL: an empty disk. */
+void disk__put(struct world_host *h, const struct disk_image *image);
 
 /* ---- Network (sim_links.c) ------------------------------------------------------------------- */
 
@@ -113,21 +128,37 @@ struct world_link *world__link(int from, int to);
 void world__cut(int from, int to, bool cut);
 /* A host's life crashed. `silent` (a power loss, not a dead process): its peers get no notice. */
 void sim_bus__crashed(struct life *life, bool silent);
+void sim_bus__stopped(struct life *life); /* ... stopped by itself */
 
 /* A client's unary call to a host. `done` is called once; st->code UNAVAILABLE: no answer came. */
 typedef void (*world_reply_fn)(void *ctx, const struct thole_status *st, struct slice reply);
 void world__call(int host, const char *path, struct slice request, uint64_t timeout_ns,
                  world_reply_fn done, void *ctx);
+/* A client's streaming call: `message` is called for each message, in order, then `done` once, with
+ * an empty reply. UNAVAILABLE: the host died. */
+typedef void (*world_message_fn)(void *ctx, struct slice message);
+struct client_call;
+struct client_call *world__stream(int host, const char *path, struct slice request,
+                                  world_message_fn message, world_reply_fn done, void *ctx);
+/* The client ends the stream: none of its callbacks is called any more. Not after `done`. */
+void world__stream_cancel(struct client_call *c);
+/* The client reads nothing until then. */
+void world__stream_slow(struct client_call *c, uint64_t until_ns);
 
 /* ---- Hosts (whole_host.c) -------------------------------------------------------------------- */
 
 struct world_host {
-    int n; /* the name is h1, h2, ... */
-    char name[16];
+    int n;          /* from 0 */
+    char name[16];  /* h1, h2, ...; with another disk h1-2 */
+    uint32_t disks; /* number of new disks that it has been given */
     char dir[128];
     char address[WORLD_ADDRESS_BYTES]; /* its listen address in this life, or in the next one */
-    struct uuid id;                    /* nil until its first start */
-    struct life *life;                 /* NULL: down */
+    /* The address that it gives to others; empty: its listen address. Names are resolved by
+     * world__resolve. */
+    char advertise[WORLD_ADDRESS_BYTES];
+    char resolved[WORLD_ADDRESS_BYTES]; /* where its name leads */
+    struct uuid id;                     /* nil until its first start */
+    struct life *life;                  /* NULL: down */
     bool stopping;
     struct sim_log *log;
     struct skewed_clock clock;
@@ -139,7 +170,9 @@ struct world_host {
 };
 
 struct world_host *world__host(int n); /* n counts from 0 */
-int world__host_count(void);
+int world__host_count(void);           /* those of the story */
+/* The address behind a name. Other addresses are returned as they are. */
+const char *world__resolve(const char *address);
 uint64_t host__clock_ns(const struct world_host *h);
 uint64_t host__world_ns(const struct world_host *h, uint64_t clock_ns); /* inverse of the above */
 void host__set_rate(struct world_host *h, uint64_t rate_ppm);
@@ -152,6 +185,7 @@ struct host_start {
     const char *const *tags;
     size_t tag_count;
     uint32_t election_timeout_ms, heartbeat_ms;
+    uint64_t compact_log_bytes;
 };
 void host__start(struct world_host *h, const struct host_start *o);
 void host__stop(struct world_host *h); /* graceful; takes a while */

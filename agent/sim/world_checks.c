@@ -73,7 +73,7 @@ static void check_replicas(int n)
             world__fail("replica %" PRIu64 " is on h%u and on h%d", all[i].replica_id,
                         (unsigned)owner, n + 1);
         }
-        if (all[i].failed && !all[i].superseded) {
+        if (all[i].failed && !all[i].superseded && !disks__is_damaged(all[i].replica_id)) {
             world__fail("%s: replica %" PRIu64 " of shard %" PRIu64 " failed: %s", h->name,
                         all[i].replica_id, all[i].shard_id, all[i].failure);
         }
@@ -346,8 +346,23 @@ static bool operations_settled(const struct registry_view *v, char *ret, size_t 
     return true;
 }
 
-/* Draining must not remove a vote unless another host can get it. A host that was cordoned or
- * drained before it ever had a vote gets none. */
+static bool votes_in_zero(const struct registry_view *v, const thole_v1_Host *h)
+{
+    struct registry_replica_buf buf;
+    const thole_v1_Replica *r;
+    for (uint64_t id = 0; (r = registry_next_replica_of_shard(v, 0, id, &buf)) != NULL;) {
+        id = thole_v1_Replica_id(r);
+        if (thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_VOTER &&
+            slice_equal(registry_str(thole_v1_Replica_host_id(r)),
+                        registry_str(thole_v1_Host_id(h)))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Draining must not remove a vote unless another host can get it. A host that is cordoned or
+ * drained while it has no vote (or has lost it with its data) gets none. */
 static bool zero_settled(const struct registry_view *v, char *ret, size_t size)
 {
     uint32_t hosts = 0;
@@ -356,6 +371,8 @@ static bool zero_settled(const struct registry_view *v, char *ret, size_t size)
         name = registry_str(thole_v1_Host_name(h));
         hosts +=
             thole_v1_HostSpec_state(thole_v1_Host_spec(h)) != thole_v1_HOST_STATE_REMOVED &&
+            (thole_v1_HostSpec_state(thole_v1_Host_spec(h)) == thole_v1_HOST_STATE_ACTIVE ||
+             votes_in_zero(v, h) || !disks__any_lost()) &&
             thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) == thole_v1_HOST_LIVENESS_LIVE;
     }
     uint32_t voters = zero_voters(v);
