@@ -547,13 +547,16 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
                 (s.voter || knows_leader(&s));
     /* A replica that never campaigns does not notice that its leader is none any more. */
     here = here && ((s.voter && !s.witness) || ret->silent * 2 < ret->voters);
+    /* Nor does any replica while it cannot write. */
+    bool stalled = engine_disk(check->agent->engine) == ENGINE_DISK_STALLED;
+    here = here && !stalled;
     if (here) {
         check_by_local_replica(check, &s, ret);
     } else {
         check_by_rows(check, row, quorum_since_ns, ret);
     }
     ret->available_here = here && ret->available;
-    if (!here && ret->available && engine_disk(check->agent->engine) == ENGINE_DISK_STALLED) {
+    if (stalled && ret->available) {
         report_unconfirmed(ret, host_since_ns(check, agent_host_id(check->agent), HOST_DISK),
                            "DiskStalled",
                            "the disk of this host does not finish a write, so its rows may be old");
