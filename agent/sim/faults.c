@@ -86,10 +86,33 @@ static void odd_disk_ends(void *ctx)
     odd.own = NULL;
 }
 
+/* A host that starts without the newest rows does not know which disk is the old one. So no other
+ * host starts meanwhile. */
+static bool others_know_its_start(int n)
+{
+    for (int i = 0; i < world__host_count(); i++) {
+        if (i != n && (!play.wanted[i].admitted || world__host(i)->life == NULL)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void end_odd_disk_before(const struct step *p)
+{
+    bool restarts = p->kind <= STEP_MOVE || p->kind == STEP_CUT_WRITE ||
+                    p->kind == STEP_FAIL_WRITE || p->kind == STEP_FLAGS || p->kind == STEP_WIPE ||
+                    p->kind == STEP_FLIP_LOG;
+    if (restarts && odd.host >= 0 && odd.host != p->host) {
+        odd_disk_ends(NULL);
+    }
+}
+
 static bool may_be_odd(int n)
 {
     const struct wanted *w = &play.wanted[n];
-    return odd.host < 0 && world__host_count() >= 3 && w->image != NULL && w->admitted && !w->out;
+    return odd.host < 0 && others_know_its_start(n) && world__host_count() >= 3 &&
+           w->image != NULL && w->admitted && !w->out;
 }
 
 static void run_on_backup(const struct step *p)
@@ -212,6 +235,7 @@ void faults__do(const struct step *p)
     struct world_host *h = world__host(p->host);
     int n = p->host, o = p->other;
     bool alone = world__host_count() == 1;
+    end_odd_disk_before(p);
     switch ((int)p->kind) {
     case STEP_CRASH:
     case STEP_POWER_LOSS:

@@ -111,6 +111,17 @@ static void due(void *ctx)
     }
 }
 
+void life__clock_changed(struct life *life)
+{
+    for (size_t i = 0; i < life->slot_count; i++) {
+        struct work_slot *slot = life->slots[i];
+        if (slot->deadline_ns != CLOCK_NEVER) {
+            slot->deadline_ns = host__world_ns(life->host, slot->worker->deadline_ns);
+            schedule(slot);
+        }
+    }
+}
+
 static enum work_kind kind_of(const char *name)
 {
     if (strcmp(name, "writer") == 0) {

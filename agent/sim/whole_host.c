@@ -68,6 +68,9 @@ uint64_t host__world_ns(const struct world_host *h, uint64_t clock_ns)
 void host__set_rate(struct world_host *h, uint64_t rate_ppm)
 {
     skewed_clock_set_rate(&h->clock, world__now_ns(), rate_ppm);
+    if (h->life != NULL) {
+        life__clock_changed(h->life);
+    }
 }
 
 /* ---- Its life -------------------------------------------------------------------------------- */

@@ -87,6 +87,8 @@ struct life *life__new(struct world_host *host);
 extern struct life *life__now;
 struct life *life__enter(struct life *life); /* returns the previous life, for life__leave */
 void life__leave(struct life *before);
+/* The deadlines of its workers come at other times now. */
+void life__clock_changed(struct life *life);
 
 /* ---- Threads (fiber.c) ----------------------------------------------------------------------- */
 
