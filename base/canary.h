@@ -40,7 +40,12 @@
     X(force_uncommitted, 41)      \
     X(answers_apart, 44)          \
     X(request_ids_not_saved, 45)  \
-    X(request_ids_by_clock, 46)
+    X(request_ids_by_clock, 46)   \
+    X(stamp_falls, 47)            \
+    X(tick_of_deposed, 48)        \
+    X(alive_in_outage, 49)        \
+    X(timer_lost_in_snapshot, 50) \
+    X(timer_lost_asleep, 51)
 
 /* Those of whole hosts, as in the catalogue of agent/sim/README.md. */
 #define CANARY_HOST_LIST(X)       \

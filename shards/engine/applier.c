@@ -287,6 +287,7 @@ static void acquire_view(struct task *t)
     t->machine = engine__machine_ref(m);
     t->index = m->applied;
     t->term = m->applied_term;
+    t->stamp = m->applied_stamp;
     encode_sessions(&m->sessions, &t->sessions);
     if (m->type->view_acquire != NULL) {
         (void)engine__machine_view(m, &t->view, &t->st);

@@ -38,7 +38,8 @@ struct apply_batch {
     struct apply_job *job;
     size_t request_at;
     uint64_t last_index, last_term; /* of the newest entry that was looked at */
-    uint64_t stored_index;          /* the applied index that the machine has stored */
+    struct raft_stamp last_stamp;
+    uint64_t stored_index; /* the applied index that the machine has stored */
     size_t count;
     struct thole_entry entries[BATCH_ENTRIES];
     struct result_sink sinks[BATCH_ENTRIES];
@@ -81,6 +82,7 @@ void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_
     b->watch = (struct thole_watch_sink){sizeof b->watch, emit};
     b->last_index = b->m != NULL ? b->m->applied : 0;
     b->last_term = b->m != NULL ? b->m->applied_term : 0;
+    b->last_stamp = b->m != NULL ? b->m->applied_stamp : (struct raft_stamp){0};
     b->stored_index = b->last_index;
     bytes_clear(&b->results);
     meta_list_clear(&b->metas);
@@ -233,7 +235,7 @@ static const struct thole_meta *metadata(struct thole_apply *apply, size_t *ret_
     struct apply_batch *b = CONTAINER_OF(apply, struct apply_batch, apply);
     if (!b->remembered) {
         remember(b);
-        meta_add_applied(&b->metas, b->last_index, b->last_term);
+        meta_add_applied(&b->metas, b->last_index, b->last_term, b->last_stamp);
     }
     *ret_count = b->metas.count;
     return meta_list_ready(&b->metas);
@@ -378,7 +380,7 @@ static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_
                                        .remembered = remembered};
     b->entries[i] = (struct thole_entry){
         .size = sizeof b->entries[i],
-        .kind = THOLE_ENTRY_COMMAND,
+        .kind = e->kind == RAFT_ENTRY_TICK ? THOLE_ENTRY_TICK : THOLE_ENTRY_COMMAND,
         .index = e->index,
         .term = e->term,
         .now_ms = e->stamp.now_ms,
@@ -552,11 +554,13 @@ enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *
             code = apply_in_session(b, e, st);
         } else if (e->kind == RAFT_ENTRY_COMMAND && e->id_size > 0) {
             code = apply_with_id(b, e, st);
-        } else if (e->kind == RAFT_ENTRY_COMMAND) {
+        } else if (e->kind == RAFT_ENTRY_COMMAND || e->kind == RAFT_ENTRY_TICK) {
             add_item(b, e, request_of(b, e->index), NULL);
         }
+        b->job->ticked = b->job->ticked || e->kind == RAFT_ENTRY_TICK;
         b->last_index = e->index;
         b->last_term = e->term;
+        b->last_stamp = e->stamp;
         if (code == THOLE_OK && b->count >= most_entries(b)) {
             code = flush(b, st);
         }
@@ -571,6 +575,8 @@ void engine__apply_done(struct apply_batch *b)
     ASSERT(b->last_index == b->job->last && b->m->applied < b->job->last);
     b->m->applied = b->job->last;
     b->m->applied_term = b->last_term;
+    b->m->applied_stamp = b->last_stamp;
+    b->job->due = b->m->due;
 }
 
 void engine__apply_abandon(struct apply_batch *b)

@@ -68,6 +68,7 @@ static void merge_start(struct replica *r, struct write_update *w, const struct 
     w->u.has_start = true;
     w->u.start_index = u->log_start_index;
     w->u.start_term = u->log_start_term;
+    w->u.start_stamp = u->log_start_stamp;
     w->u.machine_generation = r->generation + (w->install ? 1 : 0);
     bytes_clear(&w->config);
     raft_config_encode(u->log_start_config, &w->config);

@@ -251,6 +251,7 @@ static void recover(struct engine *e, const struct store_replica *s)
         .hard = s->hard,
         .start_index = s->start_index,
         .start_term = s->start_term,
+        .last_stamp = s->start_stamp,
         .last_index = s->last_index,
         .runs = b->runs,
         .run_count = s->run_count,

@@ -56,8 +56,9 @@ struct machine {
     pthread_rwlock_t *lock;
     struct session_table sessions; /* applier only, once the machine is switched in */
     uint64_t applied, applied_term;
-    struct thole_due due;  /* as the machine reported it last */
-    size_t largest_result; /* applier only, bytes: bounds the entries of a batch */
+    struct raft_stamp applied_stamp; /* of the entry at `applied` */
+    struct thole_due due;            /* as the machine reported it last */
+    size_t largest_result;           /* applier only, bytes: bounds the entries of a batch */
 };
 
 enum thole_code engine__machine_open(struct replica *r, uint64_t generation, struct machine **ret,
@@ -132,6 +133,8 @@ struct apply_job {
     struct pending *requests;    /* ascending by index, all matched */
     size_t request_count;
     uint64_t handed_ns;
+    struct thole_due due;   /* result: of the machine now */
+    bool ticked;            /* result: there was a TICK among the entries */
     struct thole_status st; /* result: why the machine failed */
 };
 
@@ -178,7 +181,8 @@ struct task {
     struct machine *machine;
     void *view;
     uint64_t index, term, generation;
-    uint64_t bytes; /* of the snapshot file that was written or loaded */
+    struct raft_stamp stamp; /* of the entry at `index`; TASK_OPEN: of the last one in the log */
+    uint64_t bytes;          /* of the snapshot file that was written or loaded */
     struct bytes config, sessions;
     struct raft_entry **config_entries; /* TASK_OPEN */
     size_t config_entry_count;
@@ -335,6 +339,9 @@ struct loop {
     struct wheel *ticks;             /* logical milliseconds */
     struct wheel *deadlines;         /* real milliseconds */
     uint64_t now_ns, real_ms, now_ms;
+    uint64_t wall_ms;        /* wall clock at the begin of the turn */
+    struct wheel *timers;    /* of replicas that lead and have something due: timers.c */
+    uint64_t wall_offset_ms; /* wall_ms - now_ms when they were armed */
     uint64_t drained_ns; /* real time, read after the turn's messages were handled: for leases */
     uint64_t planned_ms; /* the last turn asked for the next one this long after real_ms */
     struct replica **dirty;
@@ -443,6 +450,16 @@ void engine__proposals_abandon(struct loop *l, struct replica *r);
 void engine__pending_push(struct replica *r, const struct pending *p);
 void engine__pending_trim(struct loop *l, struct replica *r, uint64_t first);
 void engine__proposal_expired(struct loop *l, struct engine_request *q);
+/* timers.c */
+/* When a TICK could not be appended (too much is uncommitted, the disk is full): try again. */
+#define TICK_RETRY_MS 500
+/* At each harvest: if the replica leads and something is due, append a TICK, else arm its timer. */
+void engine__timer_consider(struct loop *l, struct replica *r);
+/* What the machine of the replica reported; `ticked`: after a TICK. */
+void engine__timer_due(struct loop *l, struct replica *r, const struct thole_due *due, bool ticked);
+void engine__timer_cancel(struct loop *l, struct replica *r); /* it leads no more */
+void engine__timers_run(struct loop *l);
+uint64_t engine__timers_next(const struct loop *l); /* logical ms; UINT64_MAX: none */
 /* pending_reads.c */
 void engine__read_submit(struct loop *l, struct engine_request *q);
 void engine__reads_flush(struct loop *l, struct replica *r);
@@ -603,6 +620,6 @@ extern struct metric engine_proposals, engine_queries, engine_refused, engine_dr
     engine_apply_entries, engine_apply_ns, engine_apply_lag_ns, engine_turn_ns, engine_commit_ns,
     engine_sleeping, engine_decided_ns, engine_pending, engine_frame_entries,
     engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth,
-    engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns;
+    engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns, engine_ticks;
 
 #endif

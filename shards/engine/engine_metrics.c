@@ -48,5 +48,7 @@ METRIC_DEFINE_HISTOGRAM_NS(engine_transfer_ns, "thole_engine_snapshot_transfer_s
                            "Time from the first chunk sent until the last one is acknowledged");
 METRIC_DEFINE_HISTOGRAM_NS(engine_restore_ns, "thole_engine_snapshot_restore_seconds",
                            "Time to restore a machine from a received snapshot");
+METRIC_DEFINE_COUNTER(engine_ticks, "thole_engine_ticks_total",
+                      "TICKs that leaders here appended because a timer of a machine was due.");
 METRIC_DEFINE_HISTOGRAM(engine_loop_depth, "thole_engine_loop_messages",
                         "Messages handled in one turn of a loop");

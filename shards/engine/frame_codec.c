@@ -48,7 +48,13 @@ static uint8_t *put_bytes_head(uint8_t *p, unsigned number, size_t n)
     return put_varint(p, n);
 }
 
-/* Index on the first entry only, term where it changes: see the proto. */
+static bool has_stamp(const struct raft_entry *e, const struct raft_entry *before)
+{
+    return before == NULL || e->stamp.now_ms != before->stamp.now_ms ||
+           e->stamp.alive_ms != before->stamp.alive_ms;
+}
+
+/* Index on the first entry only, term and times where they change: see the proto. */
 static size_t entry_size(const struct raft_entry *e, const struct raft_entry *before)
 {
     size_t n = field_size(e->kind) + field_size(e->session) + field_size(e->sequence);
@@ -63,6 +69,9 @@ static size_t entry_size(const struct raft_entry *e, const struct raft_entry *be
     }
     if (e->id_size) {
         n += bytes_field_size(e->id_size);
+    }
+    if (has_stamp(e, before)) {
+        n += field_size(e->stamp.now_ms) + field_size(e->stamp.alive_ms);
     }
     return n;
 }
@@ -88,6 +97,10 @@ static uint8_t *put_entry(uint8_t *p, const struct raft_entry *e, const struct r
         p = put_bytes_head(p, 7, e->id_size);
         memcpy(p, raft_entry_id(e).data, e->id_size);
         p += e->id_size;
+    }
+    if (has_stamp(e, before)) {
+        p = put_field(p, 14, e->stamp.now_ms);
+        p = put_field(p, 15, e->stamp.alive_ms);
     }
     return p;
 }
@@ -200,6 +213,7 @@ static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessag
     }
     *budget -= n;
     uint64_t index = thole_engine_v1_Entry_index(entries[0]), term = 0;
+    struct raft_stamp stamp = {0};
     if (index == 0 || index > UINT64_MAX - n) {
         return false;
     }
@@ -207,12 +221,18 @@ static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessag
     for (size_t i = 0; i < n; i++) {
         uint64_t given = thole_engine_v1_Entry_term(entries[i]);
         term = given ? given : term;
-        if (thole_engine_v1_Entry_kind(entries[i]) > RAFT_ENTRY_SESSION || term == 0 ||
+        if (thole_engine_v1_Entry_kind(entries[i]) > RAFT_ENTRY_KIND_MAX || term == 0 ||
             thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_PAYLOAD_BYTES ||
             !has_valid_id(entries[i])) {
             return false;
         }
+        uint64_t now_ms = thole_engine_v1_Entry_now_ms(entries[i]);
+        uint64_t alive_ms = thole_engine_v1_Entry_alive_ms(entries[i]);
+        if (now_ms != 0 || alive_ms != 0) {
+            stamp = (struct raft_stamp){now_ms, alive_ms};
+        }
         struct raft_entry *e = read_entry(frame, entries[i]);
+        e->stamp = stamp;
         e->index = index + i;
         e->term = term;
         ret->entries[ret->entry_count++] = e;

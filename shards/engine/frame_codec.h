@@ -58,9 +58,10 @@ struct codec_header {
     uint64_t shard_id, index, index_term;
     struct slice machine_type, config; /* live as long as the input and the arena */
     uint32_t machine_version;
+    struct raft_stamp stamp; /* of the entry at `index` */
     void *arena;
 };
-#define SNAPSHOT_FORMAT 1
+#define SNAPSHOT_FORMAT 2
 void codec_header_encode(const struct codec_header *h, struct bytes *out);
 THOLE_MUST_CHECK enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
                                                      struct thole_status *st);

@@ -88,6 +88,7 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
     bool leads = work_of(r)->status.role == RAFT_LEADER;
     if (r->led && !leads) {
         engine__heartbeats_leader_ended(l, r);
+        engine__timer_cancel(l, r);
         forget_peers(r);
     }
     if (leads && changed) {
@@ -247,6 +248,7 @@ void engine__group_applied(struct loop *l, struct apply_job *j)
     } else if (r->state == GROUP_RUNNING) {
         if (!j->overtaken && j->last > r->applied) {
             r->applied = j->last;
+            engine__timer_due(l, r, &j->due, j->ticked);
             raft_applied(r->core, j->last);
         }
         engine__compact_consider(l, r);
@@ -300,6 +302,9 @@ static void note_sleep(struct replica *r, bool asleep)
     }
     r->slept = asleep;
     metric_add(&engine_sleeping, asleep ? 1 : -1);
+    if (asleep && CANARY(timer_lost_asleep)) {
+        engine__timer_cancel(r->loop, r);
+    }
     if (asleep && r->led) {
         show_peers(r);
     }
@@ -368,6 +373,7 @@ void engine__group_harvest(struct loop *l, struct replica *r)
     ASSERT(r->loop == l && worker_is_current(l->w));
     log_context(r->shard_id, r->replica_id);
     engine__proposals_flush(l, r);
+    engine__timer_consider(l, r);
     engine__reads_flush(l, r);
     if (raft_has_update(r->core)) {
         struct raft_update u;
@@ -408,6 +414,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
     b.config_entry_count = t->config_entry_count;
     b.applied = t->machine != NULL ? t->machine->applied : b.start_index;
     b.now_ms = l->now_ms;
+    b.last_stamp = t->stamp;
     const struct engine_options *o = &l->e->o;
     struct raft_options ro = {
         .replica_id = r->replica_id,
@@ -443,6 +450,9 @@ void engine__group_boot(struct loop *l, struct task *t)
     }
     ASSERT(r->machine == NULL && (t->machine != NULL) == !r->kind->witness);
     r->machine = t->machine;
+    if (r->machine != NULL) {
+        engine__timer_due(l, r, &r->machine->due, false);
+    }
     t->machine = NULL;
     r->state = GROUP_RUNNING;
     r->watch_applied = r->applied;
@@ -511,6 +521,7 @@ static void end_work(struct loop *l, struct replica *r, const struct thole_statu
                          "this replica has failed");
     }
     wheel_cancel(l->ticks, &work_of(r)->tick);
+    engine__timer_due(l, r, &(struct thole_due){THOLE_NEVER, THOLE_NEVER}, false);
     engine__proposals_end(l, r, &failed);
     engine__reads_end(l, r, &failed);
     engine__control_fail_all(r, st);

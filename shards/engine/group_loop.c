@@ -336,12 +336,14 @@ static void move_time(struct loop *l, uint64_t now_ns)
     l->now_ns = now_ns;
     l->real_ms = real_ms;
     l->now_ms += passed < most ? passed : most;
+    l->wall_ms = l->e->clock->wall_ms(l->e->clock);
 }
 
 static void run_timers(struct loop *l)
 {
     struct wheel_timer *t;
     engine__heartbeats_run(l);
+    engine__timers_run(l);
     while ((t = wheel_expire(l->ticks, l->now_ms)) != NULL) {
         struct replica *r = CONTAINER_OF(t, struct replica_work, tick)->r;
         if (r->state == GROUP_RUNNING) {
@@ -492,7 +494,9 @@ static uint64_t next_turn(struct loop *l)
 {
     uint64_t next = CLOCK_NEVER;
     uint64_t tick = wheel_next(l->ticks), deadline = wheel_next(l->deadlines);
+    uint64_t timer = engine__timers_next(l);
     tick = l->beat_due_ms < tick ? l->beat_due_ms : tick;
+    tick = timer < tick ? timer : tick;
     if (tick != UINT64_MAX) {
         next = (l->real_ms + (tick > l->now_ms ? tick - l->now_ms : 0)) * NS_PER_MS;
     }
@@ -567,6 +571,7 @@ struct loop *engine__loop_new(struct engine *e, uint32_t index)
     l->disk_due_ms = UINT64_MAX;
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
+    l->timers = wheel_new(l->now_ms);
     l->stop_msg.kind = MSG_STOP;
     l->fence_msg.kind = MSG_FENCE;
     (void)snprintf(name, sizeof name, "loop-%u", index % 100);
@@ -600,6 +605,7 @@ void engine__loop_free(struct loop *l)
     map_deinit(&l->hosts);
     wheel_free(l->ticks);
     wheel_free(l->deadlines);
+    wheel_free(l->timers);
     free(l->dirty);
     free(l->published);
     free(l->touched);

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define APPLIED_BYTES 32
+
 struct meta_span {
     size_t key, key_size, value, value_size;
     bool remove;
@@ -42,13 +44,15 @@ static struct meta_span *add(struct meta_list *l, char kind, const uint64_t *num
     return s;
 }
 
-void meta_add_applied(struct meta_list *l, uint64_t index, uint64_t term)
+void meta_add_applied(struct meta_list *l, uint64_t index, uint64_t term, struct raft_stamp stamp)
 {
     struct meta_span *s = add(l, 'a', NULL, 0);
-    uint8_t *p = bytes_extend(&l->bytes, 16);
+    uint8_t *p = bytes_extend(&l->bytes, APPLIED_BYTES);
     put_le64(p, index);
     put_le64(p + 8, term);
-    s->value_size = 16;
+    put_le64(p + 16, stamp.now_ms);
+    put_le64(p + 24, stamp.alive_ms);
+    s->value_size = APPLIED_BYTES;
 }
 
 void meta_add_head(struct meta_list *l, const struct session *session)
@@ -118,9 +122,11 @@ const struct thole_meta *meta_list_ready(struct meta_list *l)
 
 bool meta_read(struct machine *m, struct slice key, struct slice value)
 {
-    if (key.size == 1 && key.data[0] == 'a' && value.size == 16) {
+    if (key.size == 1 && key.data[0] == 'a' && value.size == APPLIED_BYTES) {
         m->applied = get_le64(value.data);
         m->applied_term = get_le64(value.data + 8);
+        m->applied_stamp =
+            (struct raft_stamp){get_le64(value.data + 16), get_le64(value.data + 24)};
         return true;
     }
     if (key.size == 9 && key.data[0] == 's') {

@@ -1,7 +1,7 @@
 /* The engine's metadata in persistent machines: the applied index and the dedupe table, record by
- * record. Keys: "a" applied (index, term: 8 bytes little-endian each); "s" + session id (8 bytes
- * big-endian): SnapshotSession without results; "r" + session id + sequence: SessionResult;
- * "q" + log index: RequestAnswer. */
+ * record. Keys: "a" applied (index, term and the two times of the entry: 8 bytes little-endian
+ * each); "s" + session id (8 bytes big-endian): SnapshotSession without results; "r" + session id +
+ * sequence: SessionResult; "q" + log index: RequestAnswer. */
 #ifndef SHARDS_ENGINE_META_H
 #define SHARDS_ENGINE_META_H
 
@@ -17,7 +17,7 @@ struct meta_list {
 };
 void meta_list_clear(struct meta_list *l);
 void meta_list_deinit(struct meta_list *l);
-void meta_add_applied(struct meta_list *l, uint64_t index, uint64_t term);
+void meta_add_applied(struct meta_list *l, uint64_t index, uint64_t term, struct raft_stamp stamp);
 void meta_add_head(struct meta_list *l, const struct session *s);
 void meta_remove_head(struct meta_list *l, uint64_t session);
 void meta_add_result(struct meta_list *l, uint64_t session, const struct session_result *r);

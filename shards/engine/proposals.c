@@ -207,7 +207,7 @@ void engine__proposals_flush(struct loop *l, struct replica *r)
         }
         uint64_t first = 0;
         struct thole_status st;
-        if (raft_propose(r->core, entries, n, l->now_ms, &first, &st) == THOLE_OK) {
+        if (raft_propose(r->core, entries, n, l->now_ms, l->wall_ms, &first, &st) == THOLE_OK) {
             appended(l, r, requests, n, first);
             continue;
         }

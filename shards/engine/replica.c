@@ -248,6 +248,7 @@ static void free_replica(struct replica *r)
     }
     raft_config_release(r->shown_config);
     replica_boot_free(r);
+    ASSERT(r->timer == NULL);
     free(r->failure);
     free(r->marks);
     free(r->shown_peers);

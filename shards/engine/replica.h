@@ -18,6 +18,7 @@ struct query_job;
 struct watch_list;
 struct write_batch;
 struct save_waiter;
+struct due_timer;
 struct control;
 struct pending;
 struct task;
@@ -133,6 +134,7 @@ struct replica {
     struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
     struct replica_boot *boot;    /* until the core exists */
     uint64_t applied;
+    struct due_timer *timer;  /* NULL unless its machine waits for a time: timers.c */
     uint64_t leader_heard_ns; /* its last append, heartbeat or SLEEP */
     uint64_t generation;
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
@@ -158,7 +160,7 @@ struct replica {
     struct peer_view *shown_peers;          /* of a leader, once engine_shard_peer asked */
     size_t shown_peer_count;
 };
-static_assert(sizeof(struct replica) <= 400, "one for each replica of the host");
+static_assert(sizeof(struct replica) <= 408, "one for each replica of the host");
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
                             struct slice descriptor);
 struct replica *replica_ref(struct replica *r);

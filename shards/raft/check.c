@@ -35,6 +35,7 @@ void raft__check_begin(struct raft *r)
         .handed = r->handed,
         .epoch = r->epoch,
         .start_index = r->log.start_index,
+        .last_stamp = r->log.last_stamp,
         .last_index = r->log.last_index,
         .read_number = r->read_number,
         .role = r->role,
@@ -55,6 +56,7 @@ static void check_event(const struct raft *r)
         /* It was a candidate before, so that its vote could become durable. It only appends. */
         ASSERT(same_term && (f->role == RAFT_LEADER || f->role == RAFT_CANDIDATE));
         ASSERT(r->log.last_index >= f->last_index);
+        ASSERT(raft__stamp_precedes(f->last_stamp, r->log.last_stamp));
     }
 }
 

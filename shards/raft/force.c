@@ -117,6 +117,7 @@ enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, stru
     struct raft_entry *e = raft__change_entry(&change);
     e->index = r->log.last_index + 1;
     e->term = r->term;
+    e->stamp = r->log.last_stamp;
     raft__log_append(&r->log, e);
     raft__membership_note(&r->membership, e);
     raft_entry_unref(e);

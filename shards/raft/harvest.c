@@ -63,6 +63,7 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
     if (ret->log_start_changed) {
         ret->log_start_index = l->start_index;
         ret->log_start_term = l->start_term;
+        ret->log_start_stamp = l->last_stamp;
         ret->log_start_config = raft__membership_at(&r->membership, l->start_index);
     }
     r->awake->persist.hard_dirty = false;

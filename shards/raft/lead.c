@@ -23,6 +23,7 @@ void raft__lead_begin(struct raft *r)
         .peer_count = raft__config(r)->member_count,
         .first_index = r->log.last_index + 1,
         .began_ms = r->now_ms,
+        .began_alive_ms = r->log.last_stamp.alive_ms,
         .heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms,
         .quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms,
     };
@@ -34,7 +35,7 @@ void raft__lead_begin(struct raft *r)
         raft__progress_init(&l->peers[i], l->first_index);
     }
     noop = raft_entry_new(RAFT_ENTRY_NOOP, 0, 0, (struct bufslice){0});
-    raft__lead_append(r, noop);
+    raft__lead_append(r, noop, 0);
     raft_entry_unref(noop);
 }
 
@@ -144,14 +145,15 @@ bool raft__lead_caught_up(const struct raft *r, uint32_t i)
            (r->lead->peers == NULL || r->lead->peers[i].match >= wanted);
 }
 
-/* The log takes its own reference of `e`. */
-void raft__lead_append(struct raft *r, struct raft_entry *e)
+/* The log takes its own reference of `e`. Entries of the core itself need no wall clock: 0. */
+void raft__lead_append(struct raft *r, struct raft_entry *e, uint64_t wall_ms)
 {
     ASSERT(r->role == RAFT_LEADER);
     raft__wake(r, r->now_ms);
     raft__busy(r);
     e->index = r->log.last_index + 1;
     e->term = r->term;
+    e->stamp = raft_stamp_now(r, r->now_ms, wall_ms);
     raft__log_append(&r->log, e);
     if (e->kind == RAFT_ENTRY_CONFIG) {
         raft__membership_note(&r->membership, e);
@@ -312,6 +314,6 @@ void raft__lead_auto_leave(struct raft *r)
     }
     ASSERT(r->membership.pending_count == 0 || CANARY(auto_leave_repeated));
     struct raft_entry *e = raft__change_entry(&(struct raft_change){.revision = c->revision});
-    raft__lead_append(r, e);
+    raft__lead_append(r, e, 0);
     raft_entry_unref(e);
 }

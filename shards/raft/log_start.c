@@ -39,12 +39,12 @@ static enum thole_code check_snapshot(const struct raft *r, uint64_t from, uint6
     return raft__config_validate(config, st);
 }
 
-static void install(struct raft *r, uint64_t index, uint64_t index_term,
+static void install(struct raft *r, uint64_t index, uint64_t index_term, struct raft_stamp stamp,
                     const struct raft_config *config)
 {
     ASSERT(index > r->commit && index_term <= r->term && config->epoch == r->epoch);
     ASSERT(r->role == RAFT_FOLLOWER && r->awake->force_index == 0);
-    raft__log_reset(&r->log, index, index_term);
+    raft__log_reset(&r->log, index, index_term, stamp);
     raft__membership_reset(&r->membership, index, config);
     r->commit = index;
     r->applied = index; /* as the staged snapshot is */
@@ -61,8 +61,9 @@ static void install(struct raft *r, uint64_t index, uint64_t index_term,
 }
 
 static enum thole_code take_snapshot(struct raft *r, uint64_t from, uint64_t term, uint64_t index,
-                                     uint64_t index_term, const struct raft_config *config,
-                                     bool *ret_install, struct thole_status *st)
+                                     uint64_t index_term, struct raft_stamp stamp,
+                                     const struct raft_config *config, bool *ret_install,
+                                     struct thole_status *st)
 {
     bool ours = true;
     enum thole_code code = raft__check_epoch(r, from, RAFT_MSG_APPEND, config->epoch, &ours, st);
@@ -87,15 +88,16 @@ static enum thole_code take_snapshot(struct raft *r, uint64_t from, uint64_t ter
         raft__commit_to(r, index);
         return THOLE_OK;
     }
-    install(r, index, index_term, config);
+    install(r, index, index_term, stamp, config);
     raft__send_ack(r, from, index);
     *ret_install = true;
     return THOLE_OK;
 }
 
 enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t term, uint64_t index,
-                                       uint64_t index_term, const struct raft_config *config,
-                                       uint64_t now_ms, bool *ret_install, struct thole_status *st)
+                                       uint64_t index_term, struct raft_stamp stamp,
+                                       const struct raft_config *config, uint64_t now_ms,
+                                       bool *ret_install, struct thole_status *st)
 {
     raft__begin(r, now_ms);
     enum thole_code code = check_snapshot(r, from, term, index, index_term, config, st);
@@ -105,14 +107,14 @@ enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t t
     }
     raft__wake(r, now_ms);
     *ret_install = false;
-    code = take_snapshot(r, from, term, index, index_term, config, ret_install, st);
+    code = take_snapshot(r, from, term, index, index_term, stamp, config, ret_install, st);
     raft__check(r);
     return code;
 }
 
 enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
-                          const struct raft_config *config, uint64_t now_ms,
-                          struct thole_status *st)
+                          struct raft_stamp stamp, const struct raft_config *config,
+                          uint64_t now_ms, struct thole_status *st)
 {
     raft__begin(r, now_ms);
     if (!raft__has_no_data(r) || r->term > index_term || r->epoch > config->epoch ||
@@ -134,7 +136,7 @@ enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
     raft__wake(r, now_ms);
     raft__become_follower(r, index_term, 0);
     r->epoch = config->epoch;
-    install(r, index, index_term, config);
+    install(r, index, index_term, stamp, config);
     raft__check(r);
     return THOLE_OK;
 }

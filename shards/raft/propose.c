@@ -22,7 +22,8 @@ static enum thole_code check_entries(struct raft_entry *const *entries, size_t n
     uint64_t bytes = 0;
 
     for (size_t i = 0; i < n; i++) {
-        if (entries[i]->kind != RAFT_ENTRY_COMMAND && entries[i]->kind != RAFT_ENTRY_SESSION) {
+        if (entries[i]->kind != RAFT_ENTRY_COMMAND && entries[i]->kind != RAFT_ENTRY_SESSION &&
+            entries[i]->kind != RAFT_ENTRY_TICK) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "proposal: kind %u is not for proposing", entries[i]->kind);
         }
@@ -38,7 +39,8 @@ static enum thole_code check_entries(struct raft_entry *const *entries, size_t n
 }
 
 enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, size_t n,
-                             uint64_t now_ms, uint64_t *ret_first, struct thole_status *st)
+                             uint64_t now_ms, uint64_t wall_ms, uint64_t *ret_first,
+                             struct thole_status *st)
 {
     uint64_t bytes = 0;
 
@@ -59,7 +61,7 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
     }
     *ret_first = r->log.last_index + 1;
     for (size_t i = 0; i < n; i++) {
-        raft__lead_append(r, entries[i]);
+        raft__lead_append(r, entries[i], wall_ms);
         raft_entry_unref(entries[i]);
     }
     raft__check(r);
@@ -176,7 +178,7 @@ enum thole_code raft_change_membership(struct raft *r, const struct raft_change 
     ASSERT(r->membership.pending_count == 0 || CANARY(two_changes_in_flight));
     ASSERT(r->commit >= r->lead->first_index);
     struct raft_entry *e = raft__change_entry(c);
-    raft__lead_append(r, e);
+    raft__lead_append(r, e, 0);
     *ret_index = e->index;
     raft_entry_unref(e);
     raft__check(r);

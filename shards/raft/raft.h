@@ -36,6 +36,8 @@ enum raft_entry_kind {
     RAFT_ENTRY_CONFIG = 2,  /* payload: an encoded struct raft_change, see config_history.h */
     RAFT_ENTRY_SESSION = 3, /* sequence 0: opens a session, `session` is the epoch of the group;
                                RAFT_SESSION_CLOSE: closes `session` */
+    RAFT_ENTRY_TICK = 4,       /* for the machine: do what is due */
+    RAFT_ENTRY_KIND_MAX = 4,
 };
 
 #define RAFT_SESSION_CLOSE 1
@@ -243,6 +245,7 @@ struct raft_boot {
     struct raft_entry *const *config_entries; /* every CONFIG entry in the log, ascending */
     size_t config_entry_count;
     uint64_t applied; /* the machine's applied index (>= start_index): where `apply` resumes */
+    struct raft_stamp last_stamp; /* of the entry at last_index, or of the log's start */
     uint64_t now_ms;
 };
 
@@ -269,12 +272,16 @@ void raft_clock(struct raft *r, uint64_t real_ns);
 void raft_tick(struct raft *r, uint64_t now_ms);
 uint64_t raft_deadline_ms(const struct raft *r);
 
-/* Append `n` entries as the leader: sets index and term of each and takes one reference each on
- * success. All or nothing. UNAVAILABLE NOT_LEADER / TRANSFERRING; RESOURCE_EXHAUSTED QUEUE_FULL
+/* Append `n` entries as the leader: sets index, term and stamp of each and takes one reference each
+ * on success. All of them get one stamp, with `wall_ms` (a wall clock) unless the log has a later
+ * one. All or nothing. UNAVAILABLE NOT_LEADER / TRANSFERRING; RESOURCE_EXHAUSTED QUEUE_FULL
  * (uncommitted bytes). On failure the entries stay the caller's. The first index is ret_first. */
 THOLE_MUST_CHECK enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries,
-                                              size_t n, uint64_t now_ms, uint64_t *ret_first,
-                                              struct thole_status *st);
+                                              size_t n, uint64_t now_ms, uint64_t wall_ms,
+                                              uint64_t *ret_first, struct thole_status *st);
+/* The stamp that a proposal would get now; on a replica that does not lead, the last one in its
+ * log. A getter. */
+struct raft_stamp raft_stamp_now(const struct raft *r, uint64_t now_ms, uint64_t wall_ms);
 /* Propose a membership change: UNAVAILABLE NOT_LEADER, ABORTED CHANGE_IN_FLIGHT,
  * FAILED_PRECONDITION (raft_change_apply's reasons), UNAVAILABLE NOT_READY: a new voter is not
  * caught up (struct raft_peer_status), or those that are would be no majority afterwards;
@@ -335,15 +342,17 @@ void raft_log_read(struct raft *r, uint64_t peer, uint64_t first, struct raft_en
 void raft_snapshot_sent(struct raft *r, uint64_t peer, uint64_t index, bool ok);
 /* A complete, verified snapshot from `from` is staged here. If it is newer than our log's commit,
  * the core forgets its log and the next update carries `snapshot`; if stale, commit may advance
- * and ret_install is false. `config` is copied. */
+ * and ret_install is false. `stamp` is that of the entry at `index`. `config` is copied. */
 THOLE_MUST_CHECK enum thole_code raft_snapshot_received(
     struct raft *r, uint64_t from, uint64_t term, uint64_t index, uint64_t index_term,
-    const struct raft_config *config, uint64_t now_ms, bool *ret_install, struct thole_status *st);
+    struct raft_stamp stamp, const struct raft_config *config, uint64_t now_ms, bool *ret_install,
+    struct thole_status *st);
 /* A snapshot that comes from no leader is staged here: the state that a group begins with, of which
  * this replica is the only voter in `config`. Only for a replica that has nothing yet, was given no
  * configuration, and heard of no higher epoch (FAILED_PRECONDITION otherwise). The next update
  * carries `snapshot`. */
 THOLE_MUST_CHECK enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
+                                           struct raft_stamp stamp,
                                            const struct raft_config *config, uint64_t now_ms,
                                            struct thole_status *st);
 /* The log up to `index` (<= applied, known durable in the machine or a snapshot) may go. The next
@@ -387,6 +396,8 @@ struct raft_update {
     bool log_start_changed; /* a compaction, or with `snapshot` an install */
     uint64_t log_start_index, log_start_term;
     const struct raft_config *log_start_config; /* at log_start_index */
+    struct raft_stamp log_start_stamp; /* of the log's last entry now: it counts at a start that
+                                          finds no entry behind log_start_index */
 
     struct raft_message *messages; /* may be sent now, in order; valid like the arrays, but the
                                       engine may take over `entries` by zeroing entry_count */

@@ -55,6 +55,7 @@ struct raft_lead {
     uint32_t peer_count;
     uint64_t first_index; /* of this leadership: its no-op */
     uint64_t began_ms;
+    uint64_t began_alive_ms; /* of the log when leadership began: see stamp.c */
     uint64_t uncommitted_bytes;
     uint64_t checked_commit; /* the commit index at the last check of the quorum ... */
     uint64_t recent_commit;  /* ... and at the one before: a new voter must have it */
@@ -74,6 +75,7 @@ struct raft_found {
     uint64_t commit, applied, handed;
     uint64_t epoch;
     uint64_t start_index, last_index;
+    struct raft_stamp last_stamp;
     uint64_t read_number;
     enum raft_role role;
 };
@@ -201,7 +203,7 @@ void raft__lead_trim(struct raft *r);
 void raft__lead_restore(struct raft *r);
 void raft__lead_tick(struct raft *r);
 uint64_t raft__lead_deadline(const struct raft *r);
-void raft__lead_append(struct raft *r, struct raft_entry *e);
+void raft__lead_append(struct raft *r, struct raft_entry *e, uint64_t wall_ms);
 void raft__lead_config_changed(struct raft *r, const struct raft_config *before);
 void raft__lead_auto_leave(struct raft *r);
 void raft__heartbeat(struct raft *r, bool voters_only);
@@ -250,6 +252,9 @@ THOLE_MUST_CHECK enum thole_code raft__check_epoch(struct raft *r, uint64_t from
 void raft__force_durable(struct raft *r, uint64_t token);
 void raft__force_acts(struct raft *r); /* its configuration came into force */
 void raft__answer_removed(struct raft *r, uint64_t to);
+
+/* stamp.c */
+bool raft__stamp_precedes(struct raft_stamp a, struct raft_stamp b); /* or equals, in both times */
 
 /* sleep.c */
 void raft__busy(struct raft *r); /* note activity: the group does not sleep now */

@@ -38,6 +38,7 @@ void raft__log_init(struct raft_log *l, const struct raft_boot *b)
         .start_index = b->start_index,
         .start_term = b->start_term,
         .last_index = b->last_index,
+        .last_stamp = b->last_stamp,
         .durable = b->last_index,
         .runs = &l->first_run,
         .run_capacity = 1,
@@ -140,6 +141,7 @@ void raft__log_append(struct raft_log *l, struct raft_entry *e)
         push_run(l, e->index, e->term);
     }
     l->last_index = e->index;
+    l->last_stamp = e->stamp;
     *slot(l, e->index) = raft_entry_ref(e);
     w->cached_bytes += raft_entry_size(e);
 }
@@ -209,7 +211,7 @@ void raft__log_compact(struct raft_log *l, uint64_t index)
     }
 }
 
-void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term)
+void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term, struct raft_stamp stamp)
 {
     raft__log_evict(l, 0, l->last_index);
     clamp_writes(l, 0);
@@ -217,6 +219,7 @@ void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term)
     l->start_index = index;
     l->start_term = term;
     l->last_index = index;
+    l->last_stamp = stamp;
     l->durable = 0;
     if (l->work != NULL) {
         l->work->unsaved = index + 1;

@@ -37,6 +37,8 @@ struct raft_log_work {
 struct raft_log {
     uint64_t start_index, start_term;
     uint64_t last_index;
+    struct raft_stamp last_stamp; /* at last_index. Not known after a truncation, until the
+                                     entries that replace the old ones are appended */
     uint64_t durable;
 
     struct raft_term_run *runs; /* first_run, while that is enough */
@@ -77,8 +79,8 @@ void raft__log_append(struct raft_log *l, struct raft_entry *e);
 void raft__log_truncate(struct raft_log *l, uint64_t first);
 /* Drop everything up to `index`, which is in the log. */
 void raft__log_compact(struct raft_log *l, uint64_t index);
-/* Drop everything; the log starts at (index, term), which is not durable yet. */
-void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term);
+/* Drop everything; the log starts at (index, term, stamp), which is not durable yet. */
+void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term, struct raft_stamp stamp);
 /* The largest index <= `index` whose term is <= `term`: where two logs may still agree. Not below
  * start_index. */
 uint64_t raft__log_guess(const struct raft_log *l, uint64_t index, uint64_t term);

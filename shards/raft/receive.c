@@ -17,14 +17,17 @@ static enum thole_code bad(struct thole_status *st, const struct raft_message *m
 static bool entries_valid(const struct raft_message *m)
 {
     uint64_t term = m->log_term;
+    struct raft_stamp stamp = {0};
 
     for (uint32_t i = 0; i < m->entry_count; i++) {
         const struct raft_entry *e = m->entries[i];
         if (e == NULL || e->index != m->index + 1 + i || e->term < term || e->term > m->term ||
-            e->term == 0 || e->kind > RAFT_ENTRY_SESSION) {
+            e->term == 0 || e->kind > RAFT_ENTRY_KIND_MAX ||
+            !(raft__stamp_precedes(stamp, e->stamp) || CANARY(stamp_falls))) {
             return false;
         }
         term = e->term;
+        stamp = e->stamp;
     }
     return true;
 }

@@ -33,6 +33,20 @@ static uint32_t first_new(const struct raft *r, const struct raft_message *m)
     return i;
 }
 
+/* The times of the first entry do not fall behind those of the entry before it here, as far as that
+ * one is in memory. */
+static bool times_continue(const struct raft *r, const struct raft_message *m)
+{
+    const struct raft_entry *before = raft__log_entry(&r->log, m->index);
+    struct raft_stamp stamp = before != NULL ? before->stamp : r->log.last_stamp;
+
+    if (m->entry_count == 0 || (before == NULL && m->index != r->log.last_index) ||
+        !raft__log_matches(&r->log, m->index, m->log_term)) {
+        return true;
+    }
+    return raft__stamp_precedes(stamp, m->entries[0]->stamp) || CANARY(stamp_falls);
+}
+
 static void take_entries(struct raft *r, const struct raft_message *m, uint32_t from)
 {
     uint64_t first = m->entries[from]->index;
@@ -57,6 +71,11 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "append: replica %" PRIu64 " leads the same term as replica %" PRIu64,
                           m->from, r->leader);
+    }
+    if (!times_continue(r, m)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "append: the times of entry %" PRIu64 " are before those of the log",
+                          m->entries[0]->index);
     }
     raft__heard_leader(r, m->from);
 

@@ -19,6 +19,7 @@ static struct raft_entry *entry_for(struct raft_entry *e, bool witness)
         raft_entry_new(RAFT_ENTRY_COMMAND, e->session, e->sequence, (struct bufslice){0});
     bare->index = e->index;
     bare->term = e->term;
+    bare->stamp = e->stamp;
     return bare;
 }
 

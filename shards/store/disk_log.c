@@ -89,11 +89,12 @@ static bool load(struct disk_log *s, struct log_place at, struct bytes *out)
     return true;
 }
 
-/* The field that memory does not keep: the descriptor of an identity record, or the configuration
- * of a START record. Empty if there is no record. False: the record cannot be read. `*ret` points
- * into `record`. */
+/* What memory does not keep: the descriptor of an identity record, or the configuration and the
+ * stamp of a START record. Empty if there is no record. False: the record cannot be read. `*ret`
+ * points into `record`. */
 static bool load_field(struct disk_log *s, uint64_t replica_id, enum store_kind kind,
-                       struct log_place at, struct bytes *record, struct slice *ret)
+                       struct log_place at, struct bytes *record, struct slice *ret,
+                       struct raft_stamp *ret_stamp)
 {
     struct store_key key = store_key(replica_id, kind);
     struct store_identity_record identity = {0};
@@ -110,6 +111,7 @@ static bool load_field(struct disk_log *s, uint64_t replica_id, enum store_kind 
         return false;
     }
     *ret = kind == STORE_KIND_IDENTITY ? identity.descriptor : start.config;
+    *ret_stamp = start.stamp;
     return true;
 }
 
@@ -126,9 +128,10 @@ static void report_fill(struct disk_log *s, const struct log_replica *r)
     if (p->removed) {
         return;
     }
-    if (!load_field(s, r->id, STORE_KIND_IDENTITY, r->identity, &s->report_identity,
-                    &p->descriptor) ||
-        !load_field(s, r->id, STORE_KIND_START, r->start, &s->report_start, &p->start_config) ||
+    if (!load_field(s, r->id, STORE_KIND_IDENTITY, r->identity, &s->report_identity, &p->descriptor,
+                    &p->start_stamp) ||
+        !load_field(s, r->id, STORE_KIND_START, r->start, &s->report_start, &p->start_config,
+                    &p->start_stamp) ||
         r->state == LOG_DAMAGED) {
         p->hard.term = UINT64_MAX;
         return;

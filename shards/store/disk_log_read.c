@@ -87,6 +87,7 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
                                                                   e.session, e.sequence, payload);
         entry->index = e.index;
         entry->term = e.term;
+        entry->stamp = e.stamp;
         ASSERT(entry->index == g->next && g->count < g->max_entries);
         g->ret[g->count++] = entry;
         g->next++;

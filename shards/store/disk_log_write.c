@@ -116,6 +116,7 @@ static void put_start(struct disk_log *s, struct log_target *t, const struct sto
                            .index = u->start_index,
                            .term = u->start_term,
                            .machine_generation = u->machine_generation,
+                           .stamp = u->start_stamp,
                            .config = u->start_config,
                        });
     put_small(s, t->r, STORE_KIND_START);
@@ -154,7 +155,7 @@ static void put_entries(struct disk_log *s, const struct log_target *t,
             store_run_begin(&w, frame_record(&s->frame));
         }
         store_run_add(&w, &(struct store_entry){e->kind, e->index, e->term, e->session, e->sequence,
-                                                e->payload.bytes, raft_entry_id(e)});
+                                                e->payload.bytes, raft_entry_id(e), e->stamp});
     }
     end_run(s, t, &w, first, true);
 }

@@ -16,6 +16,7 @@ struct mem_replica {
     struct buf *descriptor, *start_config;
     struct raft_hard hard;
     uint64_t start, start_term, machine_generation;
+    struct raft_stamp start_stamp;
     struct raft_entry **entries; /* entries[i] has index start + 1 + i */
     size_t count, capacity;
     uint64_t plan_batch;
@@ -142,6 +143,7 @@ static void carry_out(struct mem_replica *r, const struct store_update *u)
         drop_front(r, u->start_reset || up_to > r->count ? r->count : (size_t)up_to);
         r->start = u->start_index;
         r->start_term = u->start_term;
+        r->start_stamp = u->start_stamp;
         r->machine_generation = u->machine_generation;
         buf_unref(r->start_config);
         r->start_config = buf_copy(u->start_config.data, u->start_config.size);
@@ -283,6 +285,7 @@ static void report_fill(struct mem_replica *r)
     p->hard = r->hard;
     p->start_index = r->start;
     p->start_term = r->start_term;
+    p->start_stamp = r->start_stamp;
     p->last_index = r->start + r->count;
     p->machine_generation = r->machine_generation;
     if (r->start_config != NULL) {

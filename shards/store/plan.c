@@ -13,6 +13,7 @@ static enum thole_code plan_entries(struct log_plan *p, const struct store_updat
 {
     uint64_t first = u->entries[0]->index;
     uint64_t term = 0;
+    struct raft_stamp stamp = {0};
 
     if (first <= p->start || first - 1 > p->last) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -26,11 +27,13 @@ static enum thole_code plan_entries(struct log_plan *p, const struct store_updat
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct raft_entry *e = u->entries[i];
 
-        if (e->index != first + i || e->term < term || e->kind > RAFT_ENTRY_SESSION ||
+        if (e->index != first + i || e->term < term || e->kind > RAFT_ENTRY_KIND_MAX ||
+            e->stamp.now_ms < stamp.now_ms || e->stamp.alive_ms < stamp.alive_ms ||
             e->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
             return REFUSE(u, st, "entries out of order, of an unknown kind, or too large");
         }
         term = e->term;
+        stamp = e->stamp;
     }
     p->last = first + u->entry_count - 1;
     ASSERT(p->start < p->last);

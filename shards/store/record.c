@@ -175,6 +175,8 @@ void store_encode_start(struct bytes *out, struct slice key, const struct store_
     bytes_append_varint(out, r->index);
     bytes_append_varint(out, r->term);
     bytes_append_varint(out, r->machine_generation);
+    bytes_append_varint(out, r->stamp.now_ms);
+    bytes_append_varint(out, r->stamp.alive_ms);
     bytes_append_varint(out, r->config.size);
     bytes_append_slice(out, r->config);
     store__record_seal(out, at, key, STORE_FLAG_HARD, 1);
@@ -192,7 +194,9 @@ bool store_decode_start(struct slice key, struct slice value, struct store_start
         !store__hard_take(&body, &r.hard) || !slice_take_varint(&body, &epoch) ||
         epoch > UINT32_MAX || !slice_take_varint(&body, &r.index) ||
         !slice_take_varint(&body, &r.term) || !slice_take_varint(&body, &r.machine_generation) ||
-        !take_bytes(&body, &r.config) || body.size != 0) {
+        !slice_take_varint(&body, &r.stamp.now_ms) ||
+        !slice_take_varint(&body, &r.stamp.alive_ms) || !take_bytes(&body, &r.config) ||
+        body.size != 0) {
         return false;
     }
     r.epoch = (uint32_t)epoch;

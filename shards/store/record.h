@@ -68,6 +68,7 @@ struct store_start {
     uint32_t epoch; /* of the runs that are alive; a reset begins a new one */
     uint64_t index, term;
     uint64_t machine_generation;
+    struct raft_stamp stamp; /* see raft_update.log_start_stamp */
     struct slice config;
 };
 struct store_identity_record {
@@ -96,6 +97,7 @@ struct store_entry {
     uint64_t index, term, session, sequence;
     struct slice payload;
     struct slice id; /* of the request; at most LIMIT_REQUEST_ID_BYTES */
+    struct raft_stamp stamp;
 };
 
 /* Builds one run at the end of `out`: begin, add entries with ascending index and term, end. */
@@ -105,13 +107,14 @@ struct store_run_writer {
     uint32_t count;
     uint8_t flags;
     uint64_t term;
+    struct raft_stamp stamp; /* of the last entry */
 };
 void store_run_begin(struct store_run_writer *w, struct bytes *out);
 /* The encoded size of an entry, at most. */
 static inline size_t store_run_entry_bytes_max(size_t payload)
 {
-    /* Term delta, session, sequence, size; the request id and its size. */
-    return 1 + 4 * VARINT_BYTES_MAX + payload + LIMIT_REQUEST_ID_BYTES + 1;
+    /* Term delta, two of the times, session, sequence, size; the request id and its size. */
+    return 1 + 6 * VARINT_BYTES_MAX + payload + LIMIT_REQUEST_ID_BYTES + 1;
 }
 void store_run_add(struct store_run_writer *w, const struct store_entry *e);
 /* With `hard`, the run carries it. */
@@ -123,7 +126,8 @@ struct store_run_reader {
     uint32_t left; /* entries not yet taken */
     uint32_t count;
     uint8_t flags;
-    uint64_t index, term; /* of the next entry; of the last one */
+    uint64_t index, term;    /* of the next entry; of the last one */
+    struct raft_stamp stamp; /* of the last one */
     struct store_hard hard;
 };
 bool store_run_open(struct store_run_reader *r, struct slice key, struct slice value);

@@ -1,9 +1,10 @@
 /* A run: consecutive entries of one replica in one record.
  *
  * Body: [hard state 32, if STORE_FLAG_HARD] then per entry
- *   [kind and flags 1][term delta varint][session, sequence varints, if flagged]
- *   [request id: size 1, bytes, if flagged][payload size varint][payload]
- * The term delta is to the entry before, for the first one to 0. Space for the hard state is
+ *   [kind and flags 1][term delta varint][deltas of now_ms and alive_ms varints, if flagged]
+ *   [session, sequence varints, if flagged][request id: size 1, bytes, if flagged]
+ *   [payload size varint][payload]
+ * Deltas are to the entry before, for the first one to 0. Space for the hard state is
  * reserved while building and closed up if unused: only the end of an update decides it. */
 #include <string.h>
 
@@ -12,6 +13,7 @@
 
 #define ENTRY_HAS_SESSION 0x80
 #define ENTRY_HAS_ID 0x40
+#define ENTRY_HAS_STAMP 0x20 /* another one than the entry before */
 #define ENTRY_KIND_MASK 0x0f
 
 void store_run_begin(struct store_run_writer *w, struct bytes *out)
@@ -27,10 +29,18 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
     uint8_t *p = start;
     bool session = e->session != 0 || e->sequence != 0;
 
+    bool stamp = e->stamp.now_ms != w->stamp.now_ms || e->stamp.alive_ms != w->stamp.alive_ms;
+
     ASSERT(e->term >= w->term && e->kind <= ENTRY_KIND_MASK);
     ASSERT(e->id.size <= LIMIT_REQUEST_ID_BYTES);
-    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0) | (e->id.size ? ENTRY_HAS_ID : 0));
+    ASSERT(e->stamp.now_ms >= w->stamp.now_ms && e->stamp.alive_ms >= w->stamp.alive_ms);
+    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0) |
+                     (e->id.size ? ENTRY_HAS_ID : 0) | (stamp ? ENTRY_HAS_STAMP : 0));
     p = put_varint(p, e->term - w->term);
+    if (stamp) {
+        p = put_varint(p, e->stamp.now_ms - w->stamp.now_ms);
+        p = put_varint(p, e->stamp.alive_ms - w->stamp.alive_ms);
+    }
     if (session) {
         p = put_varint(p, e->session);
         p = put_varint(p, e->sequence);
@@ -48,6 +58,7 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
     ASSERT((size_t)(p - start) <= max);
     w->out->size -= max - (size_t)(p - start);
     w->term = e->term;
+    w->stamp = e->stamp;
     w->count++;
     if (e->kind == RAFT_ENTRY_CONFIG) {
         w->flags |= STORE_FLAG_CONFIG;
@@ -93,9 +104,22 @@ static bool take_id(struct slice *s, struct slice *ret)
            slice_take(s, size.data[0], ret);
 }
 
+static bool take_stamp(struct slice *s, struct raft_stamp *stamp)
+{
+    uint64_t now, alive;
+
+    if (!slice_take_varint(s, &now) || !slice_take_varint(s, &alive) ||
+        now > UINT64_MAX - stamp->now_ms || alive > UINT64_MAX - stamp->alive_ms) {
+        return false;
+    }
+    stamp->now_ms += now;
+    stamp->alive_ms += alive;
+    return true;
+}
+
 bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
 {
-    struct store_entry e = {.index = r->index};
+    struct store_entry e = {.index = r->index, .stamp = r->stamp};
     struct slice s = r->rest, kind;
     uint64_t delta, size;
 
@@ -105,6 +129,9 @@ bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
     }
     e.kind = kind.data[0] & ENTRY_KIND_MASK;
     e.term = r->term + delta;
+    if ((kind.data[0] & ENTRY_HAS_STAMP) != 0 && !take_stamp(&s, &e.stamp)) {
+        return false;
+    }
     if ((kind.data[0] & ENTRY_HAS_SESSION) != 0 &&
         (!slice_take_varint(&s, &e.session) || !slice_take_varint(&s, &e.sequence))) {
         return false;
@@ -113,8 +140,8 @@ bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
         (e.kind != RAFT_ENTRY_COMMAND || e.session != 0 || !take_id(&s, &e.id))) {
         return false;
     }
-    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_HAS_ID | ENTRY_KIND_MASK)) != 0 ||
-        e.kind > RAFT_ENTRY_SESSION || !slice_take_varint(&s, &size) || size > s.size ||
+    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_HAS_ID | ENTRY_HAS_STAMP | ENTRY_KIND_MASK)) != 0 ||
+        e.kind > RAFT_ENTRY_KIND_MAX || !slice_take_varint(&s, &size) || size > s.size ||
         !slice_take(&s, (size_t)size, &e.payload)) {
         return false;
     }
@@ -122,6 +149,7 @@ bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
     r->left--;
     r->index++;
     r->term = e.term;
+    r->stamp = e.stamp;
     *ret = e;
     return true;
 }

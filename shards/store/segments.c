@@ -18,7 +18,7 @@
 #include "base/log.h"
 
 #define SEGMENT_MAGIC UINT64_C(0x31676573656c6f68) /* "holeseg1" */
-#define SEGMENT_VERSION 1
+#define SEGMENT_VERSION 2
 
 /* A small write that extends the file also writes zeros behind itself. The next writes then change
  * no metadata, and their syncs take half the time. Large writes do not: they would write twice as

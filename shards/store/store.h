@@ -36,8 +36,9 @@ struct store_update {
     bool has_start;
     bool start_reset;
     uint64_t start_index, start_term;
-    struct slice start_config;   /* raft_config_encode at start_index */
-    uint64_t machine_generation; /* with has_start: which generation of machine data is live */
+    struct raft_stamp start_stamp; /* see raft_update.log_start_stamp */
+    struct slice start_config;     /* raft_config_encode at start_index */
+    uint64_t machine_generation;   /* with has_start: which generation of machine data is live */
     /* Appended entries; everything from entries[0]->index on is replaced. */
     struct raft_entry *const *entries;
     size_t entry_count;
@@ -51,6 +52,7 @@ struct store_replica {
     struct raft_hard hard;
     uint64_t start_index, start_term, last_index;
     uint64_t machine_generation;
+    struct raft_stamp start_stamp;
     struct slice start_config;
     const struct raft_term_run *runs;
     size_t run_count;

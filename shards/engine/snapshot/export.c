@@ -171,7 +171,7 @@ void engine__seed_loaded(struct loop *l, struct task *t)
         t->st.code = raft_config_decode(bytes_slice(&t->config), &config, &t->st);
     }
     if (t->st.code == THOLE_OK) {
-        t->st.code = raft_seed(r->core, t->index, t->term, &config, l->now_ms, &t->st);
+        t->st.code = raft_seed(r->core, t->index, t->term, t->stamp, &config, l->now_ms, &t->st);
     }
     raft_config_deinit(&config);
     if (t->st.code != THOLE_OK) {

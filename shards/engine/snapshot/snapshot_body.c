@@ -29,6 +29,7 @@ void engine__body_write_head(struct thole_sink *out, const struct task *t)
         .machine_type = slice_str(t->r->kind->type_name),
         .config = bytes_slice(&t->config),
         .machine_version = t->r->kind->type_version,
+        .stamp = t->stamp,
     };
     codec_header_encode(&h, &header);
     put_le32(size, (uint32_t)header.size);
@@ -189,17 +190,21 @@ static enum thole_code restore(struct body_source *s, struct restore_call *call,
         .in = &s->base,
         .index = m->applied,
         .term = m->applied_term,
+        .now_ms = m->applied_stamp.now_ms,
+        .alive_ms = m->applied_stamp.alive_ms,
         .stopping = restore_stopping,
         .due = {THOLE_NEVER, THOLE_NEVER},
     };
     if (m->persistent) {
-        meta_add_applied(&metas, m->applied, m->applied_term);
+        meta_add_applied(&metas, m->applied, m->applied_term, m->applied_stamp);
         meta_add_table(&metas, &m->sessions);
         call->base.meta = meta_list_ready(&metas);
         call->base.meta_count = metas.count;
     }
     enum thole_code code = engine__machine_result(m->type->restore(m->state, &call->base, st), st);
-    m->due = call->base.due;
+    if (!CANARY(timer_lost_in_snapshot)) {
+        m->due = call->base.due;
+    }
     meta_list_deinit(&metas);
     return result_of(s, code, st);
 }
@@ -225,6 +230,7 @@ enum thole_code engine__body_load(struct body_source *s, struct replica *r,
         m->applied =
             CANARY(log_over_snapshot) && r->boot != NULL ? r->boot->raft.start_index : h.index;
         m->applied_term = h.index_term;
+        m->applied_stamp = h.stamp;
         code = read_sessions(s, &m->sessions, st);
     }
     if (code == THOLE_OK) {

@@ -218,6 +218,8 @@ void codec_header_encode(const struct codec_header *h, struct bytes *out)
     thole_engine_v1_SnapshotHeader_set_machine_type(m, view_of(h->machine_type));
     thole_engine_v1_SnapshotHeader_set_machine_version(m, h->machine_version);
     thole_engine_v1_SnapshotHeader_set_config(m, view_of(h->config));
+    thole_engine_v1_SnapshotHeader_set_now_ms(m, h->stamp.now_ms);
+    thole_engine_v1_SnapshotHeader_set_alive_ms(m, h->stamp.alive_ms);
     size_t size;
     const char *data = thole_engine_v1_SnapshotHeader_serialize(m, arena, &size);
     bytes_append(out, data, size);
@@ -244,6 +246,8 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
             .machine_type = slice_of_view(thole_engine_v1_SnapshotHeader_machine_type(m)),
             .config = slice_of_view(thole_engine_v1_SnapshotHeader_config(m)),
             .machine_version = thole_engine_v1_SnapshotHeader_machine_version(m),
+            .stamp = {thole_engine_v1_SnapshotHeader_now_ms(m),
+                      thole_engine_v1_SnapshotHeader_alive_ms(m)},
             .arena = arena,
         };
     }

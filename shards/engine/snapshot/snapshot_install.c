@@ -401,14 +401,17 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
 }
 
 /* Offer it to the core. True if the core replaces its log by it. */
-static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m, bool *ret_ok)
+static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m,
+                  const struct machine *restored, bool *ret_ok)
 {
+    /* A witness has no times. It needs none, because it never leads. */
+    struct raft_stamp stamp = restored != NULL ? restored->applied_stamp : (struct raft_stamp){0};
     struct raft_config config = {0};
     struct thole_status st;
     bool install = false;
     *ret_ok = raft_config_decode(bytes_slice(&m->config), &config, &st) == THOLE_OK &&
-              raft_snapshot_received(r->core, m->from, m->term, m->index, m->index_term, &config,
-                                     l->now_ms, &install, &st) == THOLE_OK;
+              raft_snapshot_received(r->core, m->from, m->term, m->index, m->index_term, stamp,
+                                     &config, l->now_ms, &install, &st) == THOLE_OK;
     if (!*ret_ok) {
         LOG_WARN(ENGINE, "received snapshot refused index=%" PRIu64 " error=\"%s\"", m->index,
                  st.message);
@@ -428,7 +431,7 @@ void engine__snapshot_received(struct loop *l, struct stream_msg *m)
         return;
     }
     if (m->index <= work_of(r)->status.commit) {
-        bool installs = offer(l, r, m, &ok);
+        bool installs = offer(l, r, m, NULL, &ok);
         ASSERT(!installs); /* the core never forgets what is committed */
         end_receive(l, m, ok, false);
         return;
@@ -485,7 +488,7 @@ static void restored(struct loop *l, struct task *t)
         LOG_WARN(ENGINE, "restore of a received snapshot failed index=%" PRIu64 " error=\"%s\"",
                  m->index, t->st.message);
     }
-    if (t->st.code != THOLE_OK || !offer(l, r, m, &ok)) {
+    if (t->st.code != THOLE_OK || !offer(l, r, m, t->machine, &ok)) {
         m->ok = ok;
         engine__machine_unref(t->machine);
         t->machine = NULL;
@@ -540,6 +543,7 @@ void engine__snapshot_installed(struct loop *l, struct replica *r)
         engine__task_free(t);
         return;
     }
+    engine__timer_due(l, r, &t->machine->due, false);
     t->kind = TASK_SWITCH;
     if (!worker_post_internal(r->applier->w, &t->msg)) {
         engine__loop_discard(l, &t->msg);

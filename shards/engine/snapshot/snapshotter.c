@@ -200,6 +200,29 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
     return THOLE_OK;
 }
 
+/* The stamp of the last entry; of an empty log, that of its start. */
+static enum thole_code read_last_stamp(const struct engine *e, struct task *t)
+{
+    const struct raft_boot *b = &t->r->boot->raft;
+    struct raft_entry *last = NULL;
+    size_t n = 0;
+    t->stamp = b->last_stamp;
+    if (b->last_index == b->start_index) {
+        return THOLE_OK;
+    }
+    enum thole_code code = e->o.log->ops->read(e->o.log, t->r->replica_id, b->last_index,
+                                               b->last_index, SIZE_MAX, 1, &last, &n, &t->st);
+    if (code == THOLE_OK && n == 0) {
+        code = THOLE_FAIL(&t->st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "the last entry %" PRIu64 " is not in the log", b->last_index);
+    }
+    if (code == THOLE_OK) {
+        t->stamp = last->stamp;
+        raft_entry_unref(last);
+    }
+    return code;
+}
+
 void engine__snapshotter_open(struct engine *e, struct task *t)
 {
     struct replica *r = t->r;
@@ -214,7 +237,11 @@ void engine__snapshotter_open(struct engine *e, struct task *t)
         code = e->o.log->ops->config_entries(e->o.log, r->replica_id, &t->config_entries,
                                              &t->config_entry_count, &t->st);
     }
+    if (code == THOLE_OK) {
+        code = read_last_stamp(e, t);
+    }
     if (code != THOLE_OK || r->kind->witness) {
+        t->st.code = code;
         return;
     }
     if (type != NULL && (type->flags & THOLE_MACHINE_PERSISTENT)) {

@@ -268,6 +268,7 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
         first_config(e, r, saved.epoch + 1, &t->config);
         t->index = h.index;
         t->term = h.index_term;
+        t->stamp = h.stamp;
     }
     raft_config_deinit(&saved);
     codec_release(h.arena);

@@ -142,7 +142,7 @@ enum thole_code node_propose(struct cluster *c, uint64_t id, size_t size)
 {
     struct raft_entry *e = command_new(size);
     uint64_t first;
-    enum thole_code code = raft_propose(node_at(c, id)->raft, &e, 1, c->now_ms, &first, NULL);
+    enum thole_code code = raft_propose(node_at(c, id)->raft, &e, 1, c->now_ms, 0, &first, NULL);
 
     if (code != THOLE_OK) {
         raft_entry_unref(e);

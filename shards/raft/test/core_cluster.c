@@ -132,6 +132,7 @@ static void disk_start_moves(struct disk *d, const struct disk_write *w)
     }
     d->start_index = w->start_index;
     d->start_term = w->start_term;
+    d->start_stamp = w->start_stamp;
     raft_config_copy(&d->start_config, &w->start_config);
 }
 
@@ -182,6 +183,7 @@ static void queue_write(struct cluster *c, struct node *n, const struct raft_upd
         .start_changed = u->log_start_changed,
         .start_index = u->log_start_index,
         .start_term = u->log_start_term,
+        .start_stamp = u->log_start_stamp,
         .entry_count = u->entry_count,
         .due_ms = c->now_ms + (c->disk_max_ms > 0 ? rand_below(&c->rand, c->disk_max_ms + 1) : 0),
     };
@@ -235,6 +237,7 @@ void node_apply(struct cluster *c, uint64_t id)
             checker_applies(c, n, e->index, e->term, entry_value(e));
         }
         n->applied++;
+        c->stamps[e->index % STAMPS_MAX] = e->stamp;
     }
     raft_applied(n->raft, n->applied);
 }
@@ -441,6 +444,7 @@ void node_start(struct cluster *c, uint64_t id)
         .config_entries = configs,
         .applied = d->start_index, /* machines in memory start from the snapshot */
         .now_ms = c->now_ms,
+        .last_stamp = d->count > 0 ? d->entries[d->count - 1]->stamp : d->start_stamp,
     };
     struct thole_status st = {0};
 

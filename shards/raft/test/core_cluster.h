@@ -16,6 +16,7 @@
 struct disk {
     struct raft_hard hard;
     uint64_t start_index, start_term;
+    struct raft_stamp start_stamp;
     struct raft_config start_config;
     struct raft_entry **entries; /* (start_index, start_index + count], references owned */
     size_t count, capacity;
@@ -27,6 +28,7 @@ struct disk_write {
     struct raft_hard hard;
     bool snapshot, start_changed;
     uint64_t start_index, start_term;
+    struct raft_stamp start_stamp;
     struct raft_config start_config;
     struct raft_entry **entries;
     size_t entry_count;
@@ -58,8 +60,11 @@ struct packet {
     struct raft_message message; /* kind 0: a snapshot */
     uint64_t due_ms, order;
     uint64_t snapshot_index, snapshot_term;
+    struct raft_stamp snapshot_stamp;
     struct raft_config *snapshot_config;
 };
+
+#define STAMPS_MAX 8192
 
 enum verdict { PASS, DROP, HOLD };
 struct cluster;
@@ -82,7 +87,8 @@ struct cluster {
     message_filter filter;
     uint64_t latency_min_ms, latency_max_ms; /* 0: messages arrive in the same instant */
     double drop, duplicate;
-    uint64_t disk_max_ms; /* syncs take up to this */
+    uint64_t disk_max_ms;                 /* syncs take up to this */
+    struct raft_stamp stamps[STAMPS_MAX]; /* of applied entries, by index: snapshots carry them */
     uint64_t sent[RAFT_MSG_KIND_MAX + 1];
     uint64_t sent_entries, persists;
     struct bytes

@@ -89,6 +89,7 @@ void network_send_snapshot(struct cluster *c, struct node *from, uint64_t to, ui
     };
 
     bool known = raft_term_at(from->raft, from->applied, &p.snapshot_term);
+    p.snapshot_stamp = c->stamps[from->applied % STAMPS_MAX];
     if (!known || from->applied < min_index || to > c->node_count || c->cut[from->id][to]) {
         packet_deinit(&p);
         raft_snapshot_sent(from->raft, to, from->applied, false);
@@ -106,9 +107,9 @@ static void deliver_snapshot(struct cluster *c, struct packet *p)
 
     trace_line(c, "%" PRIu64 " < snapshot from %" PRIu64 " at %" PRIu64 "/%" PRIu64, to->id,
                from->id, p->snapshot_index, p->snapshot_term);
-    enum thole_code code =
-        raft_snapshot_received(to->raft, from->id, p->message.term, p->snapshot_index,
-                               p->snapshot_term, p->snapshot_config, c->now_ms, &install, NULL);
+    enum thole_code code = raft_snapshot_received(
+        to->raft, from->id, p->message.term, p->snapshot_index, p->snapshot_term, p->snapshot_stamp,
+        p->snapshot_config, c->now_ms, &install, NULL);
     if (code == THOLE_OK && install) {
         node_harvest(c, to->id);
     }

@@ -138,8 +138,8 @@ static void fuzz_snapshot(struct raft *r, struct slice *in, uint64_t now_ms)
         c = voters(3);
         c.epoch = take_number(in) >> 2;
     }
-    enum thole_code code =
-        raft_snapshot_received(r, from, term, index, take_number(in), &c, now_ms, &install, NULL);
+    enum thole_code code = raft_snapshot_received(
+        r, from, term, index, take_number(in), (struct raft_stamp){0}, &c, now_ms, &install, NULL);
     ASSERT(code == THOLE_OK || !install);
     raft_config_deinit(&c);
 }
@@ -149,7 +149,7 @@ static void propose(struct raft *r, uint64_t n, uint64_t now_ms)
     struct raft_entry *e = raft_entry_new(RAFT_ENTRY_COMMAND, 0, n, (struct bufslice){0});
     uint64_t first;
 
-    if (raft_propose(r, &e, 1, now_ms, &first, NULL) != THOLE_OK) {
+    if (raft_propose(r, &e, 1, now_ms, 0, &first, NULL) != THOLE_OK) {
         raft_entry_unref(e);
     }
 }

@@ -108,7 +108,7 @@ static void leads_itself(struct raft *r)
 }
 static void snapshot_never_written(struct raft *r)
 {
-    raft__log_reset(&r->log, 9, 1);
+    raft__log_reset(&r->log, 9, 1, (struct raft_stamp){0});
     r->commit = r->handed = r->applied = 9;
 }
 static void write_is_lost(struct raft *r)
@@ -154,7 +154,7 @@ static void two_changes(struct raft *r)
     for (uint64_t id = 4; id <= 5; id++) {
         struct raft_change change = change_one(RAFT_CHANGE_ADD_LEARNER, id);
         struct raft_entry *e = raft__change_entry(&change);
-        raft__lead_append(r, e);
+        raft__lead_append(r, e, 0);
         raft_entry_unref(e);
     }
 }

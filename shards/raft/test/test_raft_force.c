@@ -357,15 +357,18 @@ TEST(force_a_replica_without_data_takes_the_epoch_over)
     AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, NULL, 0);
     bool install = true;
     config.epoch = 5;
-    assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 4, 3, &config, c.now_ms, &install, NULL),
+    assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 4, 3, (struct raft_stamp){0}, &config,
+                                            c.now_ms, &install, NULL),
                      THOLE_OK);
     assert_false(install);
     config.epoch = 6;
-    assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 4, 3, &config, c.now_ms, &install, NULL),
+    assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 4, 3, (struct raft_stamp){0}, &config,
+                                            c.now_ms, &install, NULL),
                      THOLE_OK);
     assert_true(install);
     config.epoch = 7;
-    assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 5, 3, &config, c.now_ms, &install, NULL),
+    assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 5, 3, (struct raft_stamp){0}, &config,
+                                            c.now_ms, &install, NULL),
                      THOLE_DATA_LOSS);
     raft_config_deinit(&config);
     cluster_deinit(&c);

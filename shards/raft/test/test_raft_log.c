@@ -171,7 +171,7 @@ TEST(log_restore)
     (void)state;
 
     save(&l, 1);
-    raft__log_reset(&l, 1000, 5);
+    raft__log_reset(&l, 1000, 5, (struct raft_stamp){0});
     assert_int_equal(l.last_index, 1000);
     assert_int_equal(raft__log_unsaved(&l), 1001);
     assert_int_equal(raft__log_last_term(&l), 5);
@@ -343,7 +343,7 @@ TEST(term_with_unstable_snapshot)
     log_with(&l, (uint64_t[]){1, 1, 1}, 3);
     (void)state;
 
-    raft__log_reset(&l, 100, 5);
+    raft__log_reset(&l, 100, 5, (struct raft_stamp){0});
     for (int durable = 0; durable < 2; durable++) {
         if (durable == 1) {
             save(&l, 1);

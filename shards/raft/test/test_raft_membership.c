@@ -743,7 +743,7 @@ TEST(stale_revision_becomes_a_no_op_when_applied)
     assert_int_equal(node_change(&c, 1, &ch), THOLE_FAILED_PRECONDITION);
     /* If such an entry gets into the log all the same, all replicas skip it. */
     struct raft_entry *e = raft__change_entry(&ch);
-    raft__lead_append(c.nodes[1].raft, e);
+    raft__lead_append(c.nodes[1].raft, e, 0);
     raft_entry_unref(e);
     settle_down();
     assert_true(raft_config_is_voter(config_at_node(2), 3));
@@ -758,7 +758,7 @@ TEST(malformed_change_is_a_no_op)
     struct buf *b = buf_copy("nonsense", 8);
     struct bufslice payload = {.owner = b, .bytes = {.data = b->data, .size = b->size}};
     struct raft_entry *e = raft_entry_new(RAFT_ENTRY_CONFIG, 0, 0, payload);
-    raft__lead_append(c.nodes[1].raft, e);
+    raft__lead_append(c.nodes[1].raft, e, 0);
     raft_entry_unref(e);
     settle_down();
     assert_int_equal(config_at_node(3)->member_count, 3);

@@ -682,7 +682,7 @@ TEST(batch_msg_append)
     for (int i = 0; i < 50; i++) {
         e[i] = command_new(8);
     }
-    assert_int_equal(raft_propose(c.nodes[1].raft, e, 50, c.now_ms, &first, NULL), THOLE_OK);
+    assert_int_equal(raft_propose(c.nodes[1].raft, e, 50, c.now_ms, 0, &first, NULL), THOLE_OK);
     assert_int_equal(first, 2);
     cluster_settle(&c);
     assert_int_equal(sent_count(&c, RAFT_MSG_APPEND), 2);
@@ -713,7 +713,7 @@ TEST(propose_on_follower_is_refused)
     uint64_t first = 77;
     (void)state;
     start(3);
-    assert_int_equal(raft_propose(c.nodes[2].raft, &e, 1, c.now_ms, &first, &st),
+    assert_int_equal(raft_propose(c.nodes[2].raft, &e, 1, c.now_ms, 0, &first, &st),
                      THOLE_UNAVAILABLE);
     assert_int_equal(st.reason, THOLE_REASON_NOT_LEADER);
     assert_int_equal(first, 77);

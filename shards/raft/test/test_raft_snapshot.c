@@ -12,8 +12,9 @@ static bool install(uint64_t from, uint64_t term, uint64_t index, uint64_t index
                     const struct raft_config *config)
 {
     bool done = false;
-    enum thole_code code = raft_snapshot_received(c.nodes[1].raft, from, term, index, index_term,
-                                                  config, c.now_ms, &done, NULL);
+    enum thole_code code =
+        raft_snapshot_received(c.nodes[1].raft, from, term, index, index_term,
+                               (struct raft_stamp){0}, config, c.now_ms, &done, NULL);
 
     assert_int_equal(code, THOLE_OK);
     cluster_settle(&c);
@@ -187,18 +188,23 @@ TEST(snapshot_arguments_are_checked)
     (void)state;
     solo_init(&c, 3);
     struct raft *r = c.nodes[1].raft;
-    assert_int_equal(raft_snapshot_received(r, 2, 1, 0, 1, &config, 0, &done, NULL),
-                     THOLE_INVALID_ARGUMENT);
-    assert_int_equal(raft_snapshot_received(r, 2, 1, 5, 2, &config, 0, &done, NULL),
-                     THOLE_INVALID_ARGUMENT);
-    assert_int_equal(raft_snapshot_received(r, 1, 1, 5, 1, &config, 0, &done, NULL),
-                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(
+        raft_snapshot_received(r, 2, 1, 0, 1, (struct raft_stamp){0}, &config, 0, &done, NULL),
+        THOLE_INVALID_ARGUMENT);
+    assert_int_equal(
+        raft_snapshot_received(r, 2, 1, 5, 2, (struct raft_stamp){0}, &config, 0, &done, NULL),
+        THOLE_INVALID_ARGUMENT);
+    assert_int_equal(
+        raft_snapshot_received(r, 1, 1, 5, 1, (struct raft_stamp){0}, &config, 0, &done, NULL),
+        THOLE_INVALID_ARGUMENT);
     config.members[0].role = 9;
-    assert_int_equal(raft_snapshot_received(r, 2, 1, 5, 1, &config, 0, &done, NULL),
-                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(
+        raft_snapshot_received(r, 2, 1, 5, 1, (struct raft_stamp){0}, &config, 0, &done, NULL),
+        THOLE_INVALID_ARGUMENT);
     config.member_count = 0;
-    assert_int_equal(raft_snapshot_received(r, 2, 1, 5, 1, &config, 0, &done, NULL),
-                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(
+        raft_snapshot_received(r, 2, 1, 5, 1, (struct raft_stamp){0}, &config, 0, &done, NULL),
+        THOLE_INVALID_ARGUMENT);
     assert_int_equal(status(1).term, 0);
     cluster_deinit(&c);
 }
@@ -455,12 +461,16 @@ TEST(seed_founds_a_group)
     solo_init(&c, 0);
     struct raft *r = cluster_join(&c)->raft;
     config.epoch = 4;
-    assert_int_equal(raft_seed(r, 0, 3, &config, c.now_ms, &st), THOLE_INVALID_ARGUMENT);
-    assert_int_equal(raft_seed(r, 11, 0, &config, c.now_ms, &st), THOLE_INVALID_ARGUMENT);
-    assert_int_equal(raft_seed(r, 11, 3, &others, c.now_ms, &st), THOLE_INVALID_ARGUMENT);
-    assert_int_equal(raft_seed(r, 11, 3, &config, c.now_ms, &st), THOLE_OK);
+    assert_int_equal(raft_seed(r, 0, 3, (struct raft_stamp){0}, &config, c.now_ms, &st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(raft_seed(r, 11, 0, (struct raft_stamp){0}, &config, c.now_ms, &st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(raft_seed(r, 11, 3, (struct raft_stamp){0}, &others, c.now_ms, &st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(raft_seed(r, 11, 3, (struct raft_stamp){0}, &config, c.now_ms, &st), THOLE_OK);
     cluster_settle(&c);
-    assert_int_equal(raft_seed(r, 12, 3, &config, c.now_ms, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(raft_seed(r, 12, 3, (struct raft_stamp){0}, &config, c.now_ms, &st),
+                     THOLE_FAILED_PRECONDITION);
     cluster_run(&c, 5000);
     assert_int_equal(status(1).role, RAFT_LEADER);
     assert_int_equal(status(1).term, 4);
@@ -482,7 +492,8 @@ TEST(seed_of_an_earlier_epoch_is_refused)
     assert_int_equal(node_receive(&c, m), THOLE_OK);
     assert_int_equal(status(1).epoch, 5);
     config.epoch = 4;
-    assert_int_equal(raft_seed(r, 11, 3, &config, c.now_ms, NULL), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(raft_seed(r, 11, 3, (struct raft_stamp){0}, &config, c.now_ms, NULL),
+                     THOLE_FAILED_PRECONDITION);
     assert_int_equal(status(1).epoch, 5);
     cluster_deinit(&c);
 }

@@ -143,7 +143,7 @@ TEST(leader_transfer_ignore_proposal)
     cluster_isolate(&c, 3);
     cluster_propose(&c, 1);
     assert_int_equal(transfer(1, 3), THOLE_OK);
-    assert_int_equal(raft_propose(c.nodes[1].raft, &e, 1, c.now_ms, &first, &st),
+    assert_int_equal(raft_propose(c.nodes[1].raft, &e, 1, c.now_ms, 0, &first, &st),
                      THOLE_UNAVAILABLE);
     assert_int_equal(st.reason, THOLE_REASON_TRANSFERRING);
     raft_entry_unref(e);

@@ -81,6 +81,8 @@ static void test_log_sessions_and_kinds_survive(void **state)
     e[2]->session = 2;
     e[2]->sequence = UINT64_MAX;
     e[3] = entry_new(RAFT_ENTRY_CONFIG, 4, UINT64_MAX - 1, "change");
+    e[1]->stamp = e[2]->stamp = (struct raft_stamp){1700000000000, 42};
+    e[3]->stamp = (struct raft_stamp){1700000000001, 42};
     log_create(f->s, 1);
     assert_int_equal(
         log_write_one(f->s,
@@ -94,6 +96,7 @@ static void test_log_sessions_and_kinds_survive(void **state)
         assert_int_equal(got[i]->term, e[i]->term);
         assert_int_equal(got[i]->session, e[i]->session);
         assert_int_equal(got[i]->sequence, e[i]->sequence);
+        assert_memory_equal(&got[i]->stamp, &e[i]->stamp, sizeof e[i]->stamp);
         raft_entry_unref(e[i]);
         raft_entry_unref(got[i]);
     }
@@ -102,6 +105,44 @@ static void test_log_sessions_and_kinds_survive(void **state)
     assert_int_equal(n, 1);
     assert_int_equal(configs[0]->index, 4);
     entries_free(configs, n);
+}
+
+static void test_log_start_keeps_the_times(void **state)
+{
+    struct fixture *f = *state;
+
+    log_create(f->s, 1);
+    assert_int_equal(log_write_one(f->s, &(struct store_update){.replica_id = 1,
+                                                                .has_start = true,
+                                                                .start_reset = true,
+                                                                .start_index = 9,
+                                                                .start_term = 2,
+                                                                .start_stamp = {170, 42},
+                                                                .start_config = slice_str("c")}),
+                     THOLE_OK);
+    for (int i = 0; i < 2; i++) {
+        size_t it = 0;
+        const struct store_replica *r = f->s->ops->next(f->s, &it);
+        assert_int_equal(r->start_stamp.now_ms, 170);
+        assert_int_equal(r->start_stamp.alive_ms, 42);
+        reopen(f);
+    }
+}
+
+static void test_log_times_that_fall_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct raft_entry *e[2] = {entry_new(RAFT_ENTRY_COMMAND, 1, 1, "a"),
+                               entry_new(RAFT_ENTRY_COMMAND, 2, 1, "b")};
+
+    e[0]->stamp.alive_ms = 1;
+    log_create(f->s, 1);
+    assert_int_equal(
+        log_write_one(f->s,
+                      &(struct store_update){.replica_id = 1, .entries = e, .entry_count = 2}),
+        THOLE_INVALID_ARGUMENT);
+    raft_entry_unref(e[0]);
+    raft_entry_unref(e[1]);
 }
 
 static void test_log_truncation_inside_a_run(void **state)
@@ -407,7 +448,7 @@ static void test_newer_format_is_refused(void **state)
     log_shut(f->s);
     f->s = NULL;
     snprintf(path, sizeof path, "%s/log/ID", f->dir);
-    assert_int_equal(file_write_atomic(path, slice_str("thole log 2 of the future\n"), &st),
+    assert_int_equal(file_write_atomic(path, slice_str("thole log 3 of the future\n"), &st),
                      THOLE_OK);
     assert_int_equal(log_try_open(f->dir, &f->s, &st), THOLE_FAILED_PRECONDITION);
     assert_int_equal(st.reason, THOLE_REASON_FORMAT);
@@ -428,6 +469,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_log_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_sessions_and_kinds_survive, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_start_keeps_the_times, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_times_that_fall_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_truncation_inside_a_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_truncation_twice_in_one_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_gap_is_refused_and_nothing_written, setup,

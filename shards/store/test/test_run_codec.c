@@ -10,18 +10,26 @@
 #include "shards/store/record.h"
 
 static const struct store_entry examples[] = {
-    {RAFT_ENTRY_NOOP, 10, 3, 0, 0, {0}, {0}},
-    {RAFT_ENTRY_COMMAND, 11, 3, 7, 9, {(const uint8_t *)"payload", 7}, {0}},
-    {RAFT_ENTRY_CONFIG, 12, 4, 0, 0, {(const uint8_t *)"change", 6}, {0}},
-    {RAFT_ENTRY_SESSION, 13, UINT64_MAX - 1, 0, 0, {0}, {0}},
-    {RAFT_ENTRY_COMMAND, 14, UINT64_MAX - 1, UINT64_MAX, UINT64_MAX, {(const uint8_t *)"", 0}, {0}},
+    {RAFT_ENTRY_NOOP, 10, 3, 0, 0, {0}, {0}, {0}},
+    {RAFT_ENTRY_COMMAND, 11, 3, 7, 9, {(const uint8_t *)"payload", 7}, {0}, {1700000000000, 1}},
+    {RAFT_ENTRY_CONFIG, 12, 4, 0, 0, {(const uint8_t *)"change", 6}, {0}, {1700000000000, 1}},
+    {RAFT_ENTRY_TICK, 13, UINT64_MAX - 1, 0, 0, {0}, {0}, {1700000000000, 7}},
+    {RAFT_ENTRY_COMMAND,
+     14,
+     UINT64_MAX - 1,
+     UINT64_MAX,
+     UINT64_MAX,
+     {(const uint8_t *)"", 0},
+     {0},
+     {UINT64_MAX, UINT64_MAX}},
     {RAFT_ENTRY_COMMAND,
      15,
      UINT64_MAX - 1,
      0,
      0,
      {(const uint8_t *)"x", 1},
-     {(const uint8_t *)"id", 2}},
+     {(const uint8_t *)"id", 2},
+     {UINT64_MAX, UINT64_MAX}},
 };
 enum { COUNT = sizeof examples / sizeof examples[0] };
 
@@ -58,6 +66,7 @@ static void test_run_round_trip(void **state)
             assert_int_equal(e.kind, examples[i].kind);
             assert_int_equal(e.index, examples[i].index);
             assert_int_equal(e.term, examples[i].term);
+            assert_memory_equal(&e.stamp, &examples[i].stamp, sizeof e.stamp);
             assert_int_equal(e.session, examples[i].session);
             assert_int_equal(e.sequence, examples[i].sequence);
             assert_true(slice_equal(e.payload, examples[i].payload));
@@ -93,7 +102,7 @@ static void test_run_any_flipped_bit_is_found(void **state)
 static void test_small_records_round_trip(void **state)
 {
     struct store_key k = store_key(3, STORE_KIND_START), id = store_key(3, STORE_KIND_IDENTITY);
-    struct store_start s = {{5, {1, 2, 3}}, UINT32_MAX, 7, 6, 8, slice_str("config")}, t;
+    struct store_start s = {{5, {1, 2, 3}}, UINT32_MAX, 7, 6, 8, {9, 10}, slice_str("config")}, t;
     struct store_identity_record i = {true, 4, 5, slice_str("descriptor")}, j;
     struct store_hard h;
     struct bytes b = {0};
@@ -104,6 +113,8 @@ static void test_small_records_round_trip(void **state)
     assert_int_equal(t.epoch, UINT32_MAX);
     assert_int_equal(t.index, 7);
     assert_int_equal(t.hard.hard.commit, 3);
+    assert_int_equal(t.stamp.now_ms, 9);
+    assert_int_equal(t.stamp.alive_ms, 10);
     assert_true(slice_equal(t.config, s.config));
     assert_false(store_decode_hard(store_key_slice(&k), bytes_slice(&b), &h));
     b.data[20] ^= 1;
