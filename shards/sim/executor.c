@@ -34,7 +34,13 @@ static uint64_t clock_monotonic(const struct clock *c)
 
 static uint64_t clock_wall(const struct clock *c)
 {
-    return UINT64_C(1767225600000) + clock_monotonic(c) / NS_PER_MS;
+    struct sim_host *h = CONTAINER_OF(c, struct sim_host, clock);
+    uint64_t wall_ms = UINT64_C(1767225600000) + clock_monotonic(c) / NS_PER_MS;
+    wall_ms += (uint64_t)h->wall_step_ms;
+    if (wall_ms > h->s->wall_ms_max) {
+        h->s->wall_ms_max = wall_ms;
+    }
+    return wall_ms;
 }
 
 /* ---- Workers --------------------------------------------------------------------------------- */

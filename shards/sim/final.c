@@ -337,5 +337,8 @@ void sim__final_phase(struct sim *s)
     } else if (sim_has(&s->c, SIM_SLEEP)) {
         check_calm(s);
     }
+    if (!s->report->failed) {
+        sim__timers_final(s);
+    }
     check_leaks(s);
 }

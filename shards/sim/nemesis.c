@@ -66,6 +66,11 @@ static void do_skew(struct sim *s)
     uint64_t ppm = 1000000 - s->c.skew_ppm + rand_below(&s->rand[SIM_SKEW], 2 * s->c.skew_ppm);
     sim__host_set_rate(h, ppm);
     SIM_TRACE(s, "host %d: its clock runs at %" PRIu64 " ppm", h->id, ppm);
+    if (rand_chance(&s->rand[SIM_SKEW], 0.5)) { /* most steps are small */
+        int64_t most = rand_chance(&s->rand[SIM_SKEW], 0.8) ? 1000 : SIM_STEP_MS_MAX;
+        h->wall_step_ms = (int64_t)rand_below(&s->rand[SIM_SKEW], (uint64_t)most * 2) - most;
+        SIM_TRACE(s, "host %d: its wall clock is off by %" PRId64 " ms", h->id, h->wall_step_ms);
+    }
 }
 
 static void do_stall(struct sim *s)
@@ -248,6 +253,7 @@ void sim__nemesis_stop(struct sim *s, bool silently)
         struct sim_host *h = &s->hosts[i];
         h->crash_in_write = h->crash_in_commit = h->fail_write = h->fail_file = false;
         h->space_low = false;
+        h->wall_step_ms = 0;
         h->stalled_until_ns = h->paused_until_ns = 0;
         h->next_stale = true;
         for (int k = 0; k < s->c.hosts; k++) {

@@ -99,7 +99,8 @@ static void note_entry(struct sim *s, struct member *m, const struct raft_entry 
     struct shadow_slot *slot = sim__shadow_slot(m->shard, e->index);
     struct slice id = raft_entry_id(e);
     uint64_t hash = hash64(e->payload.bytes.data, e->payload.bytes.size,
-                           e->session * 31 + e->sequence * 7 + e->kind);
+                           e->session * 31 + e->sequence * 7 + e->kind + e->stamp.now_ms * 13 +
+                               e->stamp.alive_ms * 17);
     hash = hash64(id.data, id.size, hash);
     struct shadow_entry *known = slot->entries;
     if (m->witness) {

@@ -222,6 +222,7 @@ void sim_run(const struct sim_options *o, struct sim_report *ret)
         sim__admin_start(s);
         sim__nemesis_start(s);
         sim__force_start(s);
+        sim__timers_start(s);
     }
     sim__advance(s, s->end_ns);
     if (!o->bench && !ret->failed && !s->hopeless) {

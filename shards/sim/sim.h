@@ -61,7 +61,7 @@ struct sim_report {
     bool failed;
     char why[512];
     uint64_t at_ns; /* virtual time of the failure, or of the end */
-    uint64_t turns, frames, writes, proposals, reads, applied, snapshots, crashes, elections;
+    uint64_t turns, frames, writes, proposals, reads, applied, ticks, snapshots, crashes, elections;
     uint64_t unknown, inconclusive, changes, flips, sleeps, forces;
     uint64_t hash; /* of the whole run: equal for equal seeds */
 };

@@ -88,6 +88,7 @@ struct sim_host {
     uint64_t next_ns; /* the earliest of its workers, or of the end of a pause */
     bool next_stale;
     struct skewed_clock skew; /* what `clock` shows */
+    int64_t wall_step_ms;     /* what its wall clock is off, beside the skew */
     uint64_t paused_until_ns, stalled_until_ns;
     struct engine *engine; /* NULL: down */
     bool ending;           /* crashed or its log failed: taken down after this turn */
@@ -135,6 +136,23 @@ struct thole_machine_type sim__kv_type(struct sim_host *h, const char *name, boo
 struct thole_machine_type sim__kv_persistent_type(struct sim_host *h, const char *name);
 
 #define KV_COMMAND_BYTES 16 /* key, value; then padding */
+
+/* ---- Timers and leases of the machine (sim_timers.c) ----------------------------------------- */
+
+#define SIM_TIMERS 16 /* the first half by the wall clock, the rest by the time with a leader */
+#define SIM_STEP_MS_MAX 12000 /* how far a wall clock is off */
+struct sim_timers {
+    uint64_t due_ms[SIM_TIMERS]; /* 0: not set */
+    uint64_t fired;              /* hash of what TICKs have ended */
+    uint64_t now_ms, alive_ms;   /* of the last entry */
+};
+void sim__timers_set(struct sim_timers *t, uint64_t value, const struct thole_entry *e);
+void sim__timers_tick(struct sim_timers *t, const struct thole_entry *e);
+struct thole_due sim__timers_due(const struct sim_timers *t);
+uint64_t sim__timers_hash(const struct sim_timers *t);
+const struct sim_timers *sim__kv_timers(const void *machine);
+void sim__timers_start(struct sim *s);
+void sim__timers_final(struct sim *s);
 
 /* ---- Network (sim_network.c) ----------------------------------------------------------------- */
 
@@ -232,6 +250,8 @@ struct shard {
     bool write_sent, write_done;
     uint32_t reads_sent, reads_done;
     uint64_t calm_term; /* when it had converged */
+    uint64_t led_ns;    /* how long some replica led */
+    bool led;
 };
 
 struct member *sim__shadow_member(struct sim *s, uint64_t replica_id);
@@ -277,6 +297,9 @@ void sim__check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint
                       uint64_t index, uint64_t state, bool restored);
 void sim__check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
                         uint64_t result);
+/* The times of an entry that a machine gets. */
+void sim__check_times(struct sim *s, const struct member *m, struct sim_timers *t,
+                      const struct thole_entry *e);
 void sim__check_end(struct sim *s);
 
 /* ---- Clients (sim_client.c), controller (admin.c), faults (nemesis.c), the end (final.c)
@@ -336,6 +359,7 @@ struct sim {
     bool hopeless;          /* nothing is left that could be forced: the run ends */
     uint64_t lull_until_ns; /* clients pause */
     uint64_t in_flight;     /* frames */
+    uint64_t wall_ms_max;   /* the latest that any wall clock has shown */
 };
 #define SIM_RAND_NET SIM_FAULTS
 #define SIM_RAND_CLIENT (SIM_FAULTS + 1)

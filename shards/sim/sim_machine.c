@@ -14,6 +14,7 @@
 struct kv {
     uint64_t last, chain, content; /* index of the last command; hashes */
     struct map values;             /* key + 1 -> value, as a pointer */
+    struct sim_timers timers;
 };
 
 struct meta_record {
@@ -48,7 +49,7 @@ static uint64_t mix(uint64_t a, uint64_t b)
 
 static uint64_t kv_state(const struct kv *kv)
 {
-    return mix(kv->chain, kv->content) | 1;
+    return mix(mix(kv->chain, kv->content), sim__timers_hash(&kv->timers)) | 1;
 }
 
 static void kv_copy(struct kv *to, const struct kv *from)
@@ -61,6 +62,11 @@ static void kv_copy(struct kv *to, const struct kv *from)
     while ((value = map_next(&from->values, &it, &key)) != NULL) {
         (void)map_put(&to->values, key, value);
     }
+}
+
+const struct sim_timers *sim__kv_timers(const void *machine)
+{
+    return &((const struct kv_machine *)machine)->kv->timers;
 }
 
 /* A restored generation counts when it is first used. It may be discarded before that, if its
@@ -93,12 +99,34 @@ static uint64_t kv_swap(struct kv *kv, uint64_t index, struct thole_slice comman
     return old;
 }
 
+static void apply_command(struct kv_machine *m, struct thole_entry *e)
+{
+    uint64_t old = kv_swap(m->kv, e->index, e->command);
+    uint64_t value = get_be64((const uint8_t *)e->command.data + 8);
+    uint8_t out[8];
+    put_be64(out, old);
+    e->code = old;
+    (void)e->result->write(e->result, out, sizeof out);
+    sim__timers_set(&m->kv->timers, value, e);
+    /* Also on a host that is about to go down: a persistent machine may keep it. */
+    sim__check_execute(m->h->s, sim__shadow_member(m->h->s, m->replica_id), e->index, value, old);
+}
+
+/* It reports a time only when that changes, so that nothing else can make up for a lost one. */
+static void report_due(struct thole_apply *b, struct thole_due before, struct thole_due after)
+{
+    if (before.now_ms != after.now_ms || before.alive_ms != after.alive_ms) {
+        b->due = after;
+    }
+}
+
 static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct thole_status *st)
 {
     (void)st;
     struct kv_machine *m = machine;
     struct sim *s = m->h->s;
     check_use(m);
+    struct thole_due before = sim__timers_due(&m->kv->timers);
     for (size_t i = 0; i < b->entry_count; i++) {
         struct thole_entry *e = thole_apply_entry(b, i);
         if (e->index <= m->kv->last) {
@@ -107,20 +135,21 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
                       " is executed after %" PRIu64,
                       m->shard_id, m->replica_id, e->index, m->kv->last);
         }
-        uint64_t old = kv_swap(m->kv, e->index, e->command);
-        uint8_t out[8];
-        put_be64(out, old);
-        e->code = old;
-        (void)e->result->write(e->result, out, sizeof out);
-        /* Also on a host that is about to go down: a persistent machine may keep it. */
-        sim__check_execute(s, sim__shadow_member(s, m->replica_id), e->index,
-                           get_be64((const uint8_t *)e->command.data + 8), old);
+        sim__check_times(s, sim__shadow_member(s, m->replica_id), &m->kv->timers, e);
+        if (e->kind == THOLE_ENTRY_TICK) {
+            sim__timers_tick(&m->kv->timers, e);
+            m->kv->last = e->index;
+            s->report->ticks++;
+        } else {
+            apply_command(m, e);
+        }
         if (m->h->ending) {
             continue; /* the state is never used */
         }
         s->report->applied++;
         sim__check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);
     }
+    report_due(b, before, sim__timers_due(&m->kv->timers));
     return THOLE_OK;
 }
 
@@ -179,6 +208,10 @@ static enum thole_code kv_save(void *machine, const void *view, struct thole_sav
     put_number(&b, kv->last);
     put_number(&b, kv->chain);
     put_number(&b, kv->content);
+    put_number(&b, kv->timers.fired);
+    for (int i = 0; i < SIM_TIMERS; i++) {
+        put_number(&b, kv->timers.due_ms[i]);
+    }
     put_number(&b, kv->values.count);
     while ((value = map_next(&kv->values, &it, &key)) != NULL) {
         put_number(&b, key);
@@ -211,7 +244,15 @@ static bool load(struct kv *kv, struct thole_source *in)
 {
     uint64_t count, key, value, ballast, content = 0;
     if (!take_number(in, &kv->last) || !take_number(in, &kv->chain) ||
-        !take_number(in, &kv->content) || !take_number(in, &count)) {
+        !take_number(in, &kv->content) || !take_number(in, &kv->timers.fired)) {
+        return false;
+    }
+    for (int i = 0; i < SIM_TIMERS; i++) {
+        if (!take_number(in, &kv->timers.due_ms[i])) {
+            return false;
+        }
+    }
+    if (!take_number(in, &count)) {
         return false;
     }
     for (uint64_t i = 0; i < count; i++) {
@@ -246,6 +287,9 @@ static enum thole_code kv_restore(void *machine, struct thole_restore *from,
     }
     map_deinit(&m->kv->values);
     *m->kv = fresh;
+    m->kv->timers.now_ms = from->now_ms;
+    m->kv->timers.alive_ms = from->alive_ms;
+    from->due = sim__timers_due(&m->kv->timers);
     m->restored = fresh.last != 0;
     if (m->space == NULL) {
         return THOLE_OK;
@@ -393,6 +437,7 @@ static enum thole_code disk_open(const struct thole_machine_env *env, void **ret
     }
     m->space = *at;
     m->kv = &m->space->kv;
+    *env->due = sim__timers_due(&m->kv->timers);
     for (const struct meta_record *r = m->space->meta; r != NULL; r = r->next) {
         env->meta(env->meta_ctx, (struct thole_slice){r->key.data, r->key.size},
                   (struct thole_slice){r->value.data, r->value.size});

@@ -135,6 +135,7 @@ static void add(struct totals *to, const struct sim_report *r)
     to->r.changes += r->changes;
     to->r.flips += r->flips;
     to->r.sleeps += r->sleeps;
+    to->r.ticks += r->ticks;
     to->r.forces += r->forces;
     to->r.inconclusive += r->inconclusive;
 }
@@ -173,11 +174,11 @@ static int run_seeds(struct command c)
                  " turns, %" PRIu64 " operations (%" PRIu64 " of unknown outcome), %" PRIu64
                  " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots installed, %" PRIu64
                  " membership changes, %" PRIu64 " damages, %" PRIu64 " times asleep, %" PRIu64
-                 " forced, %" PRIu64 " inconclusive histories\n",
+                 " TICKs applied, %" PRIu64 " forced, %" PRIu64 " inconclusive histories\n",
                  seeds, all.failed, (double)all.virtual_ns / 3.6e12, seconds() - begin, all.r.turns,
                  all.r.proposals + all.r.reads, all.r.unknown, all.r.crashes, all.r.elections,
-                 all.r.snapshots, all.r.changes, all.r.flips, all.r.sleeps, all.r.forces,
-                 all.r.inconclusive);
+                 all.r.snapshots, all.r.changes, all.r.flips, all.r.sleeps, all.r.ticks,
+                 all.r.forces, all.r.inconclusive);
     return all.failed ? 1 : 0;
 }
 
