@@ -10,6 +10,7 @@ enum daemon_option_id {
     DAEMON_ADVERTISE,
     DAEMON_NAME,
     DAEMON_TAG,
+    DAEMON_PLUGIN,
     DAEMON_DEV,
     DAEMON_PEERS,
     DAEMON_JOIN,

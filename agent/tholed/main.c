@@ -18,6 +18,7 @@
 
 #include "agent/tholed/daemon_options.h"
 #include "agent/tholed/http.h"
+#include "agent/tholed/plugin.h"
 #include "base/buf.h"
 #include "base/log.h"
 
@@ -210,6 +211,10 @@ static enum thole_code open_host(struct daemon *d, struct thole_status *st)
     };
     enum thole_code code = thole_new(&o, &d->host, st);
     free(tags);
+    const struct option_value *plugins = &d->options.values[DAEMON_PLUGIN];
+    for (size_t i = 0; i < plugins->item_count && code == THOLE_OK; i++) {
+        code = plugin_load(d->host, plugins->items[i], st);
+    }
     return code;
 }
 

@@ -36,7 +36,7 @@ enum raft_entry_kind {
     RAFT_ENTRY_CONFIG = 2,  /* payload: an encoded struct raft_change, see config_history.h */
     RAFT_ENTRY_SESSION = 3, /* sequence 0: opens a session, `session` is the epoch of the group;
                                RAFT_SESSION_CLOSE: closes `session` */
-    RAFT_ENTRY_TICK = 4,       /* for the machine: do what is due */
+    RAFT_ENTRY_TICK = 4,    /* for the machine: do what is due */
     RAFT_ENTRY_KIND_MAX = 4,
 };
 

@@ -34,8 +34,8 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
     ASSERT(e->term >= w->term && e->kind <= ENTRY_KIND_MASK);
     ASSERT(e->id.size <= LIMIT_REQUEST_ID_BYTES);
     ASSERT(e->stamp.now_ms >= w->stamp.now_ms && e->stamp.alive_ms >= w->stamp.alive_ms);
-    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0) |
-                     (e->id.size ? ENTRY_HAS_ID : 0) | (stamp ? ENTRY_HAS_STAMP : 0));
+    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0) | (e->id.size ? ENTRY_HAS_ID : 0) |
+                     (stamp ? ENTRY_HAS_STAMP : 0));
     p = put_varint(p, e->term - w->term);
     if (stamp) {
         p = put_varint(p, e->stamp.now_ms - w->stamp.now_ms);
@@ -140,7 +140,8 @@ bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
         (e.kind != RAFT_ENTRY_COMMAND || e.session != 0 || !take_id(&s, &e.id))) {
         return false;
     }
-    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_HAS_ID | ENTRY_HAS_STAMP | ENTRY_KIND_MASK)) != 0 ||
+    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_HAS_ID | ENTRY_HAS_STAMP | ENTRY_KIND_MASK)) !=
+            0 ||
         e.kind > RAFT_ENTRY_KIND_MAX || !slice_take_varint(&s, &size) || size > s.size ||
         !slice_take(&s, (size_t)size, &e.payload)) {
         return false;

@@ -234,6 +234,17 @@ struct thole_machine_type {
     enum thole_code (*destroy)(const struct thole_machine_env *env, struct thole_status *st);
 };
 
+/* A shared object with machine types, for `tholed --plugin FILE.so`, defines this function. tholed
+ * refuses another interface number, which changes if the structs above change other than by growing
+ * at their ends. The object may call the functions of <thole/status.h>. It is never unloaded. */
+#define THOLE_PLUGIN_INTERFACE 1
+struct thole_plugin {
+    uint32_t size;                                 /* sizeof(struct thole_plugin) */
+    uint32_t interface;                            /* THOLE_PLUGIN_INTERFACE */
+    const struct thole_machine_type *const *types; /* NULL-terminated; valid for ever */
+};
+__attribute__((visibility("default"))) const struct thole_plugin *thole_plugin(void);
+
 #ifdef __cplusplus
 }
 #endif
