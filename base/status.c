@@ -68,12 +68,15 @@ static const char *const reason_names[] = {
     [THOLE_REASON_BAD_REQUEST] = "BAD_REQUEST",
     [THOLE_REASON_CERTIFICATE] = "CERTIFICATE",
     [THOLE_REASON_HOSTS_ONLY] = "HOSTS_ONLY",
+    [THOLE_REASON_NO_CREDENTIALS] = "NO_CREDENTIALS",
+    [THOLE_REASON_TOKEN] = "TOKEN",
+    [THOLE_REASON_NO_RIGHT] = "NO_RIGHT",
 };
 
 #define CODE_COUNT (sizeof code_names / sizeof code_names[0])
 #define REASON_COUNT (sizeof reason_names / sizeof reason_names[0])
 
-_Static_assert(REASON_COUNT == THOLE_REASON_HOSTS_ONLY + 1, "every reason has a name");
+_Static_assert(REASON_COUNT == THOLE_REASON_NO_RIGHT + 1, "every reason has a name");
 
 const char *thole_code_name(enum thole_code code)
 {

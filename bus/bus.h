@@ -73,7 +73,18 @@ struct bus_identity {
     bool secure;         /* over TLS. Otherwise a host is one because it says so */
     struct uuid host_id; /* HOST: as its hello said, else nil (a call of the control plane) */
     const char *name;    /* HOST, CLIENT: as its certificate says; "" without TLS */
-    const char *address; /* of the connection's other end, as gRPC writes it */
+    /* CLIENT: its certificate says thole://CLUSTER/user/NAME, of our cluster. Others name a user by
+     * another URI or a common name, which any CA may have given out. */
+    bool ours;
+    const char *address;        /* of the connection's other end, as gRPC writes it */
+    struct slice authorization; /* that came with the call, see RFC 6750; empty: none */
+};
+
+/* Why a call is refused, and which right it lacks; "": it is not about a right. */
+#define BUS_RIGHT_BYTES 192
+struct bus_denial {
+    struct thole_status st;
+    char right[BUS_RIGHT_BYTES];
 };
 
 enum bus_lane { BUS_LANE_CONTROL = 1, BUS_LANE_APPEND = 2, BUS_LANE_SNAPSHOT = 3 };
@@ -99,6 +110,8 @@ void bus_request_set_data(struct bus_request *r, void *data, void (*free_fn)(voi
 bool bus_answer(struct bus_request *r, struct bufslice body, bool more);
 void bus_answer_failure(struct bus_request *r, const struct thole_status *st);
 
+struct bus_rpc;
+
 struct bus_handler {
     void *ctx;
     /* A frame from a known host of this cluster. `frame` is borrowed; take a reference to keep. */
@@ -121,6 +134,12 @@ struct bus_handler {
     /* A host of our cluster called or answered, and named its address. May be NULL. Also called on
      * a thread that is in bus_ask. */
     void (*met)(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address);
+    /* Whether to take a call of this method; NULL takes all. Called for each call before its
+     * handler, those of peers and clients of the library among them, and again twice a second for
+     * each stream of a client that is open: if refused, it ends. Fills `ret` and returns its
+     * code. */
+    enum thole_code (*authorise)(void *ctx, struct bus_rpc *rpc, const char *path,
+                                 struct bus_denial *ret);
 };
 
 struct bus_options {
@@ -149,6 +168,9 @@ struct bus_options {
     /* Certificates of this host or client (a reference is taken); NULL: connections are in plain
      * text. With it, only those with a host's certificate of our cluster are hosts. */
     struct bus_tls *tls;
+    /* A client's: sent with each exchange and Ask as "authorization: Bearer TOKEN"; copied; NULL:
+     * none. */
+    const char *token;
     /* With TLS a connection takes no new calls when it is this old, so that clients show a new
      * certificate in time; open streams go on. 0: an hour */
     uint32_t connection_age_ms;
@@ -237,6 +259,16 @@ void *bus_rpc_data(const struct bus_rpc *rpc);
 uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc); /* monotonic; CLOCK_NEVER */
 const char *bus_rpc_peer(const struct bus_rpc *rpc);     /* the client's address, for logs */
 void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret);
+/* The same without the address, which costs an allocation. */
+void bus_rpc_who(const struct bus_rpc *rpc, struct bus_identity *ret);
+/* For `authorise`: who calls, freed with the call, ... */
+void bus_rpc_set_user(struct bus_rpc *rpc, void *user, void (*free_fn)(void *user));
+void *bus_rpc_user(const struct bus_rpc *rpc);       /* NULL: not set */
+void *bus_request_user(const struct bus_request *r); /* of its stream or Ask; NULL: this process */
+/* ... and memory for what the call was found to need: zeroed when the call arrives; only on the
+ * bus's thread. */
+#define BUS_RPC_SCRATCH_BYTES 160
+void *bus_rpc_scratch(struct bus_rpc *rpc);
 /* Called at most once, when the client is gone before the end. A finish is still required. */
 void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx);
 /* Streams: queue a message. False: the bound (4 MiB) is reached; nothing was queued, and `message`
@@ -274,6 +306,11 @@ THOLE_MUST_CHECK enum thole_code bus_channel_new(const char *addresses, struct b
 THOLE_MUST_CHECK enum thole_code bus_channel_new_tls(const char *addresses, struct bus_tls *tls,
                                                      struct bus_channel **ret,
                                                      struct thole_status *st);
+/* Send this bearer token with each call from now on; before the first call. */
+void bus_channel_set_token(struct bus_channel *c, const char *token);
+/* May a token be sent to all these addresses? In plain text to this machine only. */
+THOLE_MUST_CHECK enum thole_code bus_check_token(const char *addresses, bool tls,
+                                                 struct thole_status *st);
 void bus_channel_free(
     struct bus_channel *c); /* running calls end with CANCELLED; free streams first */
 /* Blocking unary call. On failure `st` has the server's code, reason (from ErrorInfo) and message.

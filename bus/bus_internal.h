@@ -86,9 +86,16 @@ struct bus_loop {
     grpc_channel *bell_channel;
     grpc_call *bell_call;
     struct bus_tag bell;
+    /* Sent with each call of a client; none: `credential_count` is 0. */
+    grpc_metadata credential;
+    size_t credential_count;
 };
 
 void bus__loop_init(struct bus_loop *l, const struct clock *clock);
+/* Before the first call. */
+void bus__loop_set_token(struct bus_loop *l, const char *token);
+/* The op that sends the initial metadata of a client's call. */
+grpc_op bus__send_headers(struct bus_loop *l);
 /* Starts the thread. Its log lines name `host` (borrowed; NULL: none). */
 void bus__loop_run(struct bus_loop *l, const char *name, const char *host);
 /* Wait until `ready`, which is called with the loop's mutex held whenever `changed` is
@@ -320,12 +327,24 @@ struct bus_rpc {
     void *on_drained_ctx;
     bool cancelled;
     char *peer;
-    struct bus_certificate *certificate;        /* of the caller; NULL: it showed none */
+    struct bus_certificate *certificate; /* of the caller; NULL: it showed none */
+    void *user;                          /* bus_rpc_set_user */
+    void (*user_free)(void *user);
+    bool denied; /* the bus has ended the stream; loop thread */
+    _Alignas(8) uint8_t scratch[BUS_RPC_SCRATCH_BYTES];
     struct bus_rpc *next_stream, **prev_stream; /* in bus.streams, under its mutex */
     struct bus_rpc *wait_next, *wait_prev;      /* among calls without a message; loop thread */
     struct bus_task end_task;
 };
 
+/* rpc_caller.c: may the call be made? It was refused if not. */
+bool bus__rpc_admit(struct bus_rpc *r);
+/* Release what is known about the caller. */
+void bus__rpc_forget_caller(struct bus_rpc *r);
+/* Look at open streams of clients again from now on, as long as there are any; loop thread. */
+void bus__rpc_watch_streams(struct bus *b);
+/* End an open stream with this status; its handler gets a cancellation. Loop thread. */
+void bus__rpc_end_stream(struct bus_rpc *r, const struct bus_denial *d);
 /* End clients' streams with UNAVAILABLE STOPPED; their handlers get a cancellation. */
 void bus__rpc_end_streams(struct bus *b);
 void bus__rpc_end_unaries(struct bus *b);       /* the same for unary calls; posted to the loop */
@@ -399,6 +418,8 @@ struct bus {
     struct bus_timer recheck;
     struct bus_rpc *waiting_oldest, *waiting_newest; /* calls without a message; loop thread */
     size_t waiting_count;
+    struct bus_timer look;    /* at open streams again, see bus__rpc_watch_streams */
+    bool looking;             /* loop thread */
     uint64_t unread_ended_ns; /* when unread answers were last looked for; loop thread */
     _Atomic uint32_t unary_active;
     _Atomic uint32_t streams_active;

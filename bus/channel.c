@@ -100,6 +100,28 @@ enum thole_code bus_channel_new_tls(const char *addresses, struct bus_tls *tls,
     return THOLE_OK;
 }
 
+void bus_channel_set_token(struct bus_channel *c, const char *token)
+{
+    bus__loop_set_token(&c->loop, token);
+}
+
+enum thole_code bus_check_token(const char *addresses, bool tls, struct thole_status *st)
+{
+    char *list = xstrdup(addresses), *save = NULL;
+    enum thole_code code = THOLE_OK;
+    for (char *one = strtok_r(list, ", ", &save); one != NULL && code == THOLE_OK && !tls;
+         one = strtok_r(NULL, ", ", &save)) {
+        if (!address_is_loopback(one)) {
+            code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOKEN,
+                              "a token is sent over TLS only, and %.80s is another machine: give "
+                              "the CA of the hosts (tls-ca)",
+                              one);
+        }
+    }
+    free(list);
+    return code;
+}
+
 /* Running calls end with CANCELLED. Streams must have been freed. */
 void bus_channel_free(struct bus_channel *c)
 {

@@ -145,6 +145,24 @@ void bus__loop_init(struct bus_loop *l, const struct clock *clock)
                                             gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
 }
 
+void bus__loop_set_token(struct bus_loop *l, const char *token)
+{
+    ASSERT(l->credential_count == 0);
+    char *value = xasprintf("Bearer %s", token);
+    l->credential = (grpc_metadata){.key = grpc_slice_from_static_string("authorization"),
+                                    .value = grpc_slice_from_copied_string(value)};
+    l->credential_count = 1;
+    free(value);
+}
+
+grpc_op bus__send_headers(struct bus_loop *l)
+{
+    grpc_op op = {.op = GRPC_OP_SEND_INITIAL_METADATA};
+    op.data.send_initial_metadata.count = l->credential_count;
+    op.data.send_initial_metadata.metadata = l->credential_count > 0 ? &l->credential : NULL;
+    return op;
+}
+
 static void run_tasks(struct bus_loop *l)
 {
     pthread_mutex_lock(&l->mutex);
@@ -307,6 +325,9 @@ void bus__loop_stop(struct bus_loop *l)
 void bus__loop_deinit(struct bus_loop *l)
 {
     ASSERT(!l->threaded && l->tasks == NULL);
+    if (l->credential_count > 0) {
+        grpc_slice_unref(l->credential.value);
+    }
     grpc_call_unref(l->bell_call);
     grpc_channel_destroy(l->bell_channel);
     grpc_completion_queue_destroy(l->cq);

@@ -460,6 +460,12 @@ void bus_request_identity(const struct bus_request *r, struct bus_identity *ret)
     }
 }
 
+void *bus_request_user(const struct bus_request *r)
+{
+    const struct bus_rpc *rpc = r->in != NULL ? r->in->rpc : r->rpc;
+    return rpc != NULL ? bus_rpc_user(rpc) : NULL;
+}
+
 uint64_t bus_request_deadline_ns(const struct bus_request *r)
 {
     return r->deadline_ns;

@@ -133,10 +133,7 @@ static void slot_clear(struct bus_rpc *r)
         grpc_call_details_init(&r->details);
     }
     r->metadata.count = 0;
-    gpr_free(r->peer);
-    bus__certificate_unref(r->certificate);
-    r->certificate = NULL;
-    r->peer = NULL;
+    bus__rpc_forget_caller(r);
     r->data = NULL;
     r->data_free = NULL;
     r->pipe = NULL;
@@ -400,10 +397,19 @@ static void begin_stream(struct bus_rpc *r)
     bus__pipe_start(r->pipe, (struct bufslice){0});
 }
 
+void bus__rpc_end_stream(struct bus_rpc *r, const struct bus_denial *d)
+{
+    const char *metadata[] = {"right", d->right, NULL};
+    r->denied = true;
+    bus__pipe_finish(r->pipe, d->st.code, d->st.message,
+                     bus__details_encode(&d->st, 0, d->right[0] != '\0' ? metadata : NULL));
+    stream_cancelled(r);
+}
+
 void bus__rpc_end(struct bus_rpc *r, const struct thole_status *st)
 {
-    bus__pipe_finish(r->pipe, st->code, st->message, bus__details_encode(st, 0, NULL));
-    stream_cancelled(r);
+    const struct bus_denial d = {.st = *st, .right = ""};
+    bus__rpc_end_stream(r, &d);
 }
 
 static void end_stream(struct bus_task *task)
@@ -545,8 +551,12 @@ void bus__rpc_handle(struct bus_rpc *r)
         bus_rpc_fail(r, &st, 100, NULL);
         return;
     }
+    if (!bus__rpc_admit(r)) {
+        return;
+    }
     if (!is_unary(r)) {
         begin_stream(r);
+        bus__rpc_watch_streams(r->bus);
     }
     ref(r);
     if (e->m.kind == BUS_RPC_BIDI_STREAM) {

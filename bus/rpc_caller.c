@@ -1,4 +1,8 @@
 /* Accessors of a call for its handler: context, deadline and caller. */
+#include <grpc/support/alloc.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "bus/bus_internal.h"
 
 /* Treat a later deadline as none: adding its nanoseconds to the clock would overflow. Clients may
@@ -48,7 +52,22 @@ const char *bus_rpc_peer(const struct bus_rpc *rpc)
     return r->peer != NULL ? r->peer : "?";
 }
 
-void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret)
+/* ---- Who calls ------------------------------------------------------------------------------- */
+
+static struct slice authorization_of(const struct bus_rpc *r)
+{
+    static const char key[] = "authorization";
+    for (size_t i = 0; i < r->metadata.count; i++) {
+        const grpc_metadata *m = &r->metadata.metadata[i];
+        if (GRPC_SLICE_LENGTH(m->key) == sizeof key - 1 &&
+            memcmp(GRPC_SLICE_START_PTR(m->key), key, sizeof key - 1) == 0) {
+            return slice_of(GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value));
+        }
+    }
+    return (struct slice){0};
+}
+
+void bus_rpc_who(const struct bus_rpc *rpc, struct bus_identity *ret)
 {
     const struct bus_certificate *c = rpc->certificate;
     *ret = (struct bus_identity){
@@ -57,6 +76,132 @@ void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret)
                             : BUS_CLIENT,
         .secure = rpc->bus->o.tls != NULL,
         .name = c != NULL ? c->c.name : "",
-        .address = bus_rpc_peer(rpc),
+        .ours = c != NULL && c->c.cluster[0] != '\0',
+        .authorization = authorization_of(rpc),
     };
+}
+
+void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret)
+{
+    bus_rpc_who(rpc, ret);
+    ret->address = bus_rpc_peer(rpc);
+}
+
+void bus_rpc_set_user(struct bus_rpc *rpc, void *user, void (*free_fn)(void *user))
+{
+    ASSERT(rpc->user == NULL);
+    rpc->user = user;
+    rpc->user_free = free_fn;
+}
+
+void *bus_rpc_user(const struct bus_rpc *rpc)
+{
+    return rpc->user;
+}
+
+void *bus_rpc_scratch(struct bus_rpc *rpc)
+{
+    return rpc->scratch;
+}
+
+void bus__rpc_forget_caller(struct bus_rpc *r)
+{
+    gpr_free(r->peer);
+    r->peer = NULL;
+    bus__certificate_unref(r->certificate);
+    r->certificate = NULL;
+    r->denied = false;
+    if (r->user != NULL) {
+        r->user_free(r->user);
+        r->user = NULL;
+        memset(r->scratch, 0, sizeof r->scratch);
+    }
+}
+
+/* ---- What the caller may do ------------------------------------------------------------------ */
+
+#define LOOK_MS 500
+
+static enum thole_code authorise(struct bus_rpc *r, struct bus_denial *ret)
+{
+    const struct bus_handler *h = &r->bus->o.handler;
+    ret->right[0] = '\0';
+    return h->authorise == NULL ? THOLE_OK : h->authorise(h->ctx, r, r->entry->m.path, ret);
+}
+
+bool bus__rpc_admit(struct bus_rpc *r)
+{
+    struct bus_denial d;
+    if (authorise(r, &d) == THOLE_OK) {
+        return true;
+    }
+    const char *metadata[] = {"right", d.right, NULL};
+    bus_rpc_fail(r, &d.st, 0, d.right[0] != '\0' ? metadata : NULL);
+    return false;
+}
+
+/* Streams may end while others are judged, so take a list of those that are open. */
+struct open_streams {
+    struct bus_rpc **all;
+    size_t count;
+};
+
+static void add_stream(struct open_streams *s, struct bus_rpc *r)
+{
+    if (bus__rpc_ref_if_used(r)) {
+        s->all[s->count++] = r;
+    }
+}
+
+static void list_streams(struct bus *b, struct open_streams *ret)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&b->mutex);
+    for (struct bus_rpc *r = b->streams; r != NULL; r = r->next_stream) {
+        n++;
+    }
+    for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
+        n++;
+    }
+    *ret = (struct open_streams){.all = xcalloc(n + 1, sizeof(struct bus_rpc *))};
+    for (struct bus_rpc *r = b->streams; r != NULL; r = r->next_stream) {
+        add_stream(ret, r);
+    }
+    for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
+        if (uuid_is_nil(&in->hello.host)) {
+            add_stream(ret, in->rpc);
+        }
+    }
+    pthread_mutex_unlock(&b->mutex);
+}
+
+static void look(struct bus_timer *timer)
+{
+    struct bus *b = CONTAINER_OF(timer, struct bus, look);
+    struct open_streams open;
+    list_streams(b, &open);
+    b->looking = false;
+    for (size_t i = 0; i < open.count; i++) {
+        struct bus_rpc *r = open.all[i];
+        struct bus_denial d;
+        if (!r->denied && !atomic_load(&r->finished) && authorise(r, &d) != THOLE_OK) {
+            bus__rpc_end_stream(r, &d);
+        }
+        bus__rpc_unref(r);
+    }
+    if (open.count > 0) {
+        bus__rpc_watch_streams(b);
+    }
+    free(open.all);
+}
+
+void bus__rpc_watch_streams(struct bus *b)
+{
+    if (b->looking || b->o.tls == NULL || b->o.handler.authorise == NULL ||
+        atomic_load(&b->stopping)) {
+        return;
+    }
+    b->looking = true;
+    b->look.fn = look;
+    bus__loop_arm(&b->loop, &b->look, LOOK_MS);
 }

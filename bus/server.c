@@ -241,6 +241,10 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     pool_init(&b->exchanges, bus__exchange_bytes(), POOLED_MAX);
     b->shutdown_tag = bus_tag_of(shutdown_returned);
     bus__loop_init(&b->loop, b->clock);
+    if (o->token != NULL) {
+        bus__loop_set_token(&b->loop, o->token);
+    }
+    b->o.token = NULL;
     enum thole_code code = b->listen_address != NULL ? listen_on(b, st) : THOLE_OK;
     if (code != THOLE_OK) {
         bus_stop(b, 0);

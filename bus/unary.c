@@ -55,9 +55,12 @@ static void returned(struct bus_tag *tag, bool ok)
 static void start_all(struct unary *u, bool headers)
 {
     grpc_op ops[6] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},  {.op = GRPC_OP_SEND_MESSAGE},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}, {.op = GRPC_OP_RECV_INITIAL_METADATA},
-        {.op = GRPC_OP_RECV_MESSAGE},           {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
+        bus__send_headers(u->loop),
+        {.op = GRPC_OP_SEND_MESSAGE},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA},
+        {.op = GRPC_OP_RECV_MESSAGE},
+        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
     };
     ops[1].data.send_message.send_message = u->request;
     ops[3].data.recv_initial_metadata.recv_initial_metadata = &u->initial;
@@ -87,7 +90,7 @@ static void headers_returned(struct bus_tag *tag, bool ok)
 
 static void start_headers(struct unary *u)
 {
-    const grpc_op headers = {.op = GRPC_OP_SEND_INITIAL_METADATA};
+    const grpc_op headers = bus__send_headers(u->loop);
     u->tag = bus_tag_of(headers_returned);
     bus__start(u->call, &headers, 1, &u->tag);
 }

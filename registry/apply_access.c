@@ -23,7 +23,7 @@ static enum thole_code no_such_role(struct txn *t, upb_StringView name)
 static const thole_v1_Role *find_role(struct txn *t, upb_StringView name, struct row **ret_row)
 {
     *ret_row = registry__role(&t->s, registry_str(name));
-    return *ret_row != NULL ? (*ret_row)->role : registry__builtin_role(registry_str(name));
+    return *ret_row != NULL ? (*ret_row)->role : registry_builtin_role(registry_str(name));
 }
 
 static enum thole_code check_spec(struct txn *t, const thole_v1_RoleSpec *spec)
@@ -125,7 +125,7 @@ static enum thole_code set_spec(struct txn *t, const thole_v1_Role *have, struct
                                 const thole_v1_RoleSpec *given)
 {
     upb_StringView name = thole_v1_Role_name(have);
-    const thole_v1_Role *builtin = registry__builtin_role(registry_str(name));
+    const thole_v1_Role *builtin = registry_builtin_role(registry_str(name));
     const thole_v1_RoleSpec *spec = given;
     enum thole_code code = check_spec(t, given);
     if (code == THOLE_OK && builtin != NULL) {
@@ -172,7 +172,7 @@ enum thole_code registry__op_delete_role(struct txn *t, const thole_registry_v1_
     const thole_registry_v1_DeleteRole *d = thole_registry_v1_Operation_delete_role(op);
     upb_StringView name = thole_registry_v1_DeleteRole_name(d);
     struct row *row = registry__role(&t->s, registry_str(name));
-    if (registry__builtin_role(registry_str(name)) != NULL) {
+    if (registry_builtin_role(registry_str(name)) != NULL) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "role \"%.*s\" is built in; remove its members instead", (int)name.size,
                           name.data);

@@ -71,7 +71,7 @@ static void make_all(void)
     }
 }
 
-const thole_v1_Role *registry__builtin_role(struct slice name)
+const thole_v1_Role *registry_builtin_role(struct slice name)
 {
     (void)pthread_once(&made, make_all);
     for (size_t i = 0; i < BUILTINS; i++) {

@@ -91,6 +91,8 @@ const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, s
 const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id);
 /* Built-in roles are found even if they have no row, which is the case until they get members. */
 const thole_v1_Role *registry_role_by_name(const struct registry_view *v, struct slice name);
+/* As it is without members; NULL: there is no built-in role of this name. */
+const thole_v1_Role *registry_builtin_role(struct slice name);
 const thole_v1_Token *registry_token(const struct registry_view *v, struct slice id);
 /* Is this the hash of the token's secret? Takes the same time whether or not. */
 bool registry_token_matches(const struct registry_view *v, struct slice id, struct slice hash);

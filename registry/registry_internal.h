@@ -265,8 +265,7 @@ bool registry__host_runs(const thole_v1_Host *host, upb_StringView type);
 
 /* ---- Built-in roles (builtin_roles.c) -------------------------------------------------------- */
 
-/* NULL: there is no built-in role of this name; the first one after it. */
-const thole_v1_Role *registry__builtin_role(struct slice name);
+/* The first one after this name; NULL: none. */
 const thole_v1_Role *registry__builtin_after(struct slice name);
 
 /* ---- Refusals (refusal.c) -------------------------------------------------------------------- */

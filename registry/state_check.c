@@ -218,7 +218,7 @@ static void check_access(const struct state *s)
     ASSERT(s->access_revision <= s->revision);
     for (const struct packed *p = NULL; (p = next(s, INDEX_ROLES, p)) != NULL;) {
         const thole_v1_Role *role = registry__packed_message(p, NULL);
-        bool builtin = registry__builtin_role(registry__packed_name(p)) != NULL;
+        bool builtin = registry_builtin_role(registry__packed_name(p)) != NULL;
         ASSERT(thole_v1_Role_revision(role) <= s->access_revision);
         ASSERT(thole_v1_Role_builtin(role) == builtin && thole_v1_Role_has_spec(role));
     }

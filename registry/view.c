@@ -152,7 +152,7 @@ const thole_v1_Operation *registry_operation(const struct registry_view *v, uint
 const thole_v1_Role *registry_role_by_name(const struct registry_view *v, struct slice name)
 {
     const thole_v1_Role *row = look(v, INDEX_ROLES, registry__key_name(name), NULL);
-    return row != NULL ? row : registry__builtin_role(name);
+    return row != NULL ? row : registry_builtin_role(name);
 }
 
 const thole_v1_Role *registry_next_role(const struct registry_view *v, struct slice after_name)

@@ -37,6 +37,8 @@ enum cli_option_id {
     OPT_TLS_CA,
     OPT_TLS_CERT,
     OPT_TLS_KEY,
+    OPT_TOKEN,
+    OPT_TOKEN_FILE,
     OPT_OUTPUT,
     OPT_HELP,
     OPT_VERSION,
@@ -109,6 +111,7 @@ struct cli {
     upb_Arena *arena; /* lives as long as the process */
     struct bus_channel *channel;
     struct bus_tls *tls;             /* NULL: plain text, or not read yet */
+    char *token;                     /* NULL: none, or not read yet */
     struct cli_table_layout *layout; /* while watching */
 };
 
@@ -183,7 +186,8 @@ THOLE_MUST_CHECK enum thole_code cli__open_channel(struct cli *c, const char *ad
                                                    struct bus_channel **ret,
                                                    struct thole_status *st);
 bool cli__has_tls(const struct cli *c);
-void cli__tls_files(const struct cli *c, struct thole_tls *ret); /* borrowed */
+void cli__tls_files(const struct cli *c,
+                    struct thole_tls *ret); /* borrowed; after cli__open_channel */
 enum thole_code cli__connect(struct cli *c, struct thole_status *st);
 /* One unary call. Waits for a leader for as long as the command may take. The reply is in
  * `arena`. */

@@ -7,6 +7,7 @@
 
 #include "agent/cli/cli.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/uuid.h"
 #include "bus/bus.h"
 #include "proto/decode.h"
@@ -24,13 +25,58 @@ void cli__tls_files(const struct cli *c, struct thole_tls *ret)
     *ret = (struct thole_tls){.size = sizeof *ret,
                               .cert = cli_text(c, OPT_TLS_CERT),
                               .key = cli_text(c, OPT_TLS_KEY),
-                              .ca = cli_text(c, OPT_TLS_CA)};
+                              .ca = cli_text(c, OPT_TLS_CA),
+                              .token = c->token};
 }
 
 bool cli__has_tls(const struct cli *c)
 {
     return cli_text(c, OPT_TLS_CERT) != NULL || cli_text(c, OPT_TLS_KEY) != NULL ||
            cli_text(c, OPT_TLS_CA) != NULL;
+}
+
+#define TOKEN_BYTES_MAX 4096
+
+/* One word, which becomes a header. */
+static bool is_token(const char *text)
+{
+    size_t n = strlen(text);
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] <= ' ' || text[i] > '~') {
+            return false;
+        }
+    }
+    return n > 0 && n < TOKEN_BYTES_MAX;
+}
+
+/* The option or variable, else the file. Never shown in an error. */
+static enum thole_code read_token(struct cli *c, struct thole_status *st)
+{
+    const char *path = cli_text(c, OPT_TOKEN_FILE);
+    if (c->token != NULL || (cli_text(c, OPT_TOKEN) == NULL && path == NULL)) {
+        return THOLE_OK;
+    }
+    if (cli_text(c, OPT_TOKEN) != NULL) {
+        c->token = xstrdup(cli_text(c, OPT_TOKEN));
+    } else {
+        struct buf *b = NULL;
+        enum thole_code code = file_read(path, TOKEN_BYTES_MAX, &b, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        size_t n = b->size;
+        while (n > 0 && (b->data[n - 1] == '\n' || b->data[n - 1] == '\r')) {
+            n--;
+        }
+        c->token = xstrndup((const char *)b->data, n);
+        buf_unref(b);
+    }
+    if (is_token(c->token)) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOKEN,
+                      "%s: is no bearer token: one word, as `thole token create` prints it",
+                      cli_text(c, OPT_TOKEN) != NULL ? "token" : path);
 }
 
 enum thole_code cli__open_channel(struct cli *c, const char *addresses, struct bus_channel **ret,
@@ -43,7 +89,19 @@ enum thole_code cli__open_channel(struct cli *c, const char *addresses, struct b
     if (cli__has_tls(c) && c->tls == NULL) {
         code = bus_tls_new(&files, false, &c->tls, st);
     }
-    return code == THOLE_OK ? bus_channel_new_tls(addresses, c->tls, ret, st) : code;
+    if (code == THOLE_OK) {
+        code = read_token(c, st);
+    }
+    if (code == THOLE_OK && c->token != NULL) {
+        code = bus_check_token(addresses, c->tls != NULL, st);
+    }
+    if (code == THOLE_OK) {
+        code = bus_channel_new_tls(addresses, c->tls, ret, st);
+    }
+    if (code == THOLE_OK && c->token != NULL) {
+        bus_channel_set_token(*ret, c->token);
+    }
+    return code;
 }
 
 enum thole_code cli__connect(struct cli *c, struct thole_status *st)
@@ -120,6 +178,7 @@ void cli__deinit(struct cli *c)
 {
     bus_channel_free(c->channel);
     bus_tls_unref(c->tls);
+    free(c->token);
     if (c->pool != NULL) {
         upb_DefPool_Free(c->pool);
     }

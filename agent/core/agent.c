@@ -662,7 +662,7 @@ void agent_free(struct agent *a)
         engine_free(a->engine);
     }
     uploads_free(a->uploads);
-    bus_free(a->bus);
+    agent__wiring_free_bus(a);
     bus_tls_unref(a->tls);
     free(a->certified_name);
     join__peer_bootstrap_free(a->peer_bootstrap);

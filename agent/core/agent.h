@@ -114,6 +114,7 @@ bool agent_needs_restart(struct agent *a);
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
 struct registry *agent_registry(struct agent *a);
+struct access *agent_access(struct agent *a); /* access.h: who may do what */
 struct engine *agent_engine(struct agent *a);
 struct bus *agent_bus(struct agent *a);
 struct exports *agent_exports(struct agent *a); /* exports.h */

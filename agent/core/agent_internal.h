@@ -15,6 +15,7 @@
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
+struct access;
 struct addresses;
 struct exports;
 struct outages;
@@ -44,6 +45,7 @@ struct agent {
     struct engine *engine;
     struct bus *bus;
     struct bus_tls *tls;             /* NULL: plain text */
+    struct access *access;           /* made with the bus's handler */
     char *certified_name;            /* in the certificate; NULL: none */
     struct hostctl *_Atomic hostctl; /* the engine's observer may be called before it is there */
     struct router *router;
@@ -93,6 +95,8 @@ void agent__request_restart(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* FAILED_PRECONDITION REMOVED: the answer to a host that was removed from the cluster. */
 enum thole_code agent__fail_removed(struct thole_status *st);
+/* A request of a client of the library was refused: log it, and make it an event. */
+void agent__report_denial(struct agent *a, struct bus_request *q, const struct bus_denial *d);
 /* The row that this host proposes for itself. */
 thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena);
 /* This start's lineage, encoded in the arena. */

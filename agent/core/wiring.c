@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/access/access.h"
 #include "agent/core/agent_internal.h"
 #include "agent/core/outages.h"
 #include "agent/core/reconciler.h"
@@ -202,6 +203,16 @@ static bool on_recorded(void *ctx, const struct uuid *host, uint64_t *ret_incarn
     return s != NULL;
 }
 
+void agent__report_denial(struct agent *a, struct bus_request *q, const struct bus_denial *d)
+{
+    struct bus_identity id;
+    char path[ACCESS_METHOD_BYTES];
+    const struct access_rule *rule = access_request_rule(bus_request_method(q));
+    bus_request_identity(q, &id);
+    snprintf(path, sizeof path, "/Library/%s", rule != NULL ? rule->method : "?");
+    access_report(a->access, bus_request_user(q), id.address, path, d);
+}
+
 /* One byte: does this host reach the one whose id is the request's body? */
 static void serve_reaches(struct agent *a, struct bus_request *q)
 {
@@ -220,6 +231,28 @@ static void serve_reaches(struct agent *a, struct bus_request *q)
     bus_answer(q, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
 }
 
+/* What comes from a host was judged where it came from. */
+static bool may_request(struct agent *a, struct bus_request *q, struct thole_status *st)
+{
+    struct uuid from;
+    struct bus_denial d;
+    const struct access_rule *rule = access_request_rule(bus_request_method(q));
+    if (rule == NULL || bus_request_from(q, &from)) {
+        return true; /* an unknown method is refused below */
+    }
+    if (rule->level == ACCESS_HOSTS) {
+        (void)THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY,
+                         "only hosts may call this method");
+        return false;
+    }
+    if (access_admit_request(a->access, bus_request_user(q), rule, &d) == THOLE_OK) {
+        return true;
+    }
+    agent__report_denial(a, q, &d);
+    *st = d.st;
+    return false;
+}
+
 static void on_request(void *ctx, struct bus_request *q)
 {
     struct agent *a = ctx;
@@ -230,13 +263,8 @@ static void on_request(void *ctx, struct bus_request *q)
         bus_answer_failure(q, &st);
         return;
     }
-    struct uuid from;
     uint32_t method = bus_request_method(q);
-    bool for_clients = method == METHOD_PROPOSE || method == METHOD_QUERY ||
-                       method == METHOD_WATCH || method == METHOD_PEER_BOOTSTRAP;
-    if (!for_clients && !bus_request_from(q, &from)) {
-        thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY, __FILE__, __LINE__,
-                         "only hosts may call this method");
+    if (!may_request(a, q, &st)) {
         bus_answer_failure(q, &st);
         return;
     }
@@ -277,8 +305,74 @@ static void on_request(void *ctx, struct bus_request *q)
     }
 }
 
+/* ---- Who may do what ------------------------------------------------------------------------- */
+
+struct access *agent_access(struct agent *a)
+{
+    return a->access;
+}
+
+static enum thole_code on_authorise(void *ctx, struct bus_rpc *rpc, const char *path,
+                                    struct bus_denial *ret)
+{
+    struct agent *a = ctx;
+    return access_admit(a->access, rpc, path, ret);
+}
+
+#define REFUSAL_DEADLINE_NS (5 * NS_PER_S)
+
+static void refusal_recorded(void *ctx, const struct thole_status *st,
+                             const thole_registry_v1_Result *result)
+{
+    (void)ctx; /* if it was not, the log has it */
+    (void)st;
+    (void)result;
+}
+
+/* An event about this host. */
+static void on_refused_call(void *ctx, const struct access_refusal *r)
+{
+    struct agent *a = ctx;
+    char host[UUID_TEXT_BYTES];
+    upb_Arena *arena = upb_Arena_New();
+    if (atomic_load_explicit(&a->hostctl, memory_order_acquire) != NULL &&
+        agent_has_view(a, NULL)) {
+        thole_registry_v1_Command *c = agent_command_new(r->actor, arena);
+        thole_registry_v1_Operation **op = thole_registry_v1_Command_resize_operations(c, 1, arena);
+        op[0] = thole_registry_v1_Operation_new(arena);
+        thole_registry_v1_RecordRefusal *record =
+            thole_registry_v1_Operation_mutable_record_refusal(op[0], arena);
+        uuid_format(agent_host_id(a), host);
+        registry_command_set_origin(c, r->address, r->method, arena);
+        thole_registry_v1_RecordRefusal_set_host_id(record, upb_StringView_FromString(host));
+        thole_registry_v1_RecordRefusal_set_why(record, upb_StringView_FromString(r->why));
+        thole_registry_v1_RecordRefusal_set_others(record, r->others);
+        agent_command(a, registry_command_encode(c, arena),
+                      clock_now(executor_clock(a->executor)) + REFUSAL_DEADLINE_NS,
+                      refusal_recorded, NULL);
+    }
+    upb_Arena_Free(arena);
+}
+
+static void open_access(struct agent *a)
+{
+    const struct access_options o = {.registry = a->registry,
+                                     .clock = executor_clock(a->executor),
+                                     .enforced = a->tls != NULL,
+                                     .refused = on_refused_call,
+                                     .ctx = a};
+    a->access = access_new(&o);
+}
+
+void agent__wiring_free_bus(struct agent *a)
+{
+    bus_free(a->bus);
+    access_free(a->access);
+}
+
 struct bus_handler agent__wiring_bus_handler(struct agent *a)
 {
+    open_access(a);
     return (struct bus_handler){.ctx = a,
                                 .frame = on_frame,
                                 .peer_state = on_peer_state,
@@ -286,7 +380,8 @@ struct bus_handler agent__wiring_bus_handler(struct agent *a)
                                 .refused = on_refused,
                                 .admit = on_admit,
                                 .recorded = on_recorded,
-                                .met = on_hello};
+                                .met = on_hello,
+                                .authorise = on_authorise};
 }
 
 /* ---- Controllers ----------------------------------------------------------------------------- */

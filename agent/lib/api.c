@@ -177,14 +177,21 @@ enum thole_code thole_connect_tls(const char *addresses, const struct thole_tls 
     if (tls != NULL) {
         api__copy_struct(&given, sizeof given, tls, tls->size);
         const struct bus_tls_files files = {.cert = given.cert, .key = given.key, .ca = given.ca};
-        code = bus_tls_new(&files, false, &certificates, st);
+        bool plain = given.token != NULL && given.ca == NULL && given.cert == NULL;
+        code = plain ? THOLE_OK : bus_tls_new(&files, false, &certificates, st);
     }
     if (code != THOLE_OK) {
         return code;
     }
     struct thole *t = handle_new();
     t->is_client = true;
-    code = api__client_new(t, addresses != NULL ? addresses : "", certificates, &t->client, st);
+    code = given.token == NULL
+               ? THOLE_OK
+               : bus_check_token(addresses != NULL ? addresses : "", certificates != NULL, st);
+    if (code == THOLE_OK) {
+        code = api__client_new(t, addresses != NULL ? addresses : "", certificates, given.token,
+                               &t->client, st);
+    }
     bus_tls_unref(certificates);
     if (code == THOLE_OK) {
         *ret = t;

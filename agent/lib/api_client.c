@@ -28,6 +28,7 @@ struct client {
     struct thole *t;
     struct bus *bus;
     struct bus_tls *tls;
+    char *token; /* NULL: none */
     struct router *router;
     struct worker *worker;
     struct worker_msg wake;
@@ -195,6 +196,11 @@ bool api__client_host(struct client *c, struct uuid *ret)
     return client_pick_host(c, 0, 0, &(struct uuid){{0}}, ret);
 }
 
+const char *api__client_token(const struct client *c)
+{
+    return c->token;
+}
+
 struct bus_tls *api__client_tls(struct client *c)
 {
     return c->tls;
@@ -260,6 +266,7 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
         .version = THOLE_VERSION,
         .clock = &clock_system,
         .tls = c->tls,
+        .token = c->token,
         .handler = {.ctx = c,
                     .frame = no_frame,
                     .peer_state = no_peer_state,
@@ -286,7 +293,7 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
 }
 
 enum thole_code api__client_new(struct thole *t, const char *addresses, struct bus_tls *tls,
-                                struct client **ret, struct thole_status *st)
+                                const char *token, struct client **ret, struct thole_status *st)
 {
     struct client *c = xcalloc(1, sizeof *c);
     const char *parts[ENDPOINTS_MAX];
@@ -294,6 +301,7 @@ enum thole_code api__client_new(struct thole *t, const char *addresses, struct b
     c->t = t;
     c->addresses = xstrdup(addresses);
     c->tls = bus_tls_ref(tls);
+    c->token = token != NULL ? xstrdup(token) : NULL;
     *ret = c; /* thole_close frees it */
     enum thole_code code =
         address_list_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
@@ -342,6 +350,7 @@ void api__client_free(struct client *c)
     }
     bus_free(c->bus);
     bus_tls_unref(c->tls);
+    free(c->token);
     router_free(c->router);
     worker_free(c->worker);
     pthread_mutex_destroy(&c->lock);

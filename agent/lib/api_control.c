@@ -27,6 +27,9 @@ static enum thole_code channel_of(struct thole *t, struct bus_channel **ret,
     if (t->channel == NULL && t->is_client) {
         code = bus_channel_new_tls(api__client_addresses(t->client), api__client_tls(t->client),
                                    &t->channel, st);
+        if (code == THOLE_OK && api__client_token(t->client) != NULL) {
+            bus_channel_set_token(t->channel, api__client_token(t->client));
+        }
     } else if (t->channel == NULL) {
         code = bus_channel_new_tls(agent_address(t->agent), agent_tls(t->agent), &t->channel, st);
     }

@@ -89,12 +89,13 @@ void api__views_end(struct thole *t);
 
 /* api_client.c */
 THOLE_MUST_CHECK enum thole_code api__client_new(struct thole *t, const char *addresses,
-                                                 struct bus_tls *tls, struct client **ret,
-                                                 struct thole_status *st);
+                                                 struct bus_tls *tls, const char *token,
+                                                 struct client **ret, struct thole_status *st);
 void api__client_stop(struct client *c);
 void api__client_free(struct client *c);
 void api__client_route(struct client *c, struct router_request *r, const char *shard_name);
 struct bus *api__client_bus(struct client *c);
+const char *api__client_token(const struct client *c);     /* NULL: none */
 struct bus_tls *api__client_tls(struct client *c);         /* NULL: plain text */
 bool api__client_host(struct client *c, struct uuid *ret); /* the endpoint in use */
 bool api__client_wait(struct client *c, uint32_t timeout_ms);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/access/access.h"
 #include "agent/core/agent_internal.h"
 #include "agent/routing/registry_command.h"
 #include "agent/routing/router.h"
@@ -66,30 +67,63 @@ static int64_t now_ms(void)
     return (int64_t)clock_system.wall_ms(&clock_system);
 }
 
-/* Operations that the library declares for its user. All others are for hosts. */
-static bool is_for_clients(const thole_registry_v1_Operation *op)
+static bool right_is(struct access_right *ret, int32_t verb, uint32_t kinds, upb_StringView name)
 {
-    return thole_registry_v1_Operation_has_create_shard(op) ||
-           thole_registry_v1_Operation_has_update_shard(op) ||
-           thole_registry_v1_Operation_has_delete_shard(op) ||
-           thole_registry_v1_Operation_has_create_replica(op) ||
-           thole_registry_v1_Operation_has_remove_replica(op);
+    *ret = (struct access_right){.verb = verb, .kinds = kinds, .name = registry_str(name)};
+    return true;
 }
 
-static bool all_for_clients(const thole_registry_v1_Command *c)
+/* The right that an operation needs. Those that are not here are for hosts only: false. */
+static bool right_of(const thole_registry_v1_Operation *op, struct access_right *ret)
+{
+    if (thole_registry_v1_Operation_has_create_shard(op)) {
+        return right_is(
+            ret, thole_v1_ROLE_VERB_CREATE, ACCESS_KIND(SHARDS),
+            thole_registry_v1_CreateShard_name(thole_registry_v1_Operation_create_shard(op)));
+    }
+    if (thole_registry_v1_Operation_has_update_shard(op)) {
+        const thole_registry_v1_UpdateShard *u = thole_registry_v1_Operation_update_shard(op);
+        return right_is(ret,
+                        thole_registry_v1_UpdateShard_allow_missing(u) ? thole_v1_ROLE_VERB_CREATE
+                                                                       : thole_v1_ROLE_VERB_UPDATE,
+                        ACCESS_KIND(SHARDS), thole_registry_v1_UpdateShard_name(u));
+    }
+    if (thole_registry_v1_Operation_has_delete_shard(op)) {
+        return right_is(
+            ret, thole_v1_ROLE_VERB_DELETE, ACCESS_KIND(SHARDS),
+            thole_registry_v1_DeleteShard_name(thole_registry_v1_Operation_delete_shard(op)));
+    }
+    if (thole_registry_v1_Operation_has_create_replica(op)) {
+        return right_is(
+            ret, thole_v1_ROLE_VERB_CREATE, ACCESS_KIND(REPLICAS),
+            thole_registry_v1_CreateReplica_shard(thole_registry_v1_Operation_create_replica(op)));
+    }
+    /* A replica is named by its id, so the right must be for all shards. */
+    return thole_registry_v1_Operation_has_remove_replica(op) &&
+           right_is(ret, thole_v1_ROLE_VERB_DELETE, ACCESS_KIND(REPLICAS),
+                    (upb_StringView){NULL, 0});
+}
+
+static enum thole_code check_client(const struct router_client *client,
+                                    const thole_registry_v1_Command *c, struct bus_denial *ret)
 {
     size_t n = 0;
     const thole_registry_v1_Operation *const *ops = thole_registry_v1_Command_operations(c, &n);
     for (size_t i = 0; i < n; i++) {
-        if (!is_for_clients(ops[i])) {
-            return false;
+        struct access_right right = {0};
+        if (!right_of(ops[i], &right)) {
+            return THOLE_FAIL(&ret->st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
+                              "command: only hosts may propose this operation");
+        }
+        if (access_require(client->access, client->user, &right, ret) != THOLE_OK) {
+            return ret->st.code;
         }
     }
-    return true;
+    return THOLE_OK;
 }
 
-enum thole_code router_admit_command(struct slice given, bool from_host, struct bufslice *ret,
-                                     struct thole_status *st)
+enum thole_code router_admit_command(struct slice given, const struct router_client *client,
+                                     struct bufslice *ret, struct bus_denial *ret_why)
 {
     upb_Arena *arena = upb_Arena_New();
     const char *why = NULL;
@@ -97,13 +131,17 @@ enum thole_code router_admit_command(struct slice given, bool from_host, struct 
     thole_registry_v1_Command *c =
         proto_decode(&thole_registry_v1_Command_msginit, given, false, arena, &why);
     *ret = (struct bufslice){.bytes = given};
+    ret_why->right[0] = '\0';
     if (c == NULL) {
-        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "command: %s", why);
-    } else if (!from_host && !all_for_clients(c)) {
-        code = THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
-                          "command: only hosts may propose this operation");
-    } else if (!from_host) {
-        registry_command_stamp(c, "user", now_ms(), arena);
+        code = THOLE_FAIL(&ret_why->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "command: %s", why);
+    } else if (client != NULL) {
+        code = check_client(client, c, ret_why);
+    }
+    if (code == THOLE_OK && client != NULL) {
+        char actor[ACCESS_ACTOR_BYTES];
+        registry_command_stamp(c, access_actor(client->user, actor), now_ms(), arena);
+        registry_command_set_origin(c, client->address, "Library.Propose", arena);
         thole_registry_v1_Command_set_decided_at(c, 0);
         *ret = registry_command_encode(c, arena);
     }

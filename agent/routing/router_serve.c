@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/access/access.h"
 #include "agent/core/agent_internal.h"
 #include "agent/routing/forward_codec.h"
 #include "agent/routing/registry_command.h"
@@ -54,21 +55,71 @@ static void answer(struct forwarded_request *s)
     pool_give(&s->agent->forwarded, s);
 }
 
+/* May the caller do what it asks for with this shard's data? Hosts may: they have asked the same of
+ * their callers. The shard must be in this host's view, where the right's name comes from. */
+static enum thole_code check_data(struct agent *a, struct bus_request *q, uint64_t shard_id,
+                                  struct thole_status *st)
+{
+    struct uuid from;
+    struct registry_shard_buf buf;
+    struct bus_denial d;
+    if (!access_is_enforced(a->access) || bus_request_from(q, &from)) {
+        return THOLE_OK;
+    }
+    const struct access_rule *rule = access_request_rule(bus_request_method(q));
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Shard *row = registry_shard(v, shard_id, &buf);
+    enum thole_code code;
+    if (row == NULL) {
+        code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "shard not found");
+    } else {
+        struct access_right right = {
+            .data = true, .verb = rule->verb, .name = registry_str(thole_v1_Shard_name(row))};
+        code = access_require(a->access, bus_request_user(q), &right, &d);
+        if (code == THOLE_PERMISSION_DENIED && thole_v1_Shard_pool(row).size > 0) {
+            right.name = registry_str(thole_v1_Shard_pool(row));
+            code = access_require(a->access, bus_request_user(q), &right, &d);
+        }
+        if (code != THOLE_OK) {
+            agent__report_denial(a, q, &d);
+            *st = d.st;
+        }
+    }
+    registry_view_release(v);
+    return code;
+}
+
 /* On shard zero hosts may do everything; clients may only propose what users declare. */
 static enum thole_code check_zero_request(struct forwarded_request *s)
 {
     struct uuid from;
+    struct bus_identity id;
+    struct bus_denial d;
     bool from_host = bus_request_from(s->request, &from);
-    if (s->r.kind == ROUTER_PROPOSE) {
-        return router_admit_command(s->r.payload.bytes, from_host, &s->r.payload, &s->r.status);
+    if (s->r.kind != ROUTER_PROPOSE) {
+        return from_host ? THOLE_OK : agent_refuse_zero(&s->r.status);
     }
-    return from_host ? THOLE_OK : agent_refuse_zero(&s->r.status);
+    bus_request_identity(s->request, &id);
+    const struct router_client client = {
+        .access = s->agent->access, .user = bus_request_user(s->request), .address = id.address};
+    enum thole_code code =
+        router_admit_command(s->r.payload.bytes, from_host ? NULL : &client, &s->r.payload, &d);
+    if (code != THOLE_OK) {
+        s->r.status = d.st;
+    }
+    if (code == THOLE_PERMISSION_DENIED || code == THOLE_UNAUTHENTICATED) {
+        agent__report_denial(s->agent, s->request, &d);
+    }
+    return code;
 }
 
 static void route(struct forwarded_request *s, uint64_t shard_id)
 {
     s->r.shard_id = shard_id;
-    if (shard_id == REGISTRY_SHARD_ID && check_zero_request(s) != THOLE_OK) {
+    bool ok = shard_id == REGISTRY_SHARD_ID
+                  ? check_zero_request(s) == THOLE_OK
+                  : check_data(s->agent, s->request, shard_id, &s->r.status) == THOLE_OK;
+    if (!ok) {
         answer(s);
     } else {
         agent_route(s->agent, &s->r);
@@ -168,10 +219,12 @@ struct served_watch {
     struct agent *agent;
     struct bus_request *request;
     uint32_t hops;
+    uint64_t shard_id;
     _Atomic uint64_t id;   /* 0 until the watch was made */
     _Atomic bool unwanted; /* cancelled, or too slow */
     _Atomic uint32_t refs; /* the watch, the function that starts it, and the bus request */
     bool slow;
+    struct thole_status lost; /* the right to watch; OK: not yet */
 };
 
 static void served_watch_unref(void *data)
@@ -197,6 +250,13 @@ static void served_event(void *ctx, uint64_t index, struct slice key, struct sli
     struct served_watch *w = ctx;
     struct forward_reply f = {.index = index, .key = key, .result = event, .bookmark = bookmark};
     struct forward_space space;
+    if (w->lost.code == THOLE_OK &&
+        check_data(w->agent, w->request, w->shard_id, &w->lost) != THOLE_OK) {
+        served_watch_stop(w);
+    }
+    if (w->lost.code != THOLE_OK) {
+        return;
+    }
     if (!w->slow && !bus_answer(w->request, router_encode_reply(&f, &space), true)) {
         w->slow = true;
         served_watch_stop(w);
@@ -206,7 +266,7 @@ static void served_event(void *ctx, uint64_t index, struct slice key, struct sli
 static void served_ended(void *ctx, const struct thole_status *st)
 {
     struct served_watch *w = ctx;
-    struct forward_reply f = {.failure = *st};
+    struct forward_reply f = {.failure = w->lost.code != THOLE_OK ? w->lost : *st};
     if (w->slow) {
         thole_status_set(&f.failure, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__,
                          __LINE__, "the watcher is too slow; watch again");
@@ -224,11 +284,13 @@ static void served_cancel(void *ctx)
 static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
 {
     struct served_watch *w = ctx;
-    if (st->code != THOLE_OK) {
-        served_ended(w, st);
+    struct thole_status why = *st;
+    if (why.code != THOLE_OK || check_data(w->agent, w->request, shard_id, &why) != THOLE_OK) {
+        served_ended(w, &why);
         served_watch_unref(w);
         return;
     }
+    w->shard_id = shard_id;
     const struct agent_watcher watcher = {.ctx = w, .event = served_event, .ended = served_ended};
     uint64_t id = router_watches_add(w->agent->watches, shard_id, w->hops, &watcher);
     atomic_store(&w->id, id);

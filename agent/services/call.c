@@ -145,9 +145,10 @@ void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     const struct unary_binding *binding = ctx;
     struct call *c = call_new();
     c->s = binding->s;
+    c->unary = binding->unary;
     c->rpc = rpc;
     c->deadline_ns = services__deadline(rpc);
-    if (call_decode(c, binding->unary->request, message)) {
+    if (call_decode(c, binding->unary->request, message) && services__call_is_allowed(c)) {
         binding->unary->run(c);
     }
 }
@@ -188,11 +189,15 @@ void services__call_fail(struct call *c, const struct thole_status *st)
 
 void services__call_fail_field(struct call *c, const struct thole_status *st, const char *field)
 {
-    const char *metadata[] = {c->metadata[0], c->metadata[1], NULL, NULL, NULL};
+    const char *metadata[7] = {c->metadata[0], c->metadata[1], NULL};
+    size_t at = metadata[0] != NULL ? 2 : 0;
     if (field != NULL) {
-        size_t at = metadata[0] != NULL ? 2 : 0;
-        metadata[at] = "field";
-        metadata[at + 1] = field;
+        metadata[at++] = "field";
+        metadata[at++] = field;
+    }
+    if (c->right != NULL) {
+        metadata[at++] = "right";
+        metadata[at] = c->right;
     }
     services__fail(c->rpc, st, metadata[0] != NULL ? metadata : NULL);
     call_free(c);
@@ -343,7 +348,11 @@ static void command_done(void *ctx, const struct thole_status *st,
 void services__call_command(struct call *c, thole_registry_v1_Operation *op,
                             upb_StringView request_id, bool validate_only, const upb_MiniTable *row)
 {
-    thole_registry_v1_Command *command = agent_command_new("user", c->arena);
+    char actor[ACCESS_ACTOR_BYTES], method[ACCESS_METHOD_BYTES];
+    thole_registry_v1_Command *command =
+        agent_command_new(access_actor(bus_rpc_user(c->rpc), actor), c->arena);
+    registry_command_set_origin(command, bus_rpc_peer(c->rpc),
+                                access_method(c->unary->path, method), c->arena);
     registry_command_set_request_id(command, services__name_slice(request_id), c->arena);
     thole_registry_v1_Command_set_decided_at(command, c->decided_at);
     thole_registry_v1_Command_set_validate_only(command, validate_only);

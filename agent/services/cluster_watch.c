@@ -426,6 +426,17 @@ static void watch_resume(struct cluster_watch *w)
     }
 }
 
+/* What Cluster.Watch always shows; roles and tokens only to those who may read them. */
+#define WATCHED_KINDS                                                                        \
+    (ACCESS_KIND(HOSTS) | ACCESS_KIND(SHARDS) | ACCESS_KIND(POOLS) | ACCESS_KIND(REPLICAS) | \
+     ACCESS_KIND(OPERATIONS) | ACCESS_KIND(EVENTS) | ACCESS_KIND(CLUSTER))
+
+static bool may_read(struct services *s, struct bus_rpc *rpc, const char *path, uint32_t kinds)
+{
+    const struct access_right right = {.verb = thole_v1_ROLE_VERB_READ, .kinds = kinds};
+    return services__stream_is_allowed(s, rpc, path, &right);
+}
+
 void services__cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
@@ -438,7 +449,7 @@ void services__cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice
         refuse_request(rpc, "request", UNDECODABLE);
         return;
     }
-    if (!watch_has_view(s, rpc)) {
+    if (!may_read(s, rpc, "/thole.v1.Cluster/Watch", WATCHED_KINDS) || !watch_has_view(s, rpc)) {
         return;
     }
     struct cluster_watch *w = watch_new(s, rpc);
@@ -462,7 +473,8 @@ void services__events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice 
         refuse_request(rpc, "request", UNDECODABLE);
     } else if (thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
         refuse_request(rpc, "object", "is longer than any name");
-    } else if (watch_has_view(s, rpc)) {
+    } else if (may_read(s, rpc, "/thole.v1.Events/WatchEvents", ACCESS_KIND(EVENTS)) &&
+               watch_has_view(s, rpc)) {
         struct cluster_watch *w = watch_new(s, rpc);
         upb_StringView object = thole_v1_WatchEventsRequest_object(q);
         w->events = true;
@@ -499,6 +511,9 @@ void services__operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct sli
     upb_Arena_Free(arena);
     if (id == 0) {
         refuse_request(rpc, decoded ? "id" : "request", decoded ? "is needed" : UNDECODABLE);
+        return;
+    }
+    if (!may_read(s, rpc, "/thole.v1.Operations/WatchOperation", ACCESS_KIND(OPERATIONS))) {
         return;
     }
     struct cluster_watch *w = watch_new(s, rpc);

@@ -148,7 +148,7 @@ static struct bufslice session_response(const struct data_call *d)
 
 static void data_fail(struct data_call *d, const struct thole_status *st)
 {
-    const char *metadata[5] = {NULL};
+    const char *metadata[7] = {NULL};
     size_t n = 0;
     if (d->field != NULL) {
         metadata[n++] = "field";
@@ -156,7 +156,11 @@ static void data_fail(struct data_call *d, const struct thole_status *st)
     }
     if (d->shard[0] != '\0') {
         metadata[n++] = "shard";
-        metadata[n] = d->shard;
+        metadata[n++] = d->shard;
+    }
+    if (st->reason == THOLE_REASON_NO_RIGHT) {
+        metadata[n++] = "right";
+        metadata[n] = d->route.kind == ROUTER_QUERY ? "data READ" : "data WRITE";
     }
     services__fail(d->rpc, st, metadata[0] != NULL ? metadata : NULL);
     services__data_call_free(d);
@@ -266,7 +270,7 @@ static bool read_shard(struct data_call *d, upb_StringView name, upb_StringView 
         return false;
     }
     d->field = NULL;
-    return true;
+    return services__data_allowed(d, st) == THOLE_OK;
 }
 
 static bool read_request_id(struct data_call *d, upb_StringView id, struct thole_status *st)

@@ -136,6 +136,13 @@ void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
         upb_Arena_Free(arena);
         return;
     }
+    const struct access_right right = {
+        .data = true, .verb = thole_v1_DATA_RIGHT_READ, .name = slice_str(w->shard)};
+    if (!services__stream_is_allowed(s, rpc, "/thole.v1.Data/Watch", &right)) {
+        free(w);
+        upb_Arena_Free(arena);
+        return;
+    }
     w->s = s;
     w->rpc = rpc;
     atomic_store(&w->refs, 1);

@@ -102,6 +102,16 @@ void services__pools_create(struct call *c)
                            &thole_v1_ShardPool_msginit);
 }
 
+/* In this host's own view. */
+static bool exists(struct call *c, upb_StringView name)
+{
+    struct slice n = services__name_slice(name);
+    struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
+    bool yes = registry_pool_by_name(v, n) != NULL;
+    registry_view_release(v);
+    return yes;
+}
+
 void services__pools_update(struct call *c)
 {
     const thole_v1_UpdatePoolRequest *q = c->request;
@@ -111,6 +121,10 @@ void services__pools_update(struct call *c)
     if (!check_pool(c, pool, REGISTRY_SPEC_CHANGE, request_id, &name)) {
         return;
     }
+    bool allow_missing = thole_v1_UpdatePoolRequest_allow_missing(q);
+    if (!services__call_may_create(c, ACCESS_KIND(POOLS), name, exists(c, name), &allow_missing)) {
+        return;
+    }
     thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_UpdatePool *update =
         thole_registry_v1_Operation_mutable_update_pool(op, c->arena);
@@ -118,8 +132,7 @@ void services__pools_update(struct call *c)
     thole_registry_v1_UpdatePool_set_spec(
         update, (thole_v1_ShardPoolSpec *)(uintptr_t)thole_v1_ShardPool_spec(pool));
     thole_registry_v1_UpdatePool_set_etag(update, thole_v1_ShardPool_etag(pool));
-    thole_registry_v1_UpdatePool_set_allow_missing(update,
-                                                   thole_v1_UpdatePoolRequest_allow_missing(q));
+    thole_registry_v1_UpdatePool_set_allow_missing(update, allow_missing);
     services__call_command(c, op, request_id, thole_v1_UpdatePoolRequest_validate_only(q),
                            &thole_v1_ShardPool_msginit);
 }

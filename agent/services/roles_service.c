@@ -95,6 +95,16 @@ void services__roles_create(struct call *c)
                            &thole_v1_Role_msginit);
 }
 
+/* In this host's own view. */
+static bool exists(struct call *c, upb_StringView name)
+{
+    struct slice n = services__name_slice(name);
+    struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
+    bool yes = registry_role_by_name(v, n) != NULL;
+    registry_view_release(v);
+    return yes;
+}
+
 void services__roles_update(struct call *c)
 {
     const thole_v1_UpdateRoleRequest *q = c->request;
@@ -104,6 +114,10 @@ void services__roles_update(struct call *c)
     if (!check_role(c, role, request_id, &name)) {
         return;
     }
+    bool allow_missing = thole_v1_UpdateRoleRequest_allow_missing(q);
+    if (!services__call_may_create(c, ACCESS_KIND(ROLES), name, exists(c, name), &allow_missing)) {
+        return;
+    }
     thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_UpdateRole *update =
         thole_registry_v1_Operation_mutable_update_role(op, c->arena);
@@ -111,8 +125,7 @@ void services__roles_update(struct call *c)
     thole_registry_v1_UpdateRole_set_spec(update,
                                           (thole_v1_RoleSpec *)(uintptr_t)thole_v1_Role_spec(role));
     thole_registry_v1_UpdateRole_set_etag(update, thole_v1_Role_etag(role));
-    thole_registry_v1_UpdateRole_set_allow_missing(update,
-                                                   thole_v1_UpdateRoleRequest_allow_missing(q));
+    thole_registry_v1_UpdateRole_set_allow_missing(update, allow_missing);
     services__call_command(c, op, request_id, thole_v1_UpdateRoleRequest_validate_only(q),
                            &thole_v1_Role_msginit);
 }

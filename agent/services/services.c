@@ -6,56 +6,63 @@
 #include "agent/services/services_internal.h"
 #include "thole/v1/repair.upb.h"
 
-#define UNARY(service, method, run_fn)                                                 \
-    {                                                                                  \
-        "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn \
+/* For all names, or for no name. */
+#define UNARY(service, method, run_fn)                                                       \
+    {                                                                                        \
+        "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn, NULL \
+    }
+/* For the name in the request: services__name_of_METHOD. */
+#define NAMED(service, method, run_fn)                                                  \
+    {                                                                                   \
+        "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn, \
+            services__name_of_##method                                                  \
     }
 
 static const struct unary unary_methods[] = {
-    UNARY(Hosts, GetHost, services__hosts_get),
+    NAMED(Hosts, GetHost, services__hosts_get),
     UNARY(Hosts, ListHosts, services__hosts_list),
-    UNARY(Hosts, UpdateHost, services__hosts_update),
-    UNARY(Hosts, DeleteHost, services__hosts_delete),
-    UNARY(Shards, GetShard, services__shards_get),
+    NAMED(Hosts, UpdateHost, services__hosts_update),
+    NAMED(Hosts, DeleteHost, services__hosts_delete),
+    NAMED(Shards, GetShard, services__shards_get),
     UNARY(Shards, ListShards, services__shards_list),
-    UNARY(Shards, CreateShard, services__shards_create),
-    UNARY(Shards, UpdateShard, services__shards_update),
-    UNARY(Shards, DeleteShard, services__shards_delete),
-    UNARY(Shards, TransferLeader, services__shards_transfer),
-    UNARY(Pools, GetPool, services__pools_get),
+    NAMED(Shards, CreateShard, services__shards_create),
+    NAMED(Shards, UpdateShard, services__shards_update),
+    NAMED(Shards, DeleteShard, services__shards_delete),
+    NAMED(Shards, TransferLeader, services__shards_transfer),
+    NAMED(Pools, GetPool, services__pools_get),
     UNARY(Pools, ListPools, services__pools_list),
-    UNARY(Pools, CreatePool, services__pools_create),
-    UNARY(Pools, UpdatePool, services__pools_update),
-    UNARY(Pools, DeletePool, services__pools_delete),
+    NAMED(Pools, CreatePool, services__pools_create),
+    NAMED(Pools, UpdatePool, services__pools_update),
+    NAMED(Pools, DeletePool, services__pools_delete),
     UNARY(Operations, GetOperation, services__operations_get),
     UNARY(Operations, ListOperations, services__operations_list),
     UNARY(Operations, CancelOperation, services__operations_cancel),
-    UNARY(Operations, DrainHost, services__operations_drain),
-    UNARY(Operations, UndrainHost, services__operations_undrain),
-    UNARY(Operations, CordonHost, services__operations_cordon),
-    UNARY(Operations, UncordonHost, services__operations_uncordon),
-    UNARY(Operations, DecommissionHost, services__operations_decommission),
-    UNARY(Operations, MoveShard, services__operations_move),
+    NAMED(Operations, DrainHost, services__operations_drain),
+    NAMED(Operations, UndrainHost, services__operations_undrain),
+    NAMED(Operations, CordonHost, services__operations_cordon),
+    NAMED(Operations, UncordonHost, services__operations_uncordon),
+    NAMED(Operations, DecommissionHost, services__operations_decommission),
+    NAMED(Operations, MoveShard, services__operations_move),
     UNARY(Operations, Rebalance, services__operations_rebalance),
     UNARY(Operations, PauseControllers, services__operations_pause),
     UNARY(Operations, ResumeControllers, services__operations_resume),
-    UNARY(Roles, GetRole, services__roles_get),
+    NAMED(Roles, GetRole, services__roles_get),
     UNARY(Roles, ListRoles, services__roles_list),
-    UNARY(Roles, CreateRole, services__roles_create),
-    UNARY(Roles, UpdateRole, services__roles_update),
-    UNARY(Roles, DeleteRole, services__roles_delete),
-    UNARY(Tokens, CreateToken, services__tokens_create),
+    NAMED(Roles, CreateRole, services__roles_create),
+    NAMED(Roles, UpdateRole, services__roles_update),
+    NAMED(Roles, DeleteRole, services__roles_delete),
+    NAMED(Tokens, CreateToken, services__tokens_create),
     UNARY(Tokens, ListTokens, services__tokens_list),
-    UNARY(Tokens, RevokeToken, services__tokens_revoke),
+    NAMED(Tokens, RevokeToken, services__tokens_revoke),
     UNARY(Replicas, ListReplicas, services__replicas_list),
-    UNARY(Replicas, CreateReplica, services__replicas_create),
-    UNARY(Replicas, DeleteReplica, services__replicas_delete),
+    NAMED(Replicas, CreateReplica, services__replicas_create),
+    NAMED(Replicas, DeleteReplica, services__replicas_delete),
     UNARY(Events, ListEvents, services__events_list),
     UNARY(Cluster, Status, services__cluster_status),
     UNARY(Snapshots, UploadSnapshot, services__snapshots_upload),
-    UNARY(Snapshots, RestoreSnapshot, services__snapshots_restore),
-    UNARY(Repair, PlanRepair, services__repair_plan),
-    UNARY(Repair, RunRepair, services__repair_run),
+    NAMED(Snapshots, RestoreSnapshot, services__snapshots_restore),
+    NAMED(Repair, PlanRepair, services__repair_plan),
+    NAMED(Repair, RunRepair, services__repair_run),
 };
 
 #define UNARY_METHODS (sizeof unary_methods / sizeof unary_methods[0])

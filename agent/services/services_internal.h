@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <upb/upb.h>
 
+#include "agent/access/access.h"
 #include "agent/core/agent.h"
 #include "agent/core/availability.h"
 #include "base/limits.h"
@@ -57,10 +58,13 @@ struct unary {
     const char *path;
     const upb_MiniTable *request;
     call_fn run;
+    /* The name that the right must be for; NULL: it must be for all names, or is for none. */
+    upb_StringView (*name)(const struct call *c);
 };
 
 struct call {
     struct services *s;
+    const struct unary *unary;
     struct bus_rpc *rpc;
     upb_Arena *arena;
     struct call_memory *memory; /* of the arena */
@@ -68,6 +72,7 @@ struct call {
     uint64_t deadline_ns;
     /* The object of the request, for ErrorInfo: NAME, VALUE, NULL. */
     const char *metadata[3];
+    const char *right; /* that the user lacks, for ErrorInfo; NULL: none */
 
     call_fn next; /* after the barrier */
     /* Called before a command is answered, with the revision of its effect; 0: refused, or the
@@ -129,6 +134,51 @@ enum thole_code services__no_room(struct thole_status *st);
 const void *services__decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
                              upb_Arena *arena);
 struct bufslice services__encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
+
+/* ---- Rights (call_access.c) ------------------------------------------------------------------ */
+
+/* Each refuses the call, or fails the stream, and returns false if the user lacks the right. On the
+ * bus's thread, before anything is waited for. */
+bool services__call_is_allowed(struct call *c); /* by the rule of its method */
+bool services__call_may(struct call *c, int32_t verb, uint32_t kinds, upb_StringView name);
+/* `*allow_missing` becomes false if the user may not create it, and it exists. */
+bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView name, bool exists,
+                               bool *allow_missing);
+bool services__stream_is_allowed(struct services *s, struct bus_rpc *rpc, const char *path,
+                                 const struct access_right *right);
+/* The names in requests, for the table of methods. */
+upb_StringView services__name_of_GetHost(const struct call *c);
+upb_StringView services__name_of_DeleteHost(const struct call *c);
+upb_StringView services__name_of_GetShard(const struct call *c);
+upb_StringView services__name_of_DeleteShard(const struct call *c);
+upb_StringView services__name_of_TransferLeader(const struct call *c);
+upb_StringView services__name_of_GetPool(const struct call *c);
+upb_StringView services__name_of_DeletePool(const struct call *c);
+upb_StringView services__name_of_GetRole(const struct call *c);
+upb_StringView services__name_of_DeleteRole(const struct call *c);
+upb_StringView services__name_of_CreateToken(const struct call *c);
+upb_StringView services__name_of_CreateReplica(const struct call *c);
+upb_StringView services__name_of_DrainHost(const struct call *c);
+upb_StringView services__name_of_UndrainHost(const struct call *c);
+upb_StringView services__name_of_CordonHost(const struct call *c);
+upb_StringView services__name_of_UncordonHost(const struct call *c);
+upb_StringView services__name_of_DecommissionHost(const struct call *c);
+upb_StringView services__name_of_MoveShard(const struct call *c);
+upb_StringView services__name_of_RestoreSnapshot(const struct call *c);
+upb_StringView services__name_of_PlanRepair(const struct call *c);
+upb_StringView services__name_of_RunRepair(const struct call *c);
+upb_StringView services__name_of_UpdateHost(const struct call *c);
+upb_StringView services__name_of_CreateShard(const struct call *c);
+upb_StringView services__name_of_UpdateShard(const struct call *c);
+upb_StringView services__name_of_CreatePool(const struct call *c);
+upb_StringView services__name_of_UpdatePool(const struct call *c);
+upb_StringView services__name_of_CreateRole(const struct call *c);
+upb_StringView services__name_of_UpdateRole(const struct call *c);
+upb_StringView services__name_of_DeleteReplica(const struct call *c);
+upb_StringView services__name_of_RevokeToken(const struct call *c);
+struct data_call;
+THOLE_MUST_CHECK enum thole_code services__data_allowed(struct data_call *d,
+                                                        struct thole_status *st);
 
 /* ---- Availability in rows (conditions.c) ----------------------------------------------------- */
 

@@ -105,6 +105,16 @@ void services__shards_create(struct call *c)
                            &thole_v1_Shard_msginit);
 }
 
+/* In this host's own view. */
+static bool exists(struct call *c, upb_StringView name)
+{
+    struct slice n = services__name_slice(name);
+    struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
+    bool yes = registry_has_shard_name(v, n);
+    registry_view_release(v);
+    return yes;
+}
+
 void services__shards_update(struct call *c)
 {
     const thole_v1_UpdateShardRequest *q = c->request;
@@ -114,6 +124,10 @@ void services__shards_update(struct call *c)
     if (!check_shard(c, shard, REGISTRY_SPEC_CHANGE, request_id, &name)) {
         return;
     }
+    bool allow_missing = thole_v1_UpdateShardRequest_allow_missing(q);
+    if (!services__call_may_create(c, ACCESS_KIND(SHARDS), name, exists(c, name), &allow_missing)) {
+        return;
+    }
     thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_UpdateShard *update =
         thole_registry_v1_Operation_mutable_update_shard(op, c->arena);
@@ -121,8 +135,7 @@ void services__shards_update(struct call *c)
     thole_registry_v1_UpdateShard_set_spec(
         update, (thole_v1_ShardSpec *)(uintptr_t)thole_v1_Shard_spec(shard));
     thole_registry_v1_UpdateShard_set_etag(update, thole_v1_Shard_etag(shard));
-    thole_registry_v1_UpdateShard_set_allow_missing(update,
-                                                    thole_v1_UpdateShardRequest_allow_missing(q));
+    thole_registry_v1_UpdateShard_set_allow_missing(update, allow_missing);
     services__call_command(c, op, request_id, thole_v1_UpdateShardRequest_validate_only(q),
                            &thole_v1_Shard_msginit);
 }

@@ -289,6 +289,13 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice messa
         upb_Arena_Free(arena);
         return;
     }
+    const struct access_right right = {
+        .data = true, .verb = thole_v1_DATA_RIGHT_ADMIN, .name = slice_str(v->shard)};
+    if (!services__stream_is_allowed(s, rpc, "/thole.v1.Snapshots/SaveSnapshot", &right)) {
+        free(v);
+        upb_Arena_Free(arena);
+        return;
+    }
     v->s = s;
     v->rpc = rpc;
     v->read.stale = thole_v1_SaveSnapshotRequest_stale(q);

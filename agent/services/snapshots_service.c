@@ -174,5 +174,7 @@ void services__snapshots_restore(struct call *c)
         !services__call_request_id(c, thole_v1_RestoreSnapshotRequest_request_id(q))) {
         return;
     }
-    services__call_read(c, false, restore_run);
+    if (services__call_may(c, thole_v1_ROLE_VERB_CREATE, ACCESS_KIND(SHARDS), name)) {
+        services__call_read(c, false, restore_run);
+    }
 }

@@ -54,13 +54,27 @@ static void push_operation(void *ctx, const thole_v1_Operation *row)
     push_row(ctx, 9, row, &thole_v1_Operation_msginit, thole_v1_Operation_revision(row));
 }
 
+/* The call's user is that of the call as long as the watch is not finished. */
+static bool may_read(struct cluster_watch *w, uint32_t kinds)
+{
+    struct bus_denial d;
+    const struct access_right right = {.verb = thole_v1_ROLE_VERB_READ, .kinds = kinds};
+    return access_require(agent_access(w->s->agent), bus_rpc_user(w->rpc), &right, &d) == THOLE_OK;
+}
+
 static void push_role(void *ctx, const thole_v1_Role *row)
 {
+    if (!may_read(ctx, ACCESS_KIND(ROLES))) {
+        return;
+    }
     push_row(ctx, 10, row, &thole_v1_Role_msginit, thole_v1_Role_revision(row));
 }
 
 static void push_token(void *ctx, const thole_v1_Token *row)
 {
+    if (!may_read(ctx, ACCESS_KIND(TOKENS))) {
+        return;
+    }
     push_row(ctx, 11, row, &thole_v1_Token_msginit, thole_v1_Token_revision(row));
 }
 

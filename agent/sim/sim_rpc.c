@@ -24,6 +24,7 @@ struct bus_rpc {
     void *on_cancel_ctx;
     void (*drained)(void *ctx);
     void *drained_ctx;
+    _Alignas(8) uint8_t scratch[BUS_RPC_SCRATCH_BYTES];
 };
 
 void bus_register(struct bus *b, const struct bus_method *methods, size_t n)
@@ -306,6 +307,35 @@ const char *bus_rpc_peer(const struct bus_rpc *rpc)
 {
     (void)rpc;
     return "client";
+}
+
+/* The simulated network has no intruders: nobody is asked who calls. */
+void bus_rpc_who(const struct bus_rpc *rpc, struct bus_identity *ret)
+{
+    bus_rpc_identity(rpc, ret);
+}
+
+void bus_rpc_set_user(struct bus_rpc *rpc, void *user, void (*free_fn)(void *user))
+{
+    (void)rpc;
+    free_fn(user);
+}
+
+void *bus_rpc_user(const struct bus_rpc *rpc)
+{
+    (void)rpc;
+    return NULL;
+}
+
+void *bus_request_user(const struct bus_request *r)
+{
+    (void)r;
+    return NULL;
+}
+
+void *bus_rpc_scratch(struct bus_rpc *rpc)
+{
+    return rpc->scratch;
 }
 
 void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret)

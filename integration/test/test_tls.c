@@ -58,12 +58,12 @@ static struct cluster *secure_cluster(int hosts)
     unsetenv("THOLE_TLS_KEY");
     snprintf(pki, sizeof pki, "%s/pki", c->dir);
     cli_ok(c, 0, "cert ca prod --dir %s", pki);
-    cli_ok(c, 0, "cert client alice --dir %s", pki);
+    cli_ok(c, 0, "cert client admin --dir %s", pki);
     for (int i = 0; i < hosts; i++) {
         make_host(c, i);
     }
     c->pki = pki;
-    call_as("alice");
+    call_as("admin");
     return c;
 }
 
@@ -181,11 +181,11 @@ static void test_users_and_strangers(void **state)
     shell("cp %s/other/mallory.* %s", pki, pki);
     call_as("mallory");
     expect_refused(c, "get hosts", "certificate of \"mallory\" was not signed by a CA in ");
-    call_as("alice");
+    call_as("admin");
     snprintf(out, sizeof out, "%s/other/ca.crt", pki);
     setenv("THOLE_TLS_CA", out, 1);
     expect_refused(c, "get hosts", "certificate of \"h1\" was not signed by a CA in ");
-    call_as("alice");
+    call_as("admin");
     unsetenv("THOLE_TLS_CA");
     expect_refused(c, "get hosts", "TLS needs a CA of hosts (tls-ca)");
     unsetenv("THOLE_TLS_CERT");
@@ -227,9 +227,9 @@ static void test_a_client_of_another_language(void **state)
                                                  .name = "bob",
                                                  .not_before_s = now_s - 2 * DAY_S,
                                                  .not_after_s = now_s - DAY_S});
-    run_python(c, "alice", 0, "status ");
-    run_python(c, "alice", 0, "thole.v1.Hosts");
-    run_python(c, NULL, 0, "status ");
+    run_python(c, "admin", 0, "status ");
+    run_python(c, "admin", 0, "thole.v1.Hosts");
+    run_python(c, NULL, 1, "UNAUTHENTICATED the call needs the right \"READ of CLUSTER\"");
     run_python(c, "old", 1, "UNAUTHENTICATED the certificate of \"bob\"");
     cluster_free(c);
 }
@@ -388,7 +388,7 @@ static void test_a_host_cannot_speak_as_another(void **state)
     cluster_start_peers(c, 3);
     const struct uuid h3 = cli_uuid(cli_ok(c, 0, "get host h3 -o json"), "id");
     speak(c, "h2", true, &h3, UINT64_MAX, "a host may speak for itself only");
-    speak(c, "alice", false, &h3, UINT64_MAX, "that of \"alice\", a user");
+    speak(c, "admin", false, &h3, UINT64_MAX, "that of \"admin\", a user");
     cluster_wait_ready(c, 2, 20000);
     assert_true(host_running(c, 2));
     cluster_free(c);
@@ -445,7 +445,7 @@ static void test_all_certificates_are_replaced_under_load(void **state)
                 assert_int_equal(kill(c->hosts[i].pid, SIGHUP), 0);
             }
         }
-        make_odd("alice", (struct certificate_request){.kind = CERTIFICATE_USER, .name = "alice"});
+        make_odd("admin", (struct certificate_request){.kind = CERTIFICATE_USER, .name = "admin"});
         cli_ok(c, round, "status");
     }
     for (int i = 0; i < 2; i++) {
@@ -493,10 +493,11 @@ static void test_revoked_certificates_end(void **state)
     cli_ok(c, 0, "cert client nobody --dir %s", pki);
     cli_ok(c, 0, "cert revoke %s/nobody.crt --dir %s", pki, pki);
     cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Role\nname: viewer\nspec: {members: [bob]}\n");
     expect_ends(c, 0, NULL);
-    cli_ok(c, 0, "cert revoke %s/alice.crt --dir %s", pki, pki);
+    cli_ok(c, 0, "cert revoke %s/admin.crt --dir %s", pki, pki);
     for (int i = 0; i < 3; i++) {
-        expect_ends(c, i, "the certificate of \"alice\", or its CA's, was revoked");
+        expect_ends(c, i, "the certificate of \"admin\", or its CA's, was revoked");
     }
     call_as("nobody");
     expect_refused(c, "get hosts", "the certificate of \"nobody\", or its CA's, was revoked");
@@ -599,8 +600,8 @@ static void test_another_ca_takes_over_under_load(void **state)
         cli_ok(c, i, "cert host %s %s --dir %s/new", c->hosts[i].name, ip, pki);
         shell("cd %s/new && mv %s.key %s.crt ..", pki, c->hosts[i].name, c->hosts[i].name);
     }
-    cli_ok(c, 0, "cert client alice --dir %s/new", pki);
-    shell("cd %s/new && mv alice.key alice.crt ..", pki);
+    cli_ok(c, 0, "cert client admin --dir %s/new", pki);
+    shell("cd %s/new && mv admin.key admin.crt ..", pki);
     assert_int_equal(pthread_join(thread, NULL), 0);
     if (b.status != 0 || strstr(b.out, "failed      0\n") == NULL) {
         fail_msg("status %d: %s", b.status, b.out);
@@ -610,7 +611,7 @@ static void test_another_ca_takes_over_under_load(void **state)
     for (int i = 0; i < 3; i++) {
         expect_ends(c, i, "the certificate of \"bob\" was not signed by a CA in ");
     }
-    call_as("alice");
+    call_as("admin");
     for (int i = 0; i < 3; i++) {
         expect_ends(c, i, NULL);
     }
@@ -627,7 +628,7 @@ static void test_certificates_of_openssl(void **state)
     (void)state;
     struct cluster *c = secure_cluster(1);
     const int ip_size = (int)strcspn(c->hosts[0].address, ":");
-    shell("cd %s && rm h1.* alice.* ca.* && "
+    shell("cd %s && rm h1.* admin.* ca.* && "
           "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key "
           "-subj /CN=ours -days 30 -out ca.crt 2>/dev/null && "
           "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout h1.key "
@@ -636,10 +637,11 @@ static void test_certificates_of_openssl(void **state)
           "'extendedKeyUsage=serverAuth,clientAuth' 'basicConstraints=critical,CA:FALSE' > h1.ext "
           "&& openssl x509 -req -in h1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 "
           "-extfile h1.ext -out h1.crt 2>/dev/null && "
-          "openssl req -new -newkey rsa:2048 -nodes -keyout alice.key -subj /CN=alice "
-          "-out alice.csr 2>/dev/null && printf 'extendedKeyUsage=clientAuth\n' > alice.ext && "
-          "openssl x509 -req -in alice.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 "
-          "-extfile alice.ext -out alice.crt 2>/dev/null",
+          "openssl req -new -newkey rsa:2048 -nodes -keyout admin.key -subj /CN=admin "
+          "-out admin.csr 2>/dev/null && printf '%%s\n' 'extendedKeyUsage=clientAuth' "
+          "'subjectAltName=URI:thole://prod/user/admin' > admin.ext && "
+          "openssl x509 -req -in admin.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 "
+          "-extfile admin.ext -out admin.crt 2>/dev/null",
           pki, ip_size, c->hosts[0].address);
     cluster_start_dev(c);
     cli_ok(c, 0, "get hosts");
@@ -694,7 +696,7 @@ static void test_cert_keeps_keys_private_and_overwrites_nothing(void **state)
     struct cluster *c = secure_cluster(1);
     char path[300], out[1024];
     struct stat s;
-    static const char *const keys[] = {"ca", "h1", "alice"};
+    static const char *const keys[] = {"ca", "h1", "admin"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         snprintf(path, sizeof path, "%s/%s.key", pki, keys[i]);
         assert_int_equal(stat(path, &s), 0);

@@ -61,13 +61,18 @@ static void reply(struct slice in)
 
 static void command(struct slice in)
 {
+    static struct access *nothing_enforced;
     struct bufslice out, again;
-    struct thole_status st = {0};
-    if (router_admit_command(in, true, &out, &st) == THOLE_OK) {
+    struct bus_denial d;
+    if (nothing_enforced == NULL) {
+        nothing_enforced = access_new(&(struct access_options){.clock = &clock_system});
+    }
+    const struct router_client client = {.access = nothing_enforced, .address = "fuzz"};
+    if (router_admit_command(in, NULL, &out, &d) == THOLE_OK) {
         ASSERT(out.bytes.data == in.data && out.bytes.size == in.size);
     }
-    if (router_admit_command(in, false, &out, &st) == THOLE_OK) {
-        ASSERT(router_admit_command(out.bytes, false, &again, &st) == THOLE_OK);
+    if (router_admit_command(in, &client, &out, &d) == THOLE_OK) {
+        ASSERT(router_admit_command(out.bytes, &client, &again, &d) == THOLE_OK);
         bufslice_unref(again);
         bufslice_unref(out);
     }

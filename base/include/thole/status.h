@@ -81,6 +81,9 @@ enum thole_reason {
     THOLE_REASON_BAD_REQUEST, /* malformed input; the message names the field */
     THOLE_REASON_CERTIFICATE, /* a certificate or key is missing or refused; the message says why */
     THOLE_REASON_HOSTS_ONLY,  /* only hosts of the cluster may do this */
+    THOLE_REASON_NO_CREDENTIALS, /* neither a user's certificate nor a token came with the call */
+    THOLE_REASON_TOKEN,          /* the token is malformed, unknown, revoked or expired */
+    THOLE_REASON_NO_RIGHT,       /* the user lacks the right that the message names */
 };
 
 #define THOLE_STATUS_MESSAGE_BYTES 240

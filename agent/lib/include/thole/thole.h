@@ -97,7 +97,10 @@ struct thole_tls {
     const char *cert, *key;
     const char *ca;        /* CAs that sign certificates of hosts */
     const char *client_ca; /* hosts: CAs that sign certificates of users; default: `ca` */
-    const char *crl;       /* certificates that these CAs revoked (CRLs); default: none */
+    /* Clients: a bearer token (`thole token create`), which is the user instead of a certificate.
+     * Without `ca` it is sent in plain text, which is refused unless the hosts are this machine. */
+    const char *token;
+    const char *crl; /* certificates that these CAs revoked (CRLs); default: none */
 };
 
 /* 0 or NULL: the default. `size` lets the struct grow. */
