@@ -48,7 +48,9 @@ void engine__timer_due(struct loop *l, struct replica *r, const struct thole_due
         r->timer->r = r;
     }
     r->timer->due = *due;
-    r->timer->ticking = r->timer->ticking && !ticked;
+    if (ticked && !(CANARY(tick_of_deposed) && !r->led)) {
+        r->timer->ticking = false;
+    }
 }
 
 void engine__timer_cancel(struct loop *l, struct replica *r)
