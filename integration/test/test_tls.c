@@ -539,7 +539,10 @@ static void test_an_open_watch_ends_with_its_certificate(void **state)
     pthread_t thread;
     const int64_t now_s = (int64_t)time(NULL);
     cluster_start_peers(c, 3);
-    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    apply_yaml(c, 0,
+               "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n---\n"
+               "kind: Role\nname: readers\nspec:\n  data: [{rights: [READ], shards: [orders]}]\n"
+               "  members: [bob]\n");
     make_odd("bob", (struct certificate_request){.kind = CERTIFICATE_USER,
                                                  .name = "bob",
                                                  .not_before_s = now_s - DAY_S,
@@ -551,7 +554,7 @@ static void test_an_open_watch_ends_with_its_certificate(void **state)
         fail_msg("status %d: %s", watch.status, watch.out);
     }
     assert_true((int64_t)time(NULL) - now_s < 30);
-    call_as("alice");
+    call_as("admin");
     cli_ok(c, 1, "propose orders 'put a b'");
     assert_false(host_log_has(c, 0, "peer disconnected"));
     cluster_free(c);
