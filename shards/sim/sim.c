@@ -218,11 +218,11 @@ void sim_run(const struct sim_options *o, struct sim_report *ret)
     init(s);
     sim__admin_bootstrap(s);
     sim__clients_start(s);
+    sim__timers_start(s);
     if (!o->bench) {
         sim__admin_start(s);
         sim__nemesis_start(s);
         sim__force_start(s);
-        sim__timers_start(s);
     }
     sim__advance(s, s->end_ns);
     if (!o->bench && !ret->failed && !s->hopeless) {
