@@ -9,17 +9,41 @@ struct walk {
     const struct kv_reader *r;
     struct kv_keys keys;
     bool with_previous;
-    struct bytes event, item;
+    struct bytes event, item, previous;
 };
 
-/* The version before the change, unless it was superseded at or before the compacted revision. */
-static enum thole_code previous_of(struct walk *w, const struct kv_change *c, struct buf **ret_buf,
-                                   struct slice *ret, struct thole_status *st)
+/* The key as of the revision before the change. A Txn can change a key more than once. */
+static enum thole_code look_up(struct walk *w, const struct kv_change *c, struct slice key,
+                               struct slice *ret, struct thole_status *st)
+{
+    struct kv_keys keys = {.from = key, .one = true};
+    struct kv_scan *scan = kv__scan_new(w->r, &keys, c->at.revision - 1, true);
+    struct kv_item item;
+
+    bytes_clear(&w->previous);
+    if (kv__scan_next(scan, &item)) {
+        kv__wire_item(&w->previous, &item);
+        *ret = bytes_slice(&w->previous);
+    }
+    enum thole_code code = kv__scan_status(scan, st);
+    kv__scan_free(scan);
+    return code;
+}
+
+/* The version before the change's revision, unless it was superseded at or before the compacted
+ * revision. */
+static enum thole_code previous_of(struct walk *w, const struct kv_change *c, struct slice key,
+                                   struct buf **ret_buf, struct slice *ret, struct thole_status *st)
 {
     struct kv_change previous;
 
-    if (!w->with_previous || c->previous.revision == 0 ||
-        c->at.revision <= w->r->state->compacted) {
+    if (!w->with_previous || c->at.revision <= w->r->state->compacted) {
+        return THOLE_OK;
+    }
+    if (c->previous.revision == c->at.revision || (c->previous.revision == 0 && c->at.sub > 0)) {
+        return look_up(w, c, key, ret, st);
+    }
+    if (c->previous.revision == 0) {
         return THOLE_OK;
     }
     enum thole_code code = kv__get_change(w->r, c->previous, &previous, ret_buf, st);
@@ -43,7 +67,7 @@ static enum thole_code encode(struct walk *w, struct kv_change *c, struct thole_
     if (!kv__keys_contain(&w->keys, item.key)) {
         return THOLE_OK;
     }
-    enum thole_code code = previous_of(w, c, &held, &previous, st);
+    enum thole_code code = previous_of(w, c, item.key, &held, &previous, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -134,5 +158,6 @@ enum thole_code kv__events(const struct kv_reader *r, const thole_kv_v1_EventsRe
     kv__wire_number(out, EVENTS_CURRENT, (uint64_t)r->revision);
     bytes_deinit(&w.event);
     bytes_deinit(&w.item);
+    bytes_deinit(&w.previous);
     return code;
 }
