@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 SPEC = "kind: Shard\nname: default\nspec:\n  type: kv\n  voters: 1\n"
 DEADLINE_S = 30
@@ -66,6 +67,13 @@ def main():
     assert "revoked" in etcdctl("lease", "revoke", lease)
     assert etcdctl("get", "leased") == ""
     assert "requested lease not found" in etcdctl("lease", "revoke", lease, fails=True)
+    lease = etcdctl("lease", "grant", "2").split()[1]
+    etcdctl("put", "leased", "x", "--lease", lease)
+    deadline = time.monotonic() + 30
+    while etcdctl("get", "leased") != "" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert etcdctl("get", "leased") == "", "the lease did not expire"
+    assert "already expired" in etcdctl("lease", "timetolive", lease)
 
     # The whole.
     status = answer("endpoint", "status")[0]["Status"]
