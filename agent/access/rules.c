@@ -147,7 +147,7 @@ static void sort_rules(void)
     for (size_t i = 0; i < RULES; i++) {
         by_method[i] = &rules[i];
     }
-    qsort(by_method, RULES, sizeof by_method[0], compare_rules);
+    qsort(by_method, RULES, sizeof by_method / RULES, compare_rules);
 }
 
 static int compare_method(const void *key, const void *element)
@@ -163,7 +163,7 @@ const struct access_rule *access_rule(const char *path)
         return NULL;
     }
     const struct access_rule *const *found =
-        bsearch(path + 1, by_method, RULES, sizeof by_method[0], compare_method);
+        bsearch(path + 1, by_method, RULES, sizeof by_method / RULES, compare_method);
     return found != NULL ? *found : NULL;
 }
 

@@ -6,6 +6,7 @@
 #include "agent/core/agent_internal.h"
 #include "agent/routing/registry_command.h"
 #include "agent/routing/router.h"
+#include "base/assert.h"
 #include "proto/decode.h"
 #include "proto/status_decode.h"
 
@@ -140,6 +141,7 @@ enum thole_code router_admit_command(struct slice given, const struct router_cli
     }
     if (code == THOLE_OK && client != NULL) {
         char actor[ACCESS_ACTOR_BYTES];
+        ASSERT(c != NULL);
         registry_command_stamp(c, access_actor(client->user, actor), now_ms(), arena);
         registry_command_set_origin(c, client->address, "Library.Propose", arena);
         thole_registry_v1_Command_set_decided_at(c, 0);
@@ -149,8 +151,7 @@ enum thole_code router_admit_command(struct slice given, const struct router_cli
     return code;
 }
 
-/* ---- Commands of this host
- * ----------------------------------------------------------------------- */
+/* ---- Commands of this host ------------------------------------------------------------------- */
 
 thole_registry_v1_Command *agent_command_new(const char *actor, upb_Arena *arena)
 {

@@ -60,9 +60,11 @@ static void vary(struct host_start *o, uint32_t flags, bool member)
     }
     if (flags / 16 % 3 == 1 && member) { /* a member ignores how clusters are formed */
         o->bootstrap = AGENT_BOOTSTRAP_NONE;
+        free((void *)(uintptr_t)o->addresses);
         o->addresses = NULL;
     } else if (flags / 16 % 3 == 2 && member) {
         o->bootstrap = AGENT_BOOTSTRAP_DEV;
+        free((void *)(uintptr_t)o->addresses);
         o->addresses = NULL;
     }
 }

@@ -78,6 +78,7 @@ static void submit(struct op *o, struct sim_host *h)
     }
     o->r.deadline_ns = sim__host_clock(h) + patience_ns;
     s->op_count++;
+    ASSERT(o->shard != NULL);
     SIM_TRACE(s,
               "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
               ", session %" PRIu64 "/%" PRIu64,
@@ -90,6 +91,7 @@ static struct op *op_new(struct sim *s, struct client *c, struct shard *shard,
                          enum engine_request_kind kind)
 {
     struct op *o = xcalloc(1, sizeof *o);
+    ASSERT(shard != NULL);
     o->s = s;
     o->c = c;
     o->shard = shard;
@@ -394,6 +396,7 @@ static void op_done(struct engine_request *r)
     if (r->kind == ENGINE_OPEN_SESSION) {
         session_opened(o, crashed);
     } else if (r->kind == ENGINE_CLOSE_SESSION) {
+        ASSERT(c != NULL);
         c->session = 0;
     } else {
         over = conclude(o, crashed);

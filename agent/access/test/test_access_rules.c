@@ -107,7 +107,7 @@ static void test_access_every_method_has_a_rule(void **state)
     (void)state;
     struct slice rest = {thole_descriptor_set, thole_descriptor_set_size};
     uint64_t tag, size;
-    struct slice bytes;
+    struct slice bytes = {0};
     while (rest.size > 0) {
         assert_true(slice_take_varint(&rest, &tag) && slice_take_varint(&rest, &size) &&
                     slice_take(&rest, size, &bytes));

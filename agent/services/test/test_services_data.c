@@ -122,7 +122,9 @@ static void test_a_request_id_applies_once(void **state)
     const thole_v1_ProposeResponse *first = propose_once(f, "add 1", "one");
     const thole_v1_ProposeResponse *second = propose_once(f, "add 1", "one");
     const thole_v1_ProposeResponse *other = propose_once(f, "add 1", "two");
-    assert_true(first != NULL && second != NULL && other != NULL);
+    assert_non_null(first);
+    assert_non_null(second);
+    assert_non_null(other);
     assert_false(thole_v1_ProposeResponse_duplicate(first));
     assert_true(thole_v1_ProposeResponse_duplicate(second));
     assert_false(thole_v1_ProposeResponse_forgotten(second));
