@@ -23,6 +23,18 @@
 
 static unsigned clusters_made;
 
+void shell(const char *format, ...)
+{
+    char command[2000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
+    va_end(args);
+    if (system(command) != 0) {
+        fail_msg("failed: %s", command);
+    }
+}
+
 uint64_t now_ms(void)
 {
     struct timespec t;
@@ -193,6 +205,22 @@ bool host_running(struct cluster *c, int i)
         h->pid = 0;
     }
     return h->pid != 0;
+}
+
+long host_peak_mib(const struct cluster *c, int i)
+{
+    char path[64], line[256];
+    long kib = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)c->hosts[i].pid);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f) != NULL) {
+        if (strncmp(line, "VmHWM:", 6) == 0) {
+            kib = strtol(line + 6, NULL, 10);
+        }
+    }
+    fclose(f);
+    return kib / 1024;
 }
 
 bool host_log_has(struct cluster *c, int i, const char *text)

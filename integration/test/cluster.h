@@ -50,6 +50,7 @@ bool host_running(struct cluster *c, int i); /* reaps it if it ended */
 /* Waits for a daemon that is expected to end by itself; returns its exit status. */
 int host_wait_exit(struct cluster *c, int i, int timeout_ms);
 bool host_log_has(struct cluster *c, int i, const char *text);
+long host_peak_mib(const struct cluster *c, int i); /* the most memory that it has held */
 
 /* Hosts 0..n-1 by --peers, ready when it returns. */
 void cluster_start_peers(struct cluster *c, int n);
@@ -93,6 +94,8 @@ void expect_soon(struct cluster *c, int via, int ms, const char *command, const 
 /* Wait until the shard has a leader, and return its host. */
 int leader_of(struct cluster *c, int via, const char *shard);
 
+/* Run a shell command; must succeed. */
+void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t now_ms(void);
 /* Call `predicate` until it is true; fail the test after timeout_ms. */
 void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx);

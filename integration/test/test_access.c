@@ -15,24 +15,7 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "integration/test/cluster.h"
-
-static char pki[256];
-
-static void call_as(const char *user)
-{
-    char path[400];
-    snprintf(path, sizeof path, "%s/ca.crt", pki);
-    setenv("THOLE_TLS_CA", path, 1);
-    unsetenv("THOLE_TLS_CERT");
-    unsetenv("THOLE_TLS_KEY");
-    unsetenv("THOLE_TOKEN_FILE");
-    if (user != NULL) {
-        snprintf(path, sizeof path, "%s/%s.crt", pki, user);
-        setenv("THOLE_TLS_CERT", path, 1);
-        snprintf(path, sizeof path, "%s/%s.key", pki, user);
-        setenv("THOLE_TLS_KEY", path, 1);
-    }
-}
+#include "integration/test/pki.h"
 
 /* The file with a token of `thole token create`, kept at FILE. */
 static void call_with(const char *file)
@@ -46,24 +29,11 @@ static void call_with(const char *file)
 static struct cluster *secure_cluster(int hosts)
 {
     struct cluster *c = cluster_new();
-    static const char *const users[] = {"admin", "olga", "victor", "carol", "eve"};
-    unsetenv("THOLE_TLS_CA");
-    unsetenv("THOLE_TLS_CERT");
-    unsetenv("THOLE_TLS_KEY");
-    unsetenv("THOLE_TOKEN_FILE");
-    snprintf(pki, sizeof pki, "%s/pki", c->dir);
-    cli_ok(c, 0, "cert ca prod --dir %s", pki);
+    static const char *const users[] = {"olga", "victor", "carol", "eve"};
+    pki_make(c, hosts);
     for (size_t i = 0; i < sizeof users / sizeof users[0]; i++) {
         cli_ok(c, 0, "cert client %s --dir %s", users[i], pki);
     }
-    for (int i = 0; i < hosts; i++) {
-        char ip[32];
-        snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
-        *strrchr(ip, ':') = '\0';
-        cli_ok(c, i, "cert host %s %s --dir %s", c->hosts[i].name, ip, pki);
-    }
-    c->pki = pki;
-    call_as("admin");
     cluster_start_peers(c, hosts);
     apply_yaml(c, 0,
                "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n---\n"

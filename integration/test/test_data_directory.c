@@ -19,20 +19,6 @@
 #include "base/limits.h"
 #include "integration/test/cluster.h"
 
-static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void shell(const char *format, ...)
-{
-    char command[1400];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
-    va_end(args);
-    if (system(command) != 0) {
-        fail_msg("failed: %s", command);
-    }
-}
-
 /* One host with a persistent shard that was written to. */
 static struct cluster *one_host(void)
 {

@@ -30,18 +30,6 @@ static void expect_log(struct cluster *c, int i, const char *needle)
     eventually(30000, needle, log_has, &(struct expect){.c = c, .via = i, .needle = needle});
 }
 
-static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void shell(const char *format, ...)
-{
-    char command[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
-    va_end(args);
-    assert_int_equal(system(command), 0);
-}
-
 static void expect_exit(struct cluster *c, int i, int code, const char *message)
 {
     int status = host_wait_exit(c, i, 30000);

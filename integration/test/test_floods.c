@@ -20,6 +20,7 @@
 #include "base/buf.h"
 #include "integration/test/cluster.h"
 #include "integration/test/h2.h"
+#include "integration/test/pki.h"
 
 #define CLIENTS 4
 #define MEMORY_MIB_MAX 200
@@ -39,22 +40,6 @@ static int teardown(void **state)
 {
     cluster_free(*state);
     return 0;
-}
-
-static long memory_mib(const struct cluster *c, int i)
-{
-    char path[64], line[256];
-    long kib = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)c->hosts[i].pid);
-    FILE *f = fopen(path, "r");
-    assert_non_null(f);
-    while (fgets(line, sizeof line, f) != NULL) {
-        if (strncmp(line, "VmHWM:", 6) == 0) {
-            kib = strtol(line + 6, NULL, 10);
-        }
-    }
-    fclose(f);
-    return kib / 1024;
 }
 
 /* The number of times that a host of the cluster has become a leader. */
@@ -218,7 +203,7 @@ static uint64_t attack(struct cluster *c, const char *what, int clients, long *r
     while (now_ms() < until) {
         failed += ask_all(c, &slowest_ms);
     }
-    long mib = memory_mib(c, victim);
+    long mib = host_peak_mib(c, victim);
     int after = elections(c);
     for (int i = 0; i < clients; i++) {
         atomic_store(&a[i].stop, true);
@@ -269,22 +254,11 @@ static void test_half_handshakes(void **state)
     static const uint8_t hello[] = {22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3};
     struct cluster *c = cluster_new();
     (void)state;
-    char pki[300], ca[320], cert[320], key[320];
-    snprintf(pki, sizeof pki, "%s/pki", c->dir);
-    snprintf(ca, sizeof ca, "%s/ca.crt", pki);
-    snprintf(cert, sizeof cert, "%s/admin.crt", pki);
-    snprintf(key, sizeof key, "%s/admin.key", pki);
-    cli_ok(c, 0, "cert ca prod --dir %s", pki);
-    cli_ok(c, 0, "cert host h1 --dir %s", pki);
-    cli_ok(c, 0, "cert client admin --dir %s", pki);
-    c->pki = pki;
     snprintf(c->hosts[0].address, sizeof c->hosts[0].address, "127.0.0.1:%u",
              20000 + (unsigned)getpid() % 20000);
-    setenv("THOLE_TLS_CA", ca, 1);
-    setenv("THOLE_TLS_CERT", cert, 1);
-    setenv("THOLE_TLS_KEY", key, 1);
+    pki_make(c, 1);
     cluster_start_dev(c);
-    long before = memory_mib(c, 0);
+    long before = host_peak_mib(c, 0);
     struct h2 *h = xcalloc(N, sizeof *h);
     for (int i = 0; i < N; i++) {
         h2_dial(&h[i], &c->hosts[0]);
@@ -301,7 +275,7 @@ static void test_half_handshakes(void **state)
         }
         (void)poll(NULL, 0, 100);
     }
-    long after = memory_mib(c, 0);
+    long after = host_peak_mib(c, 0);
     printf("half handshakes: %d of %d closed, %ld to %ld MiB\n", closed, N, before, after);
     assert_int_equal(closed, N);
     assert_true(after - before < 200);
@@ -310,9 +284,7 @@ static void test_half_handshakes(void **state)
         close(h[i].fd);
     }
     free(h);
-    unsetenv("THOLE_TLS_CA");
-    unsetenv("THOLE_TLS_CERT");
-    unsetenv("THOLE_TLS_KEY");
+    call_in_plain_text();
     cluster_free(c);
 }
 

@@ -25,22 +25,6 @@
 
 /* ---- The host -------------------------------------------------------------------------------- */
 
-static long peak_rss_mib(const struct cluster *c)
-{
-    char path[64], line[256];
-    long kib = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)c->hosts[0].pid);
-    FILE *f = fopen(path, "r");
-    assert_non_null(f);
-    while (fgets(line, sizeof line, f) != NULL) {
-        if (strncmp(line, "VmHWM:", 6) == 0) {
-            kib = strtol(line + 6, NULL, 10);
-        }
-    }
-    fclose(f);
-    return kib / 1024;
-}
-
 static void put_field(struct bytes *out, unsigned field, struct slice bytes)
 {
     uint8_t tag = (uint8_t)(field << 3 | 2);
@@ -101,7 +85,7 @@ static void check(struct cluster *c, struct h2 *clients, size_t n, long rss_mib_
     long rss = 0;
     while (now_ms() < until && rss <= rss_mib_max) {
         (void)poll(NULL, 0, 50);
-        rss = peak_rss_mib(c);
+        rss = host_peak_mib(c, 0);
     }
     assert_true(host_running(c, 0));
     if (rss > rss_mib_max) {

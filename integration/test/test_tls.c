@@ -19,51 +19,17 @@
 #include "bus/bus.h"
 #include "bus/certificate_make.h"
 #include "integration/test/cluster.h"
+#include "integration/test/pki.h"
 
 #define DAY_S 86400
 #define EXIT_USAGE 2
 
 /* ---- Certificates ---------------------------------------------------------------------------- */
 
-static char pki[256];
-
-static void call_as(const char *user)
-{
-    char path[300];
-    snprintf(path, sizeof path, "%s/ca.crt", pki);
-    setenv("THOLE_TLS_CA", path, 1);
-    unsetenv("THOLE_TLS_CERT");
-    unsetenv("THOLE_TLS_KEY");
-    if (user != NULL) {
-        snprintf(path, sizeof path, "%s/%s.crt", pki, user);
-        setenv("THOLE_TLS_CERT", path, 1);
-        snprintf(path, sizeof path, "%s/%s.key", pki, user);
-        setenv("THOLE_TLS_KEY", path, 1);
-    }
-}
-
-static void make_host(struct cluster *c, int i)
-{
-    char ip[32];
-    snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
-    *strrchr(ip, ':') = '\0';
-    cli_ok(c, i, "cert host %s %s --dir %s", c->hosts[i].name, ip, pki);
-}
-
 static struct cluster *secure_cluster(int hosts)
 {
     struct cluster *c = cluster_new();
-    unsetenv("THOLE_TLS_CA");
-    unsetenv("THOLE_TLS_CERT");
-    unsetenv("THOLE_TLS_KEY");
-    snprintf(pki, sizeof pki, "%s/pki", c->dir);
-    cli_ok(c, 0, "cert ca prod --dir %s", pki);
-    cli_ok(c, 0, "cert client admin --dir %s", pki);
-    for (int i = 0; i < hosts; i++) {
-        make_host(c, i);
-    }
-    c->pki = pki;
-    call_as("admin");
+    pki_make(c, hosts);
     return c;
 }
 
@@ -124,20 +90,6 @@ static bool log_says(void *ctx)
 {
     const struct log_wait *w = ctx;
     return host_log_has(w->c, w->i, w->text);
-}
-
-static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void shell(const char *format, ...)
-{
-    char command[2000];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
-    va_end(args);
-    if (system(command) != 0) {
-        fail_msg("failed: %s", command);
-    }
 }
 
 static void expect_refused(struct cluster *c, const char *command, const char *why)
@@ -511,7 +463,7 @@ static void test_revoked_certificates_end(void **state)
     assert_int_not_equal(WEXITSTATUS(status), 0);
     assert_true(host_log_has(c, 2, "the certificate of \"h3\", or its CA's, was revoked"));
     shell("rm %s/h3.crt %s/h3.key", pki, pki);
-    make_host(c, 2);
+    pki_make_host(c, 2);
     host_restart(c, 2);
     cluster_wait_ready(c, 2, 20000);
     cluster_free(c);
@@ -749,9 +701,7 @@ static void test_plain_text_beyond_the_loopback_must_be_meant(void **state)
 {
     (void)state;
     struct cluster *c = cluster_new();
-    unsetenv("THOLE_TLS_CA");
-    unsetenv("THOLE_TLS_CERT");
-    unsetenv("THOLE_TLS_KEY");
+    call_in_plain_text();
     host_start(c, 0, (const char *[]){"--dev", "--listen", ":0", NULL});
     int status = host_wait_exit(c, 0, 20000);
     assert_int_equal(WEXITSTATUS(status), EXIT_USAGE);
