@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "thole/v1/access.upb.h"
 #include "thole/v1/operations.upb.h"
 #include "thole/v1/resources.upb.h"
 
@@ -30,4 +31,36 @@ const char *proto_replica_role(int32_t role)
         [thole_v1_REPLICA_ROLE_WITNESS] = "witness",
     };
     return role > 0 && (size_t)role < sizeof names / sizeof names[0] ? names[role] : NULL;
+}
+
+const char *proto_role_verb(int32_t verb)
+{
+    static const char *const names[] = {
+        [thole_v1_ROLE_VERB_READ] = "READ",       [thole_v1_ROLE_VERB_CREATE] = "CREATE",
+        [thole_v1_ROLE_VERB_UPDATE] = "UPDATE",   [thole_v1_ROLE_VERB_DELETE] = "DELETE",
+        [thole_v1_ROLE_VERB_OPERATE] = "OPERATE", [thole_v1_ROLE_VERB_ANY] = "ANY",
+    };
+    return verb > 0 && (size_t)verb < sizeof names / sizeof names[0] ? names[verb] : NULL;
+}
+
+const char *proto_role_kind(int32_t kind)
+{
+    static const char *const names[] = {
+        [thole_v1_ROLE_KIND_HOSTS] = "HOSTS",           [thole_v1_ROLE_KIND_SHARDS] = "SHARDS",
+        [thole_v1_ROLE_KIND_POOLS] = "POOLS",           [thole_v1_ROLE_KIND_REPLICAS] = "REPLICAS",
+        [thole_v1_ROLE_KIND_OPERATIONS] = "OPERATIONS", [thole_v1_ROLE_KIND_EVENTS] = "EVENTS",
+        [thole_v1_ROLE_KIND_CLUSTER] = "CLUSTER",       [thole_v1_ROLE_KIND_ROLES] = "ROLES",
+        [thole_v1_ROLE_KIND_TOKENS] = "TOKENS",         [thole_v1_ROLE_KIND_ANY] = "ANY",
+    };
+    return kind > 0 && (size_t)kind < sizeof names / sizeof names[0] ? names[kind] : NULL;
+}
+
+const char *proto_data_right(int32_t right)
+{
+    static const char *const names[] = {
+        [thole_v1_DATA_RIGHT_READ] = "READ",
+        [thole_v1_DATA_RIGHT_WRITE] = "WRITE",
+        [thole_v1_DATA_RIGHT_ADMIN] = "ADMIN",
+    };
+    return right > 0 && (size_t)right < sizeof names / sizeof names[0] ? names[right] : NULL;
 }

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "base/metrics.h"
+#include "proto/names.h"
 
 #define USERS_MAX 4096 /* remembered; callers can invent names */
 /* How refused calls become events: at most so many at once, and then one in this time. */
@@ -248,23 +249,9 @@ void access_report(struct access *a, const struct access_user *u, const char *ad
     }
 }
 
-static const char *verb_name(int32_t verb)
+static const char *shown(const char *name)
 {
-    static const char *const names[] = {"?", "READ", "CREATE", "UPDATE", "DELETE", "OPERATE"};
-    return verb > 0 && (size_t)verb < sizeof names / sizeof names[0] ? names[verb] : "?";
-}
-
-static const char *kind_name(int32_t kind)
-{
-    static const char *const names[] = {"?",          "HOSTS",  "SHARDS",  "POOLS", "REPLICAS",
-                                        "OPERATIONS", "EVENTS", "CLUSTER", "ROLES", "TOKENS"};
-    return kind > 0 && (size_t)kind < sizeof names / sizeof names[0] ? names[kind] : "?";
-}
-
-static const char *data_name(int32_t right)
-{
-    static const char *const names[] = {"?", "READ", "WRITE", "ADMIN"};
-    return right > 0 && (size_t)right < sizeof names / sizeof names[0] ? names[right] : "?";
+    return name != NULL ? name : "?";
 }
 
 /* The first of the kinds that the user lacks. */
@@ -292,10 +279,11 @@ static enum thole_code lacks(const struct access_user *u, const struct access_ri
         snprintf(name, sizeof name, " *");
     }
     if (r->data) {
-        snprintf(ret->right, sizeof ret->right, "data %s of shards%s", data_name(r->verb), name);
+        snprintf(ret->right, sizeof ret->right, "data %s of shards%s",
+                 shown(proto_data_right(r->verb)), name);
     } else {
-        snprintf(ret->right, sizeof ret->right, "%s of %s%s", verb_name(r->verb),
-                 kind_name(first_kind(u, r)), name);
+        snprintf(ret->right, sizeof ret->right, "%s of %s%s", shown(proto_role_verb(r->verb)),
+                 shown(proto_role_kind(first_kind(u, r))), name);
     }
     if (u == NULL || u->kind == USER_NOBODY) {
         return THOLE_FAIL(&ret->st, THOLE_UNAUTHENTICATED, THOLE_REASON_NO_CREDENTIALS,
@@ -446,14 +434,10 @@ static enum thole_code check_data(const struct access_user *u, const struct acce
 static enum thole_code check_level(const struct access_user *u, const struct access_rule *rule,
                                    struct bus_denial *ret)
 {
-    const struct access_right right = {
-        .data = rule->level == ACCESS_DATA, .verb = rule->verb, .kinds = UINT32_C(1) << rule->kind};
-    const struct rights *have = &u->rights;
-    bool ok = true;
     switch (rule->level) {
     case ACCESS_PUBLIC:
     case ACCESS_BUS:
-        return THOLE_OK;
+        break;
     case ACCESS_HOSTS:
         return u->kind == USER_HOST
                    ? THOLE_OK
@@ -464,13 +448,15 @@ static enum thole_code check_level(const struct access_user *u, const struct acc
                    ? THOLE_OK
                    : THOLE_FAIL(&ret->st, THOLE_UNAUTHENTICATED, THOLE_REASON_NO_CREDENTIALS,
                                 "the call needs a user's certificate or a token");
-    case ACCESS_OBJECT:
-        ok = (have->some[rule->kind] >> rule->verb & 1) != 0;
-        break;
+    case ACCESS_OBJECT: {
+        const struct access_right right = {.verb = rule->verb, .kinds = UINT32_C(1) << rule->kind};
+        bool some = (u->rights.some[rule->kind] >> rule->verb & 1) != 0;
+        return some ? THOLE_OK : lacks(u, &right, true, ret);
+    }
     case ACCESS_DATA:
         return check_data(u, rule, ret);
     }
-    return ok ? THOLE_OK : lacks(u, &right, true, ret);
+    return THOLE_OK;
 }
 
 /* What a stream was begun with; in bus_rpc_scratch. */

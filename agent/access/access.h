@@ -73,24 +73,25 @@ struct access_right {
     uint32_t kinds; /* bits, 1 << RoleKind: all of these; none for data */
     struct slice name;
 };
+/* The shard of etcd's clients. */
+#define ACCESS_ETCD_SHARD "default"
 #define ACCESS_KIND(kind) (UINT32_C(1) << thole_v1_ROLE_KIND_##kind)
 /* May the user (bus_rpc_user, bus_request_user) do this now? PERMISSION_DENIED NO_RIGHT, or
  * UNAUTHENTICATED if the token has ended. The caller reports a refusal. */
 THOLE_MUST_CHECK enum thole_code access_require(struct access *a, const struct access_user *u,
                                                 const struct access_right *right,
                                                 struct bus_denial *ret);
+/* The same for a call, and reported. A stream ends when this does not hold any more; the last such
+ * right counts. Only on the bus's thread. */
+THOLE_MUST_CHECK enum thole_code access_require_of(struct access *a, struct bus_rpc *rpc,
+                                                   const struct access_right *right,
+                                                   const char *path, struct bus_denial *ret);
 void access_report(struct access *a, const struct access_user *u, const char *address,
                    const char *path, const struct bus_denial *d);
 /* Of a request of a client of the library: what its method needs, but for the name of a shard. */
 THOLE_MUST_CHECK enum thole_code access_admit_request(struct access *a, const struct access_user *u,
                                                       const struct access_rule *rule,
                                                       struct bus_denial *ret);
-/* The same for a call, and reported. A stream ends when this does not hold any more; the last such
- * right counts.
- * Only on the bus's thread. */
-THOLE_MUST_CHECK enum thole_code access_require_of(struct access *a, struct bus_rpc *rpc,
-                                                   const struct access_right *right,
-                                                   const char *path, struct bus_denial *ret);
 
 /* "user/alice", "host/h1", or "user" if nobody knows; for events. */
 #define ACCESS_ACTOR_BYTES 160

@@ -19,15 +19,15 @@
     }
 
 /* The shard of etcd's clients. What writes may also answer what was there. */
-#define ETCD_SHARD "default"
-#define ETCD_READ(service, method)                                                                 \
-    {                                                                                              \
-        "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, ETCD_SHARD \
+#define ETCD_READ(service, method)                                                      \
+    {                                                                                   \
+        "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, \
+            ACCESS_ETCD_SHARD                                                           \
     }
 #define ETCD_WRITE(service, method)                                                   \
     {                                                                                 \
         "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_WRITE, \
-            thole_v1_DATA_RIGHT_READ, ETCD_SHARD                                      \
+            thole_v1_DATA_RIGHT_READ, ACCESS_ETCD_SHARD                               \
     }
 
 static const struct access_rule rules[] = {

@@ -4,36 +4,14 @@
 #include <string.h>
 
 #include "agent/cli/rows.h"
-
-#define NAME_OF(names, value) \
-    ((value) >= 0 && (size_t)(value) < sizeof(names) / sizeof(names)[0] ? (names)[value] : "?")
-
-static const char *verb_name(int32_t value)
-{
-    static const char *const names[] = {"?",      "READ",    "CREATE", "UPDATE",
-                                        "DELETE", "OPERATE", "ANY"};
-    return NAME_OF(names, value);
-}
-
-static const char *kind_name(int32_t value)
-{
-    static const char *const names[] = {"?",        "HOSTS",      "SHARDS", "POOLS",
-                                        "REPLICAS", "OPERATIONS", "EVENTS", "CLUSTER",
-                                        "ROLES",    "TOKENS",     "ANY"};
-    return NAME_OF(names, value);
-}
-
-static const char *right_name(int32_t value)
-{
-    static const char *const names[] = {"?", "READ", "WRITE", "ADMIN"};
-    return NAME_OF(names, value);
-}
+#include "proto/names.h"
 
 static void show_values(const int32_t *values, size_t n, const char *(*name)(int32_t value),
                         struct bytes *out)
 {
     for (size_t i = 0; i < n; i++) {
-        bytes_printf(out, "%s%s", i > 0 ? ", " : "", name(values[i]));
+        bytes_printf(out, "%s%s", i > 0 ? ", " : "",
+                     name(values[i]) != NULL ? name(values[i]) : "?");
     }
 }
 
@@ -48,10 +26,10 @@ void show_role_rule(const thole_v1_RoleRule *rule, struct bytes *out)
 {
     size_t n = 0;
     const int32_t *values = thole_v1_RoleRule_verbs(rule, &n);
-    show_values(values, n, verb_name, out);
+    show_values(values, n, proto_role_verb, out);
     bytes_append_str(out, " of ");
     values = thole_v1_RoleRule_kinds(rule, &n);
-    show_values(values, n, kind_name, out);
+    show_values(values, n, proto_role_kind, out);
     const upb_StringView *names = thole_v1_RoleRule_names(rule, &n);
     if (n > 0) {
         bytes_append_str(out, " named ");
@@ -63,7 +41,7 @@ void show_data_rule(const thole_v1_DataRule *rule, struct bytes *out)
 {
     size_t n = 0;
     const int32_t *values = thole_v1_DataRule_rights(rule, &n);
-    show_values(values, n, right_name, out);
+    show_values(values, n, proto_data_right, out);
     bytes_append_str(out, " of shards ");
     const upb_StringView *names = thole_v1_DataRule_shards(rule, &n);
     show_names(names, n, out);

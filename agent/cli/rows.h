@@ -91,7 +91,7 @@ const char *show_operation_state(int32_t value);
 int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
                       const struct thole_status *st);
 const char *show_owner(int32_t value);
-/* "READ, UPDATE on SHARDS named a*, b" */
+/* "READ, UPDATE of SHARDS named a*, b" */
 void show_role_rule(const thole_v1_RoleRule *rule, struct bytes *out);
 void show_data_rule(const thole_v1_DataRule *rule, struct bytes *out);
 void show_members(const thole_v1_RoleSpec *spec, struct bytes *out);

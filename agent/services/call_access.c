@@ -115,7 +115,8 @@ bool services__call_may(struct call *c, int32_t verb, uint32_t kinds, upb_String
 
 /* An update that creates what is missing needs both rights, and without the second one it may still
  * change what is there. */
-bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView name, bool exists,
+bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView name,
+                               bool (*exists)(const struct registry_view *v, struct slice name),
                                bool *allow_missing)
 {
     struct bus_denial d = {.right = ""};
@@ -125,7 +126,10 @@ bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView na
     if (!*allow_missing || access_require(a, bus_rpc_user(c->rpc), &right, &d) == THOLE_OK) {
         return true;
     }
-    if (!exists) {
+    struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
+    bool updates = exists(v, right.name);
+    registry_view_release(v);
+    if (!updates) {
         access_report(a, bus_rpc_user(c->rpc), bus_rpc_peer(c->rpc), c->unary->path, &d);
         return refuse(c, &d);
     }

@@ -88,6 +88,6 @@ void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message
 
     (void)message;
     *c = (struct members){ctx, rpc};
-    agent_resolve(c->s->agent, slice_str(ETCD_SHARD_DEFAULT), 0, services__deadline(rpc),
+    agent_resolve(c->s->agent, slice_str(ACCESS_ETCD_SHARD), 0, services__deadline(rpc),
                   shard_found, c);
 }

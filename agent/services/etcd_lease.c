@@ -5,8 +5,8 @@
 
 #include "agent/services/etcd_service.h"
 #include "proto/decode.h"
+#include "thole/kv/v1/kv.upb.h"
 
-#define COMMAND_KEEP_ALIVE 7
 #define WAITING_MAX 4096 /* renewals of one stream */
 
 struct keep_alive {
@@ -59,7 +59,8 @@ static void go_on(struct keep_alive *k)
         k->route = (struct etcd_route){.s = k->s, .done = renewed};
         k->route.route.deadline_ns =
             clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
-        services__etcd_send(&k->route, ROUTER_PROPOSE, COMMAND_KEEP_ALIVE, bytes_slice(&request));
+        services__etcd_send(&k->route, ROUTER_PROPOSE, thole_kv_v1_Command_op_lease_keep_alive,
+                            bytes_slice(&request));
         bytes_deinit(&request);
     } else if (finish && failed) {
         services__etcd_fail(k->rpc, &k->failure);

@@ -10,10 +10,9 @@
 #include "proto/decode.h"
 #include "thole/kv/v1/kv.upb.h"
 
-enum { COMMAND_PUT = 1, COMMAND_DELETE, COMMAND_TXN, COMMAND_COMPACT, COMMAND_GRANT };
-enum { COMMAND_REVOKE = 6, COMMAND_ALARM = 8 };
-enum { QUERY_RANGE = 1, QUERY_TXN, QUERY_TIME_TO_LIVE, QUERY_LEASES, QUERY_HASH };
-enum { QUERY_ALARM = 6, QUERY_STATUS = 8 };
+/* Fields of thole.kv.v1.Command and Query. */
+#define COMMAND(field) thole_kv_v1_Command_op_##field
+#define QUERY(field) thole_kv_v1_Query_op_##field
 
 /* ---- To the machine -------------------------------------------------------------------------- */
 
@@ -34,9 +33,9 @@ void services__etcd_header(const struct etcd_route *r, struct bytes *out)
 {
     struct bytes header = {0};
 
-    services__wire_varint(&header, 1, services__etcd_cluster_id(r->s, r->shard_id));
+    services__wire_varint(&header, 1, services__etcd_cluster_id(r->s, r->route.shard_id));
     services__wire_varint(&header, 2,
-                          services__etcd_member_id(r->shard_id, agent_host_id(r->s->agent)));
+                          services__etcd_member_id(r->route.shard_id, agent_host_id(r->s->agent)));
     services__wire_bytes(out, 1, bytes_slice(&header));
     bytes_deinit(&header);
 }
@@ -70,7 +69,7 @@ static void route_done(struct router_request *route)
 
     if (st.reason == THOLE_REASON_NO_SUCH_SHARD && !r->anew) {
         r->anew = true;
-        agent_resolve_anew(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), 0, route->deadline_ns,
+        agent_resolve_anew(r->s->agent, slice_str(ACCESS_ETCD_SHARD), 0, route->deadline_ns,
                            shard_found, r);
         return;
     }
@@ -104,7 +103,7 @@ static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard
 
     if (st->code == THOLE_OK && !is_kv(r->s, shard_id)) {
         (void)THOLE_FAIL(&wrong, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                         "shard \"%s\" is not of type kv", ETCD_SHARD_DEFAULT);
+                         "shard \"%s\" is not of type kv", ACCESS_ETCD_SHARD);
         st = &wrong;
     }
     if (st->code != THOLE_OK) {
@@ -112,7 +111,7 @@ static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard
         finish(r, st);
         return;
     }
-    r->shard_id = r->route.shard_id = shard_id;
+    r->route.shard_id = shard_id;
     agent_route(r->s->agent, &r->route);
 }
 
@@ -142,7 +141,7 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
     r->route.payload = (struct bufslice){b, slice_of(b->data, b->size)};
     r->route.done = route_done;
     r->route.ctx = r;
-    agent_resolve(r->s->agent, slice_str(ETCD_SHARD_DEFAULT), 0, r->route.deadline_ns, shard_found,
+    agent_resolve(r->s->agent, slice_str(ACCESS_ETCD_SHARD), 0, r->route.deadline_ns, shard_found,
                   r);
 }
 
@@ -193,7 +192,7 @@ static void look_txn(struct etcd_call *c, const void *request)
 {
     if (reads_only(request)) {
         c->kind = ROUTER_QUERY;
-        c->field = QUERY_TXN;
+        c->field = QUERY(txn);
     }
 }
 
@@ -201,7 +200,7 @@ static void look_alarm(struct etcd_call *c, const void *request)
 {
     if (etcdserverpb_AlarmRequest_action(request) == etcdserverpb_AlarmRequest_GET) {
         c->kind = ROUTER_QUERY;
-        c->field = QUERY_ALARM;
+        c->field = QUERY(alarm);
     }
 }
 
@@ -210,7 +209,7 @@ static uint64_t leader_of(const struct etcd_call *c)
 {
     struct registry_shard_buf buf;
     struct registry_view *view = registry_view_acquire(agent_registry(c->r.s->agent));
-    const thole_v1_Shard *row = registry_shard(view, c->r.shard_id, &buf);
+    const thole_v1_Shard *row = registry_shard(view, c->r.route.shard_id, &buf);
     const thole_v1_ShardStatus *status = row != NULL ? thole_v1_Shard_status(row) : NULL;
     const thole_v1_Host *host =
         status != NULL
@@ -220,7 +219,7 @@ static uint64_t leader_of(const struct etcd_call *c)
     bool found = host != NULL && uuid_parse(registry_str(thole_v1_Host_id(host)), &id);
 
     registry_view_release(view);
-    return found ? services__etcd_member_id(c->r.shard_id, &id) : 0;
+    return found ? services__etcd_member_id(c->r.route.shard_id, &id) : 0;
 }
 
 static void answer_status(struct etcd_call *c, struct slice answer, struct bytes *out)
@@ -250,18 +249,19 @@ static void answer_status(struct etcd_call *c, struct slice answer, struct bytes
             &etcdserverpb_##message##Request_msginit, look_fn, answer_fn \
     }
 static const struct etcd_method methods[] = {
-    METHOD("KV", "Range", Range, QUERY, QUERY_RANGE, look_range, NULL),
-    METHOD("KV", "Put", Put, PROPOSE, COMMAND_PUT, NULL, NULL),
-    METHOD("KV", "DeleteRange", DeleteRange, PROPOSE, COMMAND_DELETE, NULL, NULL),
-    METHOD("KV", "Txn", Txn, PROPOSE, COMMAND_TXN, look_txn, NULL),
-    METHOD("KV", "Compact", Compaction, PROPOSE, COMMAND_COMPACT, NULL, NULL),
-    METHOD("Lease", "LeaseGrant", LeaseGrant, PROPOSE, COMMAND_GRANT, NULL, NULL),
-    METHOD("Lease", "LeaseRevoke", LeaseRevoke, PROPOSE, COMMAND_REVOKE, NULL, NULL),
-    METHOD("Lease", "LeaseTimeToLive", LeaseTimeToLive, QUERY, QUERY_TIME_TO_LIVE, NULL, NULL),
-    METHOD("Lease", "LeaseLeases", LeaseLeases, QUERY, QUERY_LEASES, NULL, NULL),
-    METHOD("Maintenance", "Alarm", Alarm, PROPOSE, COMMAND_ALARM, look_alarm, NULL),
-    METHOD("Maintenance", "Status", Status, QUERY, QUERY_STATUS, NULL, answer_status),
-    METHOD("Maintenance", "HashKV", HashKV, QUERY, QUERY_HASH, NULL, NULL),
+    METHOD("KV", "Range", Range, QUERY, QUERY(range), look_range, NULL),
+    METHOD("KV", "Put", Put, PROPOSE, COMMAND(put), NULL, NULL),
+    METHOD("KV", "DeleteRange", DeleteRange, PROPOSE, COMMAND(delete_range), NULL, NULL),
+    METHOD("KV", "Txn", Txn, PROPOSE, COMMAND(txn), look_txn, NULL),
+    METHOD("KV", "Compact", Compaction, PROPOSE, COMMAND(compact), NULL, NULL),
+    METHOD("Lease", "LeaseGrant", LeaseGrant, PROPOSE, COMMAND(lease_grant), NULL, NULL),
+    METHOD("Lease", "LeaseRevoke", LeaseRevoke, PROPOSE, COMMAND(lease_revoke), NULL, NULL),
+    METHOD("Lease", "LeaseTimeToLive", LeaseTimeToLive, QUERY, QUERY(lease_time_to_live), NULL,
+           NULL),
+    METHOD("Lease", "LeaseLeases", LeaseLeases, QUERY, QUERY(lease_leases), NULL, NULL),
+    METHOD("Maintenance", "Alarm", Alarm, PROPOSE, COMMAND(alarm), look_alarm, NULL),
+    METHOD("Maintenance", "Status", Status, QUERY, QUERY(status), NULL, answer_status),
+    METHOD("Maintenance", "HashKV", HashKV, QUERY, QUERY(hash_kv), NULL, NULL),
 };
 _Static_assert(sizeof methods / sizeof methods[0] == ETCD_UNARY_METHODS, "see etcd_service.h");
 
@@ -272,7 +272,7 @@ const char *services__etcd_unary_path(size_t i)
 
 static void call_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
 {
-    struct etcd_call *c = (struct etcd_call *)r;
+    struct etcd_call *c = CONTAINER_OF(r, struct etcd_call, r);
 
     if (st->code != THOLE_OK) {
         services__etcd_fail(c->rpc, st);

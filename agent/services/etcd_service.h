@@ -5,8 +5,6 @@
 #include "agent/services/services_internal.h"
 #include "etcd/rpc.upb.h"
 
-/* The shard of calls that name none. */
-#define ETCD_SHARD_DEFAULT "default"
 /* What clients decide by: the version whose calls we answer. */
 #define ETCD_VERSION "3.4.23"
 
@@ -14,9 +12,9 @@
 struct etcd_route {
     struct services *s;
     struct router_request route;
-    uint64_t shard_id;
     bool anew; /* the name was looked up once more */
-    /* Called once; st is OK with the machine's answer in `answer`, or an error in etcd's words. */
+    /* Called once; st is OK with the machine's answer in `answer`, or an error, which
+     * services__etcd_fail puts into etcd's words. */
     void (*done)(struct etcd_route *r, const struct thole_status *st, struct slice answer);
 };
 /* `field` of thole.kv.v1.Command or Query, filled with the request's bytes as they are. `kind` is

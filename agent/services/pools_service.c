@@ -102,14 +102,9 @@ void services__pools_create(struct call *c)
                            &thole_v1_ShardPool_msginit);
 }
 
-/* In this host's own view. */
-static bool exists(struct call *c, upb_StringView name)
+static bool exists(const struct registry_view *v, struct slice name)
 {
-    struct slice n = services__name_slice(name);
-    struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
-    bool yes = registry_pool_by_name(v, n) != NULL;
-    registry_view_release(v);
-    return yes;
+    return registry_pool_by_name(v, name) != NULL;
 }
 
 void services__pools_update(struct call *c)
@@ -122,7 +117,7 @@ void services__pools_update(struct call *c)
         return;
     }
     bool allow_missing = thole_v1_UpdatePoolRequest_allow_missing(q);
-    if (!services__call_may_create(c, ACCESS_KIND(POOLS), name, exists(c, name), &allow_missing)) {
+    if (!services__call_may_create(c, ACCESS_KIND(POOLS), name, exists, &allow_missing)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);

@@ -124,8 +124,7 @@ bool services__call_answered(const struct call *c, upb_StringView request_id);
 /* Fail a call of any kind, with metadata and the retry delay of the code. */
 void services__fail(struct bus_rpc *rpc, const struct thole_status *st,
                     const char *const *metadata);
-/* For clients, UNREACHABLE becomes PEER_UNREACHABLE: this host answers, but another one does not.
- * */
+/* For clients, UNREACHABLE becomes PEER_UNREACHABLE: this host answers, another one does not. */
 struct thole_status services__of_peer(const struct thole_status *st);
 uint64_t services__deadline(struct bus_rpc *rpc);
 /* The refusal of a call for which bus_rpc_hold has no room. */
@@ -142,7 +141,8 @@ struct bufslice services__encode(const void *message, const upb_MiniTable *kind,
 bool services__call_is_allowed(struct call *c); /* by the rule of its method */
 bool services__call_may(struct call *c, int32_t verb, uint32_t kinds, upb_StringView name);
 /* `*allow_missing` becomes false if the user may not create it, and it exists. */
-bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView name, bool exists,
+bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView name,
+                               bool (*exists)(const struct registry_view *v, struct slice name),
                                bool *allow_missing);
 bool services__stream_is_allowed(struct services *s, struct bus_rpc *rpc, const char *path,
                                  const struct access_right *right);
@@ -341,7 +341,6 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc,
 /* Data (data_service.c, data_watch.c, data_stream.c). */
 struct slice services__name_slice(upb_StringView name);
 
-/* The shard of this name in the host's own view. */
 /* 1 + the slot of a request's key; 0: it has none. INVALID_ARGUMENT TOO_LARGE. */
 THOLE_MUST_CHECK enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret,
                                                          struct thole_status *st);

@@ -105,16 +105,6 @@ void services__shards_create(struct call *c)
                            &thole_v1_Shard_msginit);
 }
 
-/* In this host's own view. */
-static bool exists(struct call *c, upb_StringView name)
-{
-    struct slice n = services__name_slice(name);
-    struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
-    bool yes = registry_has_shard_name(v, n);
-    registry_view_release(v);
-    return yes;
-}
-
 void services__shards_update(struct call *c)
 {
     const thole_v1_UpdateShardRequest *q = c->request;
@@ -125,7 +115,8 @@ void services__shards_update(struct call *c)
         return;
     }
     bool allow_missing = thole_v1_UpdateShardRequest_allow_missing(q);
-    if (!services__call_may_create(c, ACCESS_KIND(SHARDS), name, exists(c, name), &allow_missing)) {
+    if (!services__call_may_create(c, ACCESS_KIND(SHARDS), name, registry_has_shard_name,
+                                   &allow_missing)) {
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);
