@@ -43,12 +43,12 @@ static bool take(struct keep_alive *k, int64_t *ret_id)
     return true;
 }
 
-/* Renew what waits, or finish the call if nothing does and nothing will. */
-static void go_on(struct keep_alive *k)
+/* Renew what waits, or finish the call if nothing does and nothing will. Gives the lock back; then
+ * the stream may be gone, unless this renews or finishes. */
+static void unlock_and_go_on(struct keep_alive *k)
 {
     int64_t id = 0;
 
-    pthread_mutex_lock(&k->lock);
     bool renew = take(k, &id), failed = k->failed;
     bool finish = !k->busy && !k->finished && (failed || (k->ended && k->count == 0));
     k->finished = k->finished || finish;
@@ -101,16 +101,14 @@ static void renewed(struct etcd_route *r, const struct thole_status *st, struct 
     bufslice_unref(r->route.result);
     pthread_mutex_lock(&k->lock);
     k->busy = false;
-    pthread_mutex_unlock(&k->lock);
-    go_on(k);
+    unlock_and_go_on(k);
 }
 
 static void end(struct keep_alive *k)
 {
     pthread_mutex_lock(&k->lock);
     k->ended = true;
-    pthread_mutex_unlock(&k->lock);
-    go_on(k);
+    unlock_and_go_on(k);
 }
 
 static void cancelled(void *ctx)
@@ -119,8 +117,8 @@ static void cancelled(void *ctx)
 
     pthread_mutex_lock(&k->lock);
     k->count = 0;
-    pthread_mutex_unlock(&k->lock);
-    end(k);
+    k->ended = true;
+    unlock_and_go_on(k);
 }
 
 static struct keep_alive *stream_of(struct services *s, struct bus_rpc *rpc)
@@ -172,7 +170,8 @@ void services__etcd_keep_alive(void *ctx, struct bus_rpc *rpc, struct slice mess
         fail_stream(k, &st);
     }
     upb_Arena_Free(arena);
-    go_on(k);
+    pthread_mutex_lock(&k->lock);
+    unlock_and_go_on(k);
 }
 
 void services__etcd_keep_alive_end(void *ctx, struct bus_rpc *rpc)

@@ -123,10 +123,6 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
 
     bytes_append(&payload, &marker, 1);
     services__wire_bytes(&payload, field, request);
-    if (request.size == 0) { /* an empty message must be there, too */
-        bytes_append_varint(&payload, (uint64_t)field << 3 | 2);
-        bytes_append_varint(&payload, 0);
-    }
     if (payload.size > LIMIT_PAYLOAD_BYTES) {
         struct thole_status st;
         bytes_deinit(&payload);

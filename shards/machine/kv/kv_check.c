@@ -68,8 +68,6 @@ const struct kv_refusal *kv__check_delete(const etcdserverpb_DeleteRangeRequest 
 
 /* ---- Transactions ---------------------------------------------------------------------------- */
 
-typedef const etcdserverpb_RequestOp *const *operations;
-
 static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget);
 
 static const struct kv_refusal *check_operation(const etcdserverpb_RequestOp *op, size_t budget)
@@ -99,8 +97,8 @@ static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, si
 {
     size_t compares = 0, successes = 0, failures = 0;
     const etcdserverpb_Compare *const *compare = etcdserverpb_TxnRequest_compare(m, &compares);
-    operations success = etcdserverpb_TxnRequest_success(m, &successes);
-    operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
+    kv__operations success = etcdserverpb_TxnRequest_success(m, &successes);
+    kv__operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
     const struct kv_refusal *wrong = NULL;
     size_t most = compares > successes ? compares : successes;
 
@@ -174,14 +172,14 @@ static bool has_delete(const struct touched *t, struct slice key)
     return false;
 }
 
-static bool level_is_apart(operations ops, size_t n, struct touched *ret);
+static bool level_is_apart(kv__operations ops, size_t n, struct touched *ret);
 
 /* A nested transaction takes one of its branches, so the two may put the same key. */
 static bool nested_is_apart(const etcdserverpb_TxnRequest *m, struct touched *t)
 {
     size_t successes = 0, failures = 0;
-    operations success = etcdserverpb_TxnRequest_success(m, &successes);
-    operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
+    kv__operations success = etcdserverpb_TxnRequest_success(m, &successes);
+    kv__operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
     struct touched a = {0}, b = {0};
     bool ok = level_is_apart(success, successes, &a) && level_is_apart(failure, failures, &b);
 
@@ -224,7 +222,7 @@ static struct slice put_key(const etcdserverpb_RequestOp *op)
 /* No key is put twice, or put and deleted, on one path. In etcd's order: deletions of the level,
  * nested transactions, puts of the level. Like etcd, this takes the end "\0" literally: a put
  * beside a deletion of everything passes. Both are changes of the revision then. */
-static bool level_is_apart(operations ops, size_t n, struct touched *ret)
+static bool level_is_apart(kv__operations ops, size_t n, struct touched *ret)
 {
     for (size_t i = 0; i < n; i++) {
         if (etcdserverpb_RequestOp_has_request_delete_range(ops[i])) {
@@ -264,8 +262,8 @@ const struct kv_refusal *kv__check_txn(const etcdserverpb_TxnRequest *m)
     for (int i = 0; i < 2 && wrong == NULL; i++) {
         struct touched t = {0};
         size_t n = 0;
-        operations ops = i == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = i == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                    : etcdserverpb_TxnRequest_failure(m, &n);
         wrong = level_is_apart(ops, n, &t) ? NULL : &kv__duplicate_key;
         touched_deinit(&t);
     }
@@ -283,8 +281,8 @@ bool kv__txn_is_read_only(const etcdserverpb_TxnRequest *m)
 {
     for (int branch = 0; branch < 2; branch++) {
         size_t n = 0;
-        operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                     : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                         : etcdserverpb_TxnRequest_failure(m, &n);
         for (size_t i = 0; i < n; i++) {
             if (!operation_reads_only(ops[i])) {
                 return false;
@@ -317,8 +315,8 @@ uint64_t kv__txn_cost(const etcdserverpb_TxnRequest *m)
 
     for (int branch = 0; branch < 2; branch++) {
         size_t n = 0;
-        operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                     : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                         : etcdserverpb_TxnRequest_failure(m, &n);
         for (size_t i = 0; i < n; i++) {
             cost[branch] += operation_cost(ops[i]);
         }

@@ -1,5 +1,5 @@
 /* Compaction. The entry records the revision; from then on older reads are refused. The walk then
- * looks once at each change up to that revision, in order, and deletes the version that it
+ * looks once at each change below that revision, in order, and deletes the version that it
  * superseded. A deletion deletes itself as well. Every replica walks equally far with every entry,
  * so that the logical size, which the quota is about, is the same everywhere. */
 #include "shards/machine/kv/kv_internal.h"

@@ -48,7 +48,7 @@ static void crc_add_record(struct crc *c, const struct kv_change *change)
     crc_add(c, change->encoded);
 }
 
-/* Whether the change is no deletion, and was not superseded at `revision`, not below it. */
+/* Whether the change is no deletion, and was not superseded at or below `revision`. */
 static enum thole_code is_live(const struct kv_reader *r, const struct kv_change *c,
                                int64_t revision, bool *ret, struct thole_status *st)
 {

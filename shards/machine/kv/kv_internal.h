@@ -209,6 +209,13 @@ bool kv__txn_is_read_only(const etcdserverpb_TxnRequest *m);
 /* Bytes that its puts may add. */
 uint64_t kv__txn_cost(const etcdserverpb_TxnRequest *m);
 
+typedef const etcdserverpb_RequestOp *const *kv__operations; /* of one branch of a Txn */
+
+static inline int kv__compare_i64(int64_t a, int64_t b)
+{
+    return (a > b) - (a < b);
+}
+
 static inline struct slice kv__slice(upb_StringView v)
 {
     return slice_of(v.data, v.size);
@@ -347,7 +354,7 @@ enum thole_code kv__do_revoke(struct kv_exec *x, const etcdserverpb_LeaseRevokeR
 enum thole_code kv__do_keep_alive(struct kv_exec *x, const etcdserverpb_LeaseKeepAliveRequest *m,
                                   struct thole_status *st);
 /* Revoke what is overdue at the time of the last entry, at least one lease and about
- * KV_EXPIRE_KEYS_MAX keys; each lease takes a revision of its own. */
+ * THOLE_TICK_ITEMS_MAX keys; each lease takes a revision of its own. */
 enum thole_code kv__expire(struct kv_exec *x, struct thole_status *st);
 /* When the next lease may be due, on the engine's clock; UINT64_MAX: none. */
 enum thole_code kv__lease_next_due(const struct kv_reader *r, uint64_t *ret,

@@ -7,7 +7,6 @@
 #include "shards/machine/kv/kv_internal.h"
 
 enum { LEASE_ID = 2, LEASE_TTL = 3, LEASE_GRANTED = 4, LEASE_KEYS = 5 };
-#define EXPIRE_ITEMS_MAX 1000
 #define MS_PER_S 1000
 
 enum thole_code kv__lease_get(const struct kv_reader *r, int64_t id, struct kv_lease *ret,
@@ -282,7 +281,7 @@ enum thole_code kv__expire(struct kv_exec *x, struct thole_status *st)
         code = first_due(&x->reader, &due, &found, st);
         x->kv->next_due_ms = found ? due.due_ms : UINT64_MAX;
         if (code != THOLE_OK || !found || due.due_ms > x->kv->state.alive_ms ||
-            done >= EXPIRE_ITEMS_MAX) {
+            done >= THOLE_TICK_ITEMS_MAX) {
             break;
         }
         x->kv->due_floor_ms = due.due_ms;

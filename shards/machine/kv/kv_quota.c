@@ -23,6 +23,7 @@ uint64_t kv__parse_quota(struct thole_slice config)
             !slice_equal(slice_of(line.data, sizeof name - 1), slice_str(name))) {
             continue;
         }
+        v = 0;
         for (size_t i = sizeof name - 1; i < line.size; i++) {
             uint8_t c = line.data[i];
             if (c < '0' || c > '9' || v > (UINT64_MAX - 9) / 10) {

@@ -61,11 +61,6 @@ static void remember(struct range *g, const struct kv_item *item)
 
 /* ---- Order ----------------------------------------------------------------------------------- */
 
-static int compare_i64(int64_t a, int64_t b)
-{
-    return (a > b) - (a < b);
-}
-
 static int by_key(const void *a, const void *b)
 {
     return slice_compare(((const struct kv_item *)a)->key, ((const struct kv_item *)b)->key);
@@ -79,13 +74,13 @@ static int by_key(const void *a, const void *b)
         int order = (expression);                                  \
         return order != 0 ? order : slice_compare(a->key, b->key); \
     }
-BY(version, compare_i64(a->version, b->version))
-BY(create, compare_i64(a->create, b->create))
-BY(mod, compare_i64(a->mod, b->mod))
+BY(version, kv__compare_i64(a->version, b->version))
+BY(create, kv__compare_i64(a->create, b->create))
+BY(mod, kv__compare_i64(a->mod, b->mod))
 BY(value, slice_compare(a->value, b->value))
-BY(version_down, compare_i64(b->version, a->version))
-BY(create_down, compare_i64(b->create, a->create))
-BY(mod_down, compare_i64(b->mod, a->mod))
+BY(version_down, kv__compare_i64(b->version, a->version))
+BY(create_down, kv__compare_i64(b->create, a->create))
+BY(mod_down, kv__compare_i64(b->mod, a->mod))
 BY(value_down, slice_compare(b->value, a->value))
 #undef BY
 static int by_key_down(const void *a, const void *b)

@@ -8,8 +8,6 @@
 enum { TXN_SUCCEEDED = 2, TXN_RESPONSES = 3 };
 enum { OP_RANGE = 1, OP_PUT, OP_DELETE, OP_TXN, OP_MODIFY = 100 };
 
-typedef const etcdserverpb_RequestOp *const *operations;
-
 struct txn {
     struct kv_exec *x; /* NULL: a query */
     const struct kv_reader *r;
@@ -24,11 +22,6 @@ struct txn {
 
 /* ---- Comparisons ----------------------------------------------------------------------------- */
 
-static int compare_i64(int64_t a, int64_t b)
-{
-    return (a > b) - (a < b);
-}
-
 static bool compare_item(const etcdserverpb_Compare *c, const struct kv_item *item)
 {
     int order = 0;
@@ -38,16 +31,16 @@ static bool compare_item(const etcdserverpb_Compare *c, const struct kv_item *it
         order = slice_compare(item->value, kv__slice(etcdserverpb_Compare_value(c)));
         break;
     case etcdserverpb_Compare_CREATE:
-        order = compare_i64(item->create, etcdserverpb_Compare_create_revision(c));
+        order = kv__compare_i64(item->create, etcdserverpb_Compare_create_revision(c));
         break;
     case etcdserverpb_Compare_MOD:
-        order = compare_i64(item->mod, etcdserverpb_Compare_mod_revision(c));
+        order = kv__compare_i64(item->mod, etcdserverpb_Compare_mod_revision(c));
         break;
     case etcdserverpb_Compare_VERSION:
-        order = compare_i64(item->version, etcdserverpb_Compare_version(c));
+        order = kv__compare_i64(item->version, etcdserverpb_Compare_version(c));
         break;
     case etcdserverpb_Compare_LEASE:
-        order = compare_i64(item->lease, etcdserverpb_Compare_lease(c));
+        order = kv__compare_i64(item->lease, etcdserverpb_Compare_lease(c));
         break;
     default:
         break;
@@ -96,7 +89,7 @@ static enum thole_code compare(struct txn *t, const etcdserverpb_Compare *c, boo
     return code;
 }
 
-static operations branch(const etcdserverpb_TxnRequest *m, bool success, size_t *ret_count)
+static kv__operations branch(const etcdserverpb_TxnRequest *m, bool success, size_t *ret_count)
 {
     return success ? etcdserverpb_TxnRequest_success(m, ret_count)
                    : etcdserverpb_TxnRequest_failure(m, ret_count);
@@ -118,7 +111,7 @@ static enum thole_code choose(struct txn *t, const etcdserverpb_TxnRequest *m)
         t->path = xrealloc(t->path, t->path_capacity * sizeof *t->path);
     }
     t->path[t->path_size++] = success;
-    operations ops = branch(m, success, &n);
+    kv__operations ops = branch(m, success, &n);
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         if (etcdserverpb_RequestOp_has_request_txn(ops[i])) {
             code = choose(t, etcdserverpb_RequestOp_request_txn(ops[i]));
@@ -179,7 +172,7 @@ static enum thole_code check_path(struct txn *t, const etcdserverpb_TxnRequest *
 {
     enum thole_code code = THOLE_OK;
     size_t n = 0;
-    operations ops = branch(m, t->path[t->path_at++], &n);
+    kv__operations ops = branch(m, t->path[t->path_at++], &n);
 
     for (size_t i = 0; i < n && code == THOLE_OK && t->refusal == NULL; i++) {
         if (etcdserverpb_RequestOp_has_request_txn(ops[i])) {
@@ -253,7 +246,7 @@ static enum thole_code run(struct txn *t, const etcdserverpb_TxnRequest *m, bool
     enum thole_code code = THOLE_OK;
     bool success = t->path[t->path_at++];
     size_t n = 0;
-    operations ops = branch(m, success, &n);
+    kv__operations ops = branch(m, success, &n);
 
     for (size_t i = 0; i < n && code == THOLE_OK && t->refusal == NULL; i++) {
         code = run_operation(t, ops[i], &responses);

@@ -33,8 +33,8 @@
  *
  * Metadata: records of the engine (struct thole_meta) that a persistent machine stores with its
  * data: the applied index and the answers of sessions. The machine does not interpret them. A key
- * has 1 to 32 bytes, a value at most 128 KiB; a batch brings at most a few thousand records, of at
- * most 64 MiB together, and a shard has at most 530,000.
+ * has 1 to 32 bytes, a value at most 128 KiB; a batch brings a few thousand records as a rule, at
+ * most one for each that the shard has, of at most 64 MiB together. A shard has at most 530,000.
  *
  * Durability of persistent types: `apply` need not make anything durable. The engine calls `flush`
  * before it drops entries from the log: when the log has grown by compact_log_bytes (64 MiB),
