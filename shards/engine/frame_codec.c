@@ -50,8 +50,7 @@ static uint8_t *put_bytes_head(uint8_t *p, unsigned number, size_t n)
 
 static bool has_stamp(const struct raft_entry *e, const struct raft_entry *before)
 {
-    return before == NULL || e->stamp.now_ms != before->stamp.now_ms ||
-           e->stamp.alive_ms != before->stamp.alive_ms;
+    return before == NULL || !raft_stamp_equal(e->stamp, before->stamp);
 }
 
 /* Index on the first entry only, term and times where they change: see the proto. */

@@ -107,14 +107,10 @@ void request_ids_expire(struct session_table *t, uint64_t alive_ms,
     }
 }
 
-struct request_answer *request_ids_add(struct session_table *t, struct slice id)
+static struct request_answer *add(struct request_ids *ids, struct slice id, uint64_t hash)
 {
-    struct request_ids *ids = &t->ids;
-    uint64_t hash = hash64(id.data, id.size, ids->seed);
     ASSERT(id.size > 0 && id.size <= LIMIT_REQUEST_ID_BYTES);
-    if (ids->count >= LIMIT_REQUEST_IDS_MAX || find(ids, id, hash) != NULL) {
-        return NULL;
-    }
+    ASSERT(ids->count < LIMIT_REQUEST_IDS_MAX);
     struct request_answer *r = xmalloc(sizeof *r + id.size);
     *r = (struct request_answer){.hash = hash, .id_size = (uint8_t)id.size};
     memcpy(r->id, id.data, id.size);
@@ -124,12 +120,21 @@ struct request_answer *request_ids_add(struct session_table *t, struct slice id)
     return r;
 }
 
+struct request_answer *request_ids_add(struct session_table *t, struct slice id)
+{
+    struct request_ids *ids = &t->ids;
+    uint64_t hash = hash64(id.data, id.size, ids->seed);
+    return ids->count >= LIMIT_REQUEST_IDS_MAX || find(ids, id, hash) != NULL ? NULL
+                                                                              : add(ids, id, hash);
+}
+
 enum session_verdict request_id_begin(struct session_table *t, struct slice id, uint64_t index,
                                       uint64_t alive_ms, const struct session_observer *o,
                                       struct request_answer **ret)
 {
     struct request_ids *ids = &t->ids;
-    struct request_answer *r = find(ids, id, hash64(id.data, id.size, ids->seed));
+    uint64_t hash = hash64(id.data, id.size, ids->seed);
+    struct request_answer *r = find(ids, id, hash);
     if (r != NULL && r->reserved) {
         return SESSION_BUSY;
     }
@@ -143,8 +148,8 @@ enum session_verdict request_id_begin(struct session_table *t, struct slice id, 
     if (ids->live_count >= LIMIT_REQUEST_IDS) {
         return REQUEST_IDS_FULL;
     }
-    r = request_ids_add(t, id);
-    ASSERT(r != NULL && (r->older == NULL || r->older->index < index));
+    r = add(ids, id, hash);
+    ASSERT(r->older == NULL || r->older->index < index);
     r->index = index;
     r->alive_ms = alive_ms;
     r->reserved = true;

@@ -8,6 +8,8 @@
 #include "shards/engine/session.h"
 #include "thole/engine/v1/engine.upb.h"
 
+#define RECORD_SPACE 1024 /* records with a small answer are encoded without an allocation */
+
 static upb_StringView view_of(const struct buf *b)
 {
     return b != NULL ? upb_StringView_FromDataAndSize((const char *)b->data, b->size)
@@ -54,7 +56,8 @@ void session_encode_head(const struct session *s, struct bytes *out)
 
 void session_encode_result(const struct session_result *r, struct bytes *out)
 {
-    upb_Arena *arena = upb_Arena_New();
+    _Alignas(16) char space[RECORD_SPACE];
+    upb_Arena *arena = upb_Arena_Init(space, sizeof space, &upb_alloc_global);
     thole_engine_v1_SessionResult *m = thole_engine_v1_SessionResult_new(arena);
     fill_result(m, r);
     size_t size;
@@ -77,7 +80,8 @@ static void fill_answer(thole_engine_v1_RequestAnswer *m, const struct request_a
 
 void session_encode_request(const struct request_answer *r, struct bytes *out)
 {
-    upb_Arena *arena = upb_Arena_New();
+    _Alignas(16) char space[RECORD_SPACE];
+    upb_Arena *arena = upb_Arena_Init(space, sizeof space, &upb_alloc_global);
     thole_engine_v1_SnapshotSession *m = thole_engine_v1_SnapshotSession_new(arena);
     fill_answer(thole_engine_v1_SnapshotSession_mutable_request(m, arena), r);
     size_t size;
@@ -88,7 +92,8 @@ void session_encode_request(const struct request_answer *r, struct bytes *out)
 
 void session_encode_answer(const struct request_answer *r, struct bytes *out)
 {
-    upb_Arena *arena = upb_Arena_New();
+    _Alignas(16) char space[RECORD_SPACE];
+    upb_Arena *arena = upb_Arena_Init(space, sizeof space, &upb_alloc_global);
     thole_engine_v1_RequestAnswer *m = thole_engine_v1_RequestAnswer_new(arena);
     fill_answer(m, r);
     size_t size;

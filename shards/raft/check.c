@@ -56,7 +56,7 @@ static void check_event(const struct raft *r)
         /* It was a candidate before, so that its vote could become durable. It only appends. */
         ASSERT(same_term && (f->role == RAFT_LEADER || f->role == RAFT_CANDIDATE));
         ASSERT(r->log.last_index >= f->last_index);
-        ASSERT(raft__stamp_precedes(f->last_stamp, r->log.last_stamp));
+        ASSERT(raft_stamp_precedes(f->last_stamp, r->log.last_stamp));
     }
 }
 

@@ -3,11 +3,7 @@
 
 bool raft__may_campaign(const struct raft *r)
 {
-    const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
-
-    if (r->role == RAFT_LEADER || r->removed || r->superseded || r->awake->force_index != 0 ||
-        r->options.witness || m == NULL ||
-        (m->role != RAFT_VOTER && m->outgoing_role != RAFT_VOTER)) {
+    if (!raft__has_election_timer(r) || r->awake->force_index != 0) {
         return false;
     }
     if (r->log.durable < r->log.start_index || raft__writer_stalled(r)) {

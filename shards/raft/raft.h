@@ -48,6 +48,15 @@ struct raft_stamp {
     uint64_t now_ms;
     uint64_t alive_ms;
 };
+/* May `b` follow `a` in a log? Neither time falls. */
+static inline bool raft_stamp_precedes(struct raft_stamp a, struct raft_stamp b)
+{
+    return a.now_ms <= b.now_ms && a.alive_ms <= b.alive_ms;
+}
+static inline bool raft_stamp_equal(struct raft_stamp a, struct raft_stamp b)
+{
+    return a.now_ms == b.now_ms && a.alive_ms == b.alive_ms;
+}
 
 /* Immutable and ref-counted: the log cache, write batches, frames and appliers share it. */
 struct raft_entry {

@@ -254,7 +254,6 @@ void raft__force_acts(struct raft *r); /* its configuration came into force */
 void raft__answer_removed(struct raft *r, uint64_t to);
 
 /* stamp.c */
-bool raft__stamp_precedes(struct raft_stamp a, struct raft_stamp b); /* or equals, in both times */
 
 /* sleep.c */
 void raft__busy(struct raft *r); /* note activity: the group does not sleep now */

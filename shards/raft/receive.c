@@ -23,7 +23,7 @@ static bool entries_valid(const struct raft_message *m)
         const struct raft_entry *e = m->entries[i];
         if (e == NULL || e->index != m->index + 1 + i || e->term < term || e->term > m->term ||
             e->term == 0 || e->kind > RAFT_ENTRY_KIND_MAX ||
-            !(raft__stamp_precedes(stamp, e->stamp) || CANARY(stamp_falls))) {
+            !(raft_stamp_precedes(stamp, e->stamp) || CANARY(stamp_falls))) {
             return false;
         }
         term = e->term;

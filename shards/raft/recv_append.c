@@ -44,7 +44,7 @@ static bool times_continue(const struct raft *r, const struct raft_message *m)
         !raft__log_matches(&r->log, m->index, m->log_term)) {
         return true;
     }
-    return raft__stamp_precedes(stamp, m->entries[0]->stamp) || CANARY(stamp_falls);
+    return raft_stamp_precedes(stamp, m->entries[0]->stamp) || CANARY(stamp_falls);
 }
 
 static void take_entries(struct raft *r, const struct raft_message *m, uint32_t from)

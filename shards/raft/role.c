@@ -84,8 +84,8 @@ bool raft__has_election_timer(const struct raft *r)
 {
     const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
 
-    return r->role != RAFT_LEADER && !r->removed && !r->superseded && !r->options.witness &&
-           m != NULL && (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER);
+    return raft__has_timer(r) && !r->options.witness &&
+           (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER);
 }
 
 bool raft__has_timer(const struct raft *r)

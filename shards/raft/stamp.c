@@ -10,11 +10,6 @@
  * its entries. */
 #include "shards/raft/raft_internal.h"
 
-bool raft__stamp_precedes(struct raft_stamp a, struct raft_stamp b)
-{
-    return a.now_ms <= b.now_ms && a.alive_ms <= b.alive_ms;
-}
-
 static uint64_t max_u64(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -38,6 +33,6 @@ struct raft_stamp raft_stamp_now(const struct raft *r, uint64_t now_ms, uint64_t
     if (CANARY(stamp_falls) && wall_ms != 0) {
         stamp.now_ms = wall_ms;
     }
-    ASSERT(raft__stamp_precedes(last, stamp) || CANARY(stamp_falls));
+    ASSERT(raft_stamp_precedes(last, stamp) || CANARY(stamp_falls));
     return stamp;
 }

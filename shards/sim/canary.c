@@ -1,4 +1,5 @@
 /* Switches an injected bug on. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/canary.h"
@@ -44,4 +45,18 @@ bool sim_canary_set(const char *name)
     look_up(all, sizeof all / sizeof all[0], name);
     look_up(of_hosts, sizeof of_hosts / sizeof of_hosts[0], name);
     return canary_on != CANARY_none;
+}
+
+bool sim_canary_choose(const char *name, const char *(*name_of)(int i))
+{
+    for (int i = 0; name_of(i) != NULL; i++) {
+        if (strcmp(name_of(i), name) == 0) {
+            return sim_canary_set(name);
+        }
+    }
+    (void)fprintf(stderr, "there is no canary \"%s\"; there are:\n", name);
+    for (int i = 0; name_of(i) != NULL; i++) {
+        (void)fprintf(stderr, "  %s\n", name_of(i));
+    }
+    return false;
 }

@@ -251,7 +251,8 @@ void sim__nemesis_stop(struct sim *s, bool silently)
     s->calm = true;
     for (int i = 0; i < s->c.hosts; i++) {
         struct sim_host *h = &s->hosts[i];
-        h->crash_in_write = h->crash_in_commit = h->fail_write = h->fail_file = false;
+        h->crash_in_write = h->crash_in_commit = h->crash_in_apply = false;
+        h->fail_write = h->fail_file = false;
         h->space_low = false;
         h->wall_step_ms = 0;
         h->stalled_until_ns = h->paused_until_ns = 0;

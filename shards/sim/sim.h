@@ -81,6 +81,9 @@ bool sim_fault_parse(const char *names, uint32_t *ret); /* comma separated */
 /* Names of the injected bugs; NULL after the last. */
 const char *sim_canary_name(int i);
 const char *sim_canary_of_hosts(int i); /* those that thole-host-sim finds */
-bool sim_canary_set(const char *name);  /* NULL: none. False if unknown. */
+/* Switch one on, of those that `name_of` lists: the others are in code that the program does not
+ * run. If it is none of them, print the list. */
+bool sim_canary_choose(const char *name, const char *(*name_of)(int i));
+bool sim_canary_set(const char *name); /* NULL: none. False if unknown. */
 
 #endif

@@ -37,7 +37,7 @@ static size_t measure(struct reading *g, struct store_run_reader r, uint64_t run
     *ret_lo = *ret_hi = r.rest.data;
     while (g->count + n < g->max_entries && g->next + n <= g->last && g->next + n <= run_last &&
            store_run_next(&r, &e)) {
-        size_t size = e.payload.size + RAFT_ENTRY_OVERHEAD_BYTES;
+        size_t size = e.payload.size + e.id.size + RAFT_ENTRY_OVERHEAD_BYTES; /* raft_entry_size */
 
         if (g->count + n > 0 && g->bytes + size > g->max_bytes) {
             g->full = true;

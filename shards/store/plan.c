@@ -28,8 +28,7 @@ static enum thole_code plan_entries(struct log_plan *p, const struct store_updat
         const struct raft_entry *e = u->entries[i];
 
         if (e->index != first + i || e->term < term || e->kind > RAFT_ENTRY_KIND_MAX ||
-            e->stamp.now_ms < stamp.now_ms || e->stamp.alive_ms < stamp.alive_ms ||
-            e->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
+            !raft_stamp_precedes(stamp, e->stamp) || e->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
             return REFUSE(u, st, "entries out of order, of an unknown kind, or too large");
         }
         term = e->term;

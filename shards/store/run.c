@@ -29,11 +29,11 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
     uint8_t *p = start;
     bool session = e->session != 0 || e->sequence != 0;
 
-    bool stamp = e->stamp.now_ms != w->stamp.now_ms || e->stamp.alive_ms != w->stamp.alive_ms;
+    bool stamp = !raft_stamp_equal(e->stamp, w->stamp);
 
     ASSERT(e->term >= w->term && e->kind <= ENTRY_KIND_MASK);
     ASSERT(e->id.size <= LIMIT_REQUEST_ID_BYTES);
-    ASSERT(e->stamp.now_ms >= w->stamp.now_ms && e->stamp.alive_ms >= w->stamp.alive_ms);
+    ASSERT(raft_stamp_precedes(w->stamp, e->stamp));
     *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0) | (e->id.size ? ENTRY_HAS_ID : 0) |
                      (stamp ? ENTRY_HAS_STAMP : 0));
     p = put_varint(p, e->term - w->term);

@@ -169,21 +169,6 @@ static void add(struct play_report *to, const struct play_report *r)
 
 /* ---- Injected bugs --------------------------------------------------------------------------- */
 
-/* Those of thole-sim are no bugs of whole hosts: stories may not find them. */
-static bool set_canary(const char *name)
-{
-    for (int i = 0; sim_canary_of_hosts(i) != NULL; i++) {
-        if (strcmp(sim_canary_of_hosts(i), name) == 0) {
-            return sim_canary_set(name);
-        }
-    }
-    fprintf(stderr, "there is no canary \"%s\"; there are:\n", name);
-    for (int i = 0; sim_canary_of_hosts(i) != NULL; i++) {
-        fprintf(stderr, "  %s\n", sim_canary_of_hosts(i));
-    }
-    return false;
-}
-
 /* Each injected bug must be found within that number of stories. */
 static bool find_canaries(const char *only, uint64_t seeds)
 {
@@ -257,7 +242,8 @@ int main(int argc, char **argv)
     if (!parse(argc, argv, &o)) {
         return 2;
     }
-    if (o.canary != NULL && strcmp(o.canary, "all") != 0 && !set_canary(o.canary)) {
+    if (o.canary != NULL && strcmp(o.canary, "all") != 0 &&
+        !sim_canary_choose(o.canary, sim_canary_of_hosts)) {
         return 2;
     }
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -362,21 +362,6 @@ static bool parse(int argc, char **argv, struct command *c)
     return ok && optind == argc && c->o.hosts <= SIM_HOSTS_MAX && c->o.groups <= SIM_GROUPS_MAX;
 }
 
-/* Those of thole-host-sim are in code that this program does not run. */
-static bool set_canary(const char *name)
-{
-    for (int i = 0; sim_canary_name(i) != NULL; i++) {
-        if (strcmp(sim_canary_name(i), name) == 0) {
-            return sim_canary_set(name);
-        }
-    }
-    (void)fprintf(stderr, "there is no canary \"%s\"; there are:\n", name);
-    for (int i = 0; sim_canary_name(i) != NULL; i++) {
-        (void)fprintf(stderr, "  %s\n", sim_canary_name(i));
-    }
-    return false;
-}
-
 int main(int argc, char **argv)
 {
     struct command c = {.o = {.seed = 1, .ticks = SIM_TICKS_DEFAULT}};
@@ -384,7 +369,8 @@ int main(int argc, char **argv)
         (void)fputs(usage, stderr);
         return 2;
     }
-    if (c.canary != NULL && strcmp(c.canary, "all") != 0 && !set_canary(c.canary)) {
+    if (c.canary != NULL && strcmp(c.canary, "all") != 0 &&
+        !sim_canary_choose(c.canary, sim_canary_name)) {
         return 2;
     }
     if (!c.log) {
