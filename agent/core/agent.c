@@ -47,8 +47,9 @@
 /* How long requests are refused before connections are cut: some round trips of a slow network. */
 #define LEAVE_MS 100
 /* Of a stop: time to retry a handoff whose first target does not answer. */
-#define HAND_OVER_NS (3 * NS_PER_S) /* a fifteenth, if no other host can take a leadership */
-#define FORWARDED_POOLED_MAX 4096   /* about 5 MiB */
+#define HAND_OVER_NS (3 * NS_PER_S)
+#define HAND_OVER_ALONE_NS (200 * NS_PER_MS) /* no other host can take a leadership */
+#define FORWARDED_POOLED_MAX 4096            /* about 5 MiB */
 
 /* ---- Small getters --------------------------------------------------------------------------- */
 
@@ -202,18 +203,7 @@ void agent__request_restart(struct agent *a, const char *format, ...)
     va_end(args);
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "this host must restart: %s", why);
-    pthread_mutex_lock(&a->lock);
-    a->restart = a->restart || !a->failed;
-    pthread_mutex_unlock(&a->lock);
     agent__fail(a, &st);
-}
-
-bool agent_needs_restart(struct agent *a)
-{
-    pthread_mutex_lock(&a->lock);
-    bool again = a->restart;
-    pthread_mutex_unlock(&a->lock);
-    return again;
 }
 
 /* Why shard zero cannot be written through this host now; NULL: it can. */
@@ -579,8 +569,9 @@ static void hand_over(struct agent *a)
     struct thole_status st = {0};
     latch_init(&done);
     uint64_t begin = clock_now(&clock_system);
-    uint64_t share = join__addresses_all_down(a->peer_addresses) ? 15 : 1;
-    engine_hand_over(a->engine, begin + HAND_OVER_NS / share, latch_callback, &done);
+    uint64_t limit =
+        join__addresses_all_down(a->peer_addresses) ? HAND_OVER_ALONE_NS : HAND_OVER_NS;
+    engine_hand_over(a->engine, begin + limit, latch_callback, &done);
     enum thole_code code = latch_wait(&done, &st);
     latch_deinit(&done);
     if (code != THOLE_OK) {

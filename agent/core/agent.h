@@ -108,8 +108,6 @@ bool agent_wait(struct agent *a, uint64_t deadline_ns,
                 bool (*predicate)(struct agent *a, void *ctx), void *ctx);
 bool agent_is_stopping(struct agent *a);
 void agent_signal(struct agent *a); /* wakes agent_wait */
-/* After `failed`: the data directory is intact, and the owner should open it again. */
-bool agent_needs_restart(struct agent *a);
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
 

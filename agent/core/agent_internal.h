@@ -81,7 +81,6 @@ struct agent {
     bool member; /* shard zero's replica runs here */
     bool stopping;
     bool failed;
-    bool restart;          /* failed, and a restart cures the failure */
     char waiting_for[360]; /* what readiness waits for while the cluster forms */
     uint64_t changes;      /* counts agent_signal, for agent_wait */
 };

@@ -309,12 +309,12 @@ bool join__addresses_all_down(struct addresses *as)
         return false;
     }
     pthread_mutex_lock(&as->lock);
-    bool up = as->count == 0;
+    bool all_down = as->count > 0;
     for (size_t i = 0; i < as->count; i++) {
-        up = up || bus_peer_up(as->agent->bus, &as->hosts[i].host);
+        all_down = all_down && !bus_peer_up(as->agent->bus, &as->hosts[i].host);
     }
     pthread_mutex_unlock(&as->lock);
-    return !up;
+    return all_down;
 }
 
 /* Returns how many hosts are not connected. */

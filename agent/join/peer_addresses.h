@@ -32,9 +32,10 @@ void join__addresses_serve(struct addresses *as,
 
 size_t join__addresses_list(struct addresses *as, char (**ret)[ADDRESS_BYTES]); /* malloced */
 
-/* The peers file. */
 /* There are other hosts, and none of them is connected. */
 bool join__addresses_all_down(struct addresses *as);
+
+/* The peers file. */
 bool join__addresses_changed(struct addresses *as); /* since the last save */
 THOLE_MUST_CHECK enum thole_code join__addresses_save(struct addresses *as,
                                                       struct thole_status *st);

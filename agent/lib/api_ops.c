@@ -227,7 +227,7 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
     r->max_staleness_ms = op->max_staleness_ms;
     r->slot_plus_1 = op->key.size > 0 ? 1 + slot_of_key(slice_of(op->key.data, op->key.size))
                                       : op->shard->slot_plus_1;
-    r->deadline_ns = now + (op->timeout_ms ? op->timeout_ms : 5000) * NS_PER_MS;
+    r->deadline_ns = now + (op->timeout_ms ? op->timeout_ms : API_TIMEOUT_MS) * NS_PER_MS;
 }
 
 static struct bufslice keep_payload(struct op *o, struct slice payload)

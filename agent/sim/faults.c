@@ -141,7 +141,7 @@ static void run_copy(const struct step *p)
     world__at(play.copy_until_ns, NULL, odd_disk_ends, NULL);
 }
 
-/* A disk that shard zero needs is not lost: see disasters.c for that. */
+/* A disk that shard zero needs is not lost. */
 static void wipe(const struct step *p)
 {
     struct wanted *w = &play.wanted[p->host];

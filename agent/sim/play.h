@@ -34,9 +34,9 @@ struct play_report {
     uint64_t virtual_ms; /* virtual time multiplied by the number of hosts */
     uint64_t verbs, verbs_ok, operations, operations_ok;
 };
-/* Play the story in this process. May be called once per process. */
 /* Have all faults ended, that long ago? */
 bool play__calm_for(uint64_t ns);
+/* Play the story in this process. May be called once per process. */
 void play__run(const struct story *s, bool trace, struct play_report *ret);
 
 void faults__do(const struct step *p);
@@ -74,12 +74,12 @@ void clients__stop(void);
 void clients__probe(void);
 bool clients__probed(void);
 void clients__check_end(void);
-/* What the shard's clients know is void until clients__resume_shard: data may be lost. */
 uint64_t clients__shard_id(int shard); /* 0: none that clients know */
 /* A snapshot to a file is a read of all registers, which ends with their values, or NULL. */
 struct file_read;
 struct file_read *clients__begin_file(int shard);
 void clients__end_file(struct file_read *f, const uint64_t *values);
+/* What the shard's clients know is void until clients__resume_shard: data may be lost. */
 void clients__lose_shard(uint64_t shard_id);
 /* From now on histories begin again, with values that are not known yet. Replicas below
  * `first_replica`, except `kept`, are void. */

@@ -218,29 +218,6 @@ void world__stream_slow(struct client_call *c, uint64_t until_ns)
     c->reads_from_ns = until_ns;
 }
 
-static void cancel_arrived(void *ctx)
-{
-    struct client_call *c = ctx;
-    struct bus_rpc *rpc = c->rpc;
-    if (rpc != NULL && rpc->on_cancel != NULL) {
-        void (*fn)(void *) = rpc->on_cancel;
-        rpc->on_cancel = NULL;
-        fn(rpc->on_cancel_ctx);
-    }
-    drop_use(c);
-}
-
-void world__stream_cancel(struct client_call *c)
-{
-    c->ended = true;
-    forget_stream(c);
-    if (c->life != NULL && !c->life->ended) {
-        c->uses++;
-        world__at(world__now_ns() + world__draw_ns(20 * NS_PER_US, 300 * NS_PER_US), c->life,
-                  cancel_arrived, c);
-    }
-}
-
 void sim_rpc__host_gone(const struct life *life)
 {
     for (struct client_call *c = streams; c != NULL;) {

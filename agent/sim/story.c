@@ -178,7 +178,7 @@ static const char *const words[STEP_KINDS] = {
     [STEP_SCALE_POOL] = "pool p is scaled to $N shards",
     [STEP_DELETE_POOL] = "pool p is deleted",
     [STEP_CANCEL] = "the newest operation is cancelled",
-    [STEP_SAVE] = "shard $S is saved to a file",
+    [STEP_SAVE] = "$Z is saved to a file",
     [STEP_RESTORE] = "a file is restored as shard $S",
     [STEP_REPAIR] = "a repair of shard $S is planned, and run if it is possible",
 };

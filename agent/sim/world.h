@@ -142,8 +142,6 @@ typedef void (*world_message_fn)(void *ctx, struct slice message);
 struct client_call;
 struct client_call *world__stream(int host, const char *path, struct slice request,
                                   world_message_fn message, world_reply_fn done, void *ctx);
-/* The client ends the stream: none of its callbacks is called any more. Not after `done`. */
-void world__stream_cancel(struct client_call *c);
 /* The client reads nothing until then. */
 void world__stream_slow(struct client_call *c, uint64_t until_ns);
 

@@ -54,8 +54,9 @@ static int exit_code(const struct thole_status *st)
     case THOLE_REASON_WRONG_CLUSTER:
     case THOLE_REASON_WRONG_HOST:
     case THOLE_REASON_DISK:
-    case THOLE_REASON_TOO_LARGE: /* a file */
         return EXIT_DATA;
+    case THOLE_REASON_TOO_LARGE: /* an option, or a file */
+        return st->code == THOLE_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_DATA;
     case THOLE_REASON_ADDRESS_IN_USE:
         return EXIT_ADDRESS;
     case THOLE_REASON_REMOVED:
