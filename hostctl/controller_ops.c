@@ -1,5 +1,6 @@
-/* Engine calls and proposals of the controllers, and the way of their answers: an operation is a
- * message. The answering thread posts it to the worker, or frees it if the controllers are gone. */
+/* Engine calls and proposals of the controllers, and how their answers come back: the thread that
+ * has the answer posts the operation to the worker as a message, or frees it if the controllers no
+ * longer exist. */
 #include "hostctl/hostctl_internal.h"
 #include "proto/decode.h"
 

@@ -84,7 +84,7 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
     free(type_text);
 }
 
-/* A replica that starts its group from a snapshot starts empty, like one that joins. Idempotent:
+/* A replica that starts its group from a snapshot starts empty, like a joining one. Idempotent:
  * after a crash the step may already have been done. */
 static void seed(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *shard,
                  const struct engine_replica_status *local)
@@ -116,7 +116,7 @@ static void seed_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_o
     }
 }
 
-/* The row that should run on this host. */
+/* The row of the replica that should run on this host. */
 static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shard_id,
                                           struct registry_replica_buf *buf)
 {
@@ -178,7 +178,8 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
             engine_replica_remove(h->o.engine, local->replica_id, hostctl__op_engine_done,
                                   hostctl__op_new(h, OP_REMOVE, s->id, local->replica_id));
         } else if (shard != NULL && thole_v1_Shard_has_seed(shard) && !local->initialised &&
-                   !local->failed && s->id != REGISTRY_SHARD_ID) { /* that is the bootstrap's */
+                   !local->failed &&
+                   s->id != REGISTRY_SHARD_ID) { /* the bootstrap creates that replica */
             seed(h, s, shard, local);
         }
         return;
@@ -233,7 +234,7 @@ void hostctl__host_done(struct hostctl *h, struct ctl_op *op)
 {
     if (op->kind == OP_FORGET) {
         h->forgetting = false;
-        h->tombstones_dirty |= op->st.code == THOLE_OK; /* the next one */
+        h->tombstones_dirty |= op->st.code == THOLE_OK; /* look for the next row */
         return;
     }
     struct ctl_shard *s = hostctl__shard(h, op->shard_id);

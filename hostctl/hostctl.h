@@ -20,9 +20,9 @@ struct hostctl;
 /* Provided by the layer above. Called on the controllers' worker; must not block. */
 struct hostctl_callbacks {
     void *ctx;
-    /* Propose a command to shard zero, wherever its leader is. `done` comes exactly once, on any
-     * thread; `result` (thole.registry.v1.Result bytes) is borrowed and only valid on THOLE_OK with
-     * code 0. `command` is taken over. */
+    /* Propose a command to shard zero, wherever its leader is. `done` is called exactly once, on
+     * any thread; `result` (thole.registry.v1.Result bytes) is borrowed and only valid on THOLE_OK
+     * with code 0. Takes `command` over. */
     void (*propose)(void *ctx, struct bufslice command,
                     void (*done)(void *done_ctx, const struct thole_status *st, uint64_t code,
                                  struct slice result),
@@ -30,8 +30,8 @@ struct hostctl_callbacks {
     /* A host row was added, changed by a restart of the host, or dropped (address NULL). */
     void (*host_address)(void *ctx, const struct uuid *host, uint64_t incarnation,
                          const char *address);
-    /* Ask host `asked` whether it reaches host `about`. `done` comes exactly once, on any thread,
-     * after at most a second; `answered` is false if the host did not answer. */
+    /* Ask host `asked` whether it reaches host `about`. `done` is called exactly once, on any
+     * thread, after at most a second; `answered` is false if the host did not answer. */
     void (*reaches)(void *ctx, const struct uuid *asked, const struct uuid *about,
                     void (*done)(void *done_ctx, bool answered, bool reaches), void *done_ctx);
 };
@@ -58,8 +58,8 @@ struct hostctl_options {
 struct hostctl *hostctl_new(const struct hostctl_options *o);
 /* Starts no more steps; steps under way end by themselves. Call before engine_stop. */
 void hostctl_stop(struct hostctl *h);
-/* Call after engine_stop, when the calls below and the registry's have ended. Answers to proposals
- * may still arrive later. */
+/* Call after engine_stop, when the engine's and the registry's callbacks have ended. Answers to
+ * proposals may still arrive later. */
 void hostctl_free(struct hostctl *h);
 
 /* From engine_observer.replica_changed: copied and posted. Any thread. */

@@ -45,7 +45,7 @@ struct ctl_move {
 struct ctl_port {
     _Atomic uint32_t refs;
     pthread_mutex_t lock;
-    struct worker *worker; /* NULL: gone */
+    struct worker *worker; /* NULL: the controllers no longer exist */
 };
 
 enum ctl_op_kind {
@@ -75,16 +75,16 @@ struct ctl_op {
     uint64_t shard_id, replica_id;
     struct uuid host;
     struct thole_status st;
-    uint64_t code;     /* proposals: the registry's answer */
-    uint64_t revision; /* proposals: where the answer takes effect */
+    uint64_t code;     /* of proposals: the registry's answer */
+    uint64_t revision; /* of proposals: the revision of the effect */
     struct uuid asked; /* OP_REACHES: the host that answered about `host` */
     bool answered, reaches;
     uint64_t *shards;    /* OP_REPORT, OP_PLACE: the shards of the command */
-    size_t count;        /* of them */
+    size_t count;        /* how many of these */
     struct uuid *placed; /* OP_PLACE: hosts that get a replica */
     size_t placed_count;
     struct ctl_move *move; /* recorded if the operation succeeds; NULL: no event */
-    struct ctl_op *next;   /* OP_PLACE: answered, but not yet in our view */
+    struct ctl_op *next;   /* OP_PLACE: answered, but our view does not show the effect yet */
 };
 
 struct ctl_replica_msg {
@@ -102,9 +102,9 @@ struct ctl_peer_msg {
 struct ctl_work {
     uint64_t shard_id;
     struct wheel_timer timer;
-    uint64_t lead_after_ms; /* no transfer for balance before */
+    uint64_t lead_after_ms; /* no transfer for balance earlier */
     /* Host controller. */
-    uint64_t host_after_ms; /* not before */
+    uint64_t host_after_ms; /* no step earlier */
     uint64_t failed_replica;
     char *failure; /* of starting failed_replica */
     /* Membership controller. */
@@ -126,64 +126,65 @@ struct ctl_work {
 };
 
 /* A shard that is led here, or that has a step pending; on shard zero's leader host every shard.
- * Of most shards there is nothing to remember. */
+ * Most shards have no step and no state here. */
 struct ctl_shard {
     uint64_t id;
     struct ctl_shard *next_dirty;
-    const struct ctl_work *work; /* to read; hostctl__work to change it. hostctl__no_work: none */
+    const struct ctl_work
+        *work; /* read-only, see hostctl__work; hostctl__no_work: no step is pending */
     bool dirty;
-    bool leads;                       /* the local replica, as the log says */
+    bool leads;                       /* the local replica, as its log last reported it */
     bool starting, seeding, removing; /* host controller */
     bool changing, fencing;           /* membership controller */
     bool placing, place_blocked;      /* blocked: until a command is answered */
     bool unbalanced, moving, decided; /* placement controller */
     bool healing;                     /* of failed replicas */
-    bool sending;                  /* balance of leaders: a snapshot; looked at again after that */
+    bool sending; /* balance of leaders: the replica sends a snapshot; its end wakes this */
     bool report_queued, reporting; /* reports */
     uint8_t verdict;               /* enum placement_verdict; if decided */
 };
 extern const struct ctl_work hostctl__no_work;
 
-/* A host row, or a host that the bus spoke of. */
+/* A host with a row, or one that the bus has reported. */
 struct ctl_host {
     struct uuid id;
     bool in_view;
-    char *address;        /* as the layer above was told; NULL: none */
-    uint64_t address_of;  /* the incarnation that has it */
-    bool up;              /* as the bus says */
+    char *address;        /* as last reported to the layer above; NULL: never */
+    uint64_t address_of;  /* the incarnation at that address */
+    bool up;              /* the connection, as the bus reports it */
     uint64_t incarnation; /* of its row; a new one is a sign of life */
-    int32_t extra;        /* replicas on their way to it, less those that are to leave it */
-    int64_t leads;        /* shards, as they reported */
-    int64_t expected;     /* with what is being handed on now */
+    int32_t extra;        /* replicas on their way to this host, less those that will leave it */
+    int64_t leads;        /* shards that it leads, by reports */
+    int64_t expected;     /* with the transfers that are under way */
     /* Liveness: the answers of other hosts during its last silence. */
-    uint32_t questions; /* under way */
-    uint32_t unreached; /* hosts that do not reach it either */
-    bool reached;       /* by `witness` */
+    uint32_t questions; /* requests under way */
+    uint32_t unreached; /* other hosts that do not reach it either */
+    bool reached;       /* by `witness`, a host that reaches it */
     struct uuid witness;
-    uint64_t asked_ms; /* 0: nobody yet */
+    uint64_t asked_ms; /* 0: no other host yet */
     bool reporting;
     uint64_t report_after_ms, report_revision;
 };
 
-/* Signs of life arrive on the bus's threads, far more often than they are read. */
+/* Signs of life arrive on the bus's threads, far more often than the worker reads them. */
 struct ctl_signs {
-    _Atomic bool wanted; /* by a leader of shard zero */
+    _Atomic bool wanted; /* a leader of shard zero set it */
     pthread_mutex_t lock;
     struct ctl_sign {
         struct uuid host;
         struct detector detector;
-    } * of; /* as many as hosts, in their order */
+    } * of; /* one for each host, in the same order */
     size_t count;
 };
 
-/* Where an operation is, as the view shows it. */
+/* The progress of an operation, as the view shows it. */
 struct ctl_progress {
     thole_v1_OperationState state;
     const char *step;
     uint32_t done, total;
     char message[THOLE_STATUS_MESSAGE_BYTES];
-    bool remove; /* its host, by the same command */
-    bool retire; /* its shard */
+    bool remove; /* the same command changes its host */
+    bool retire; /* the same command changes its shard */
 };
 
 struct hostctl {
@@ -198,14 +199,13 @@ struct hostctl {
 
     _Atomic bool wake_posted;
     struct worker_msg wake;
-    _Atomic bool all_dirty; /* a message was lost to a full mailbox */
+    _Atomic bool all_dirty; /* a full mailbox dropped a message */
 
     struct registry_view *view; /* NULL before the first turn */
     bool tombstones_dirty;
     bool forgetting;
-    /* After a start the registry's machine replays, and old views show replicas that are long gone
-     * as new. So nothing is created before the view has caught up with the revision at the start.
-     */
+    /* After a start the registry's machine replays its log, and old views show removed replicas as
+     * new. So create nothing before the view has reached the revision at the start. */
     bool barrier_asked, barrier_known;
     uint64_t barrier_revision;
     struct map shards; /* id -> struct ctl_shard */
@@ -215,22 +215,22 @@ struct hostctl {
     struct ctl_signs signs;
 
     bool zero_leader;
-    /* Placement: the command of this turn's decisions, and the commands under way. */
+    /* Placement: the command with this turn's decisions, and the commands under way. */
     struct {
-        upb_Arena *arena; /* NULL: none yet */
+        upb_Arena *arena; /* NULL: no decision yet */
         thole_registry_v1_Command *command;
         struct ctl_op *op;
         size_t operations;
     } batch;
     size_t placements;
-    size_t place_limit; /* shards of one command */
+    size_t place_limit; /* shards in one command */
     struct ctl_op *unseen_placements;
     struct ctl_shard *blocked, **blocked_tail;
     size_t unsettled; /* shards whose last decision was ACT or WAIT */
     /* Pools. */
     bool pools_dirty, pool_outstanding;
     uint64_t pool_after_ms;
-    uint64_t pool_revision;   /* the view must have it before the next step */
+    uint64_t pool_revision;   /* the next step waits until the view has reached it */
     struct map pool_attempts; /* hash of a name -> revision of the row, as a number */
     /* Balance. */
     size_t moving;
@@ -244,7 +244,7 @@ struct hostctl {
     uint64_t rebalance; /* operation that is under way; 0: none */
     bool operate_outstanding;
     uint64_t operate_after;    /* id of the last one that was looked at */
-    uint64_t operate_revision; /* the view must have it before the next step */
+    uint64_t operate_revision; /* the next step waits until the view has reached it */
     uint64_t operate_due_ms;   /* UINT64_MAX: nothing has changed */
     uint64_t leaders_due_ms;   /* UINT64_MAX: nothing has changed */
     bool leaders_preferred;    /* a shard was seen that has a preference */
@@ -252,7 +252,7 @@ struct hostctl {
     bool leaders_moved;        /* leaders changed: the same, if hosts lead unevenly */
     struct map
         leaders_look; /* ids of shards led here that changed since they were looked at: a set */
-    uint64_t leaders_revision; /* the view must have it before more are handed on */
+    uint64_t leaders_revision; /* the next transfers wait until the view has reached it */
     size_t leaders_at;         /* position in `shards` of the next look at all */
     uint64_t liveness_due_ms;  /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
@@ -262,14 +262,14 @@ struct hostctl {
         uint64_t window_end_ms;
         uint32_t lines, more;
     } leader_log;
-    /* Local events: moves of leadership that shard zero has not acknowledged, the oldest first. */
+    /* Local events: transfers of leadership that shard zero has not acknowledged, oldest first. */
     struct ctl_move moves[HOSTCTL_MOVES_KEPT];
     size_t move_count;
-    size_t moves_proposed; /* the first ones are a batch that was proposed; 0: none was */
-    uint64_t moves_batch;  /* its number */
-    uint64_t moves_lost;   /* dropped for newer ones since the last acknowledgement */
+    size_t moves_proposed; /* that many form the batch under way; 0: there is none */
+    uint64_t moves_batch;  /* the number of the batch */
+    uint64_t moves_lost;   /* how many were dropped for newer ones since the last acknowledgement */
     bool events_outstanding;
-    bool events_disk; /* the last command is, or was, about the disk */
+    bool events_disk; /* a report of the disk is under way, or was the last command */
     uint64_t events_after_ms, events_revision;
 
     struct ctl_shard *reports, **reports_tail;
@@ -280,8 +280,9 @@ struct hostctl {
 
 /* ---- hostctl.c ------------------------------------------------------------------------------- */
 
-struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id); /* made if there is none */
-struct ctl_work *hostctl__work(struct ctl_shard *s);              /* the same */
+/* Each creates what does not exist yet. */
+struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id);
+struct ctl_work *hostctl__work(struct ctl_shard *s);
 void hostctl__dirty(struct hostctl *h, uint64_t shard_id);
 void hostctl__dirty_all(struct hostctl *h);
 /* Evaluate the shard again at this time, or earlier. */
@@ -297,29 +298,30 @@ void hostctl__port_unref(struct ctl_port *p);
 struct ctl_op *hostctl__op_new(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                uint64_t replica_id);
 void hostctl__op_free(struct ctl_op *op);
-/* Ask shard zero for its revision now; comes back as OP_BARRIER. */
+/* Ask shard zero for its current revision; answered by OP_BARRIER. */
 void hostctl__barrier(struct hostctl *h);
-/* Commit one more entry in the shard, which opens a session that nobody uses; comes back as
- * OP_FENCE. A member stores its commit index along with entries. When an entry that was appended
- * under a configuration is committed, a quorum of this configuration has stored that the
- * configuration is committed. That quorum can elect a leader without the removed members: only
- * then may those be deleted. */
+/* Commit one more entry in the shard, which opens a session that nobody uses; answered by OP_FENCE.
+ * A member stores its commit index along with entries. When an entry that was appended under a
+ * configuration is committed, a quorum of this configuration has stored that the configuration is
+ * committed. That quorum can elect a leader without the removed members: only then may those be
+ * deleted. */
 void hostctl__fence(struct hostctl *h, uint64_t shard_id);
 void hostctl__op_engine_done(void *ctx, const struct thole_status *st); /* an engine_done_fn */
 /* A command by `actor` at this time; add operations, then propose it. */
 thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena);
 /* The actor is this host: "host/NAME". */
 thole_registry_v1_Command *hostctl__host_command(struct hostctl *h, upb_Arena *arena);
-/* `op` comes back as MSG_OP. The arena stays the caller's. */
+/* Answered by `op` as MSG_OP. The caller keeps the arena. */
 void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,
                       struct ctl_op *op);
-/* Ask `asked` whether it reaches `about`; comes back as OP_REACHES. */
+/* Ask `asked` whether it reaches `about`; answered by OP_REACHES. */
 void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const struct uuid *about);
 
 /* ---- view_changes.c: views and host rows ----------------------------------------------------- */
 
 void hostctl__refresh_view(struct hostctl *h);
-struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id); /* made if none */
+/* Creates what does not exist yet. */
+struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id);
 const thole_v1_Host *hostctl__own_row(const struct hostctl *h);
 bool hostctl__host_has_state(const thole_v1_Host *row, thole_v1_HostState state);
 
@@ -331,7 +333,7 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
 void hostctl__host_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__forget_tombstones(struct hostctl *h);
 void hostctl__barrier_done(struct hostctl *h, struct ctl_op *op);
-/* If not, the shard is looked at again later. */
+/* False: the shard is evaluated again later. */
 bool hostctl__view_is_fresh(struct hostctl *h, struct ctl_shard *s);
 
 /* membership_controller.c: the local replica leads and is ready. */
@@ -350,16 +352,16 @@ void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
 
 /* votes.c */
 struct vote_plan {
-    struct raft_change_item items[RAFT_CHANGE_ITEMS_MAX]; /* of one change */
+    struct raft_change_item items[RAFT_CHANGE_ITEMS_MAX]; /* in one change */
     uint32_t count;
-    bool look_again;  /* a wanted change is not possible yet */
+    bool look_again;  /* evaluate again: a wanted change is not possible yet */
     bool self_leaves; /* the local replica, which leads, loses its vote ... */
-    /* ... and leadership should go to this replica first; 0: no remaining voter answers. */
+    /* ... and leadership should move to this replica first; 0: no remaining voter answers */
     uint64_t successor;
 };
 void hostctl__plan_add(struct vote_plan *plan, uint8_t op, uint64_t replica_id,
                        const uint8_t host[static 16]);
-/* Add all votes to give and take in this change. */
+/* Appends all votes to give and to take in one change. */
 void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *local,
                          const struct raft_config *c, struct vote_plan *plan);
 
@@ -373,7 +375,7 @@ void hostctl__place_flush(struct hostctl *h);
 thole_registry_v1_Command *hostctl__place_begin(struct hostctl *h, upb_Arena **ret_arena);
 void hostctl__place_commit(struct hostctl *h, struct ctl_shard *s);
 int32_t hostctl__extra_load(void *ctx, const struct uuid *host);
-/* A new leader of shard zero does not know the decisions of the last one. */
+/* A new leader of shard zero does not know the decisions of the previous one. */
 void hostctl__place_reset(struct hostctl *h);
 void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s);
 
@@ -385,7 +387,7 @@ void hostctl__pools_done(struct hostctl *h, struct ctl_op *op);
 /* operations_controller.c: on shard zero's leader host; pauses on every host. */
 bool hostctl__is_paused(const struct hostctl *h, thole_v1_Controller controller);
 void hostctl__operations_changed(struct hostctl *h);
-/* Something changed that progress may be derived from. */
+/* The rows that progress is derived from may have changed. */
 void hostctl__operate_again(struct hostctl *h);
 bool hostctl__operations_are_due(const struct hostctl *h);
 void hostctl__operate_run(struct hostctl *h);
@@ -408,11 +410,11 @@ void hostctl__balance_run(struct hostctl *h);
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
                             const thole_v1_Shard *shard, bool more);
 void hostctl__leaders_recount(struct hostctl *h);
-/* For tests: leaders are counted by changes; does the count agree with the rows? Recounts. */
+/* For tests: recounts leaders from the rows; do the counts agree? */
 bool hostctl__leaders_are_counted_right(struct hostctl *h);
 /* The number of shards that the host leads by the rows, without shard zero. */
 uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host);
-/* A shard that is led here, or its replica, changed. */
+/* A shard that is led here changed, or its local replica did. */
 void hostctl__leaders_note(struct hostctl *h, struct ctl_shard *s);
 /* Hosts changed, or may be used again. */
 void hostctl__leaders_hosts_changed(struct hostctl *h);
@@ -434,7 +436,8 @@ void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
 
 /* local_events.c */
-/* An operation that hands leadership on to replica `to`, with the actor and the reason. */
+/* An operation that records a transfer of leadership to replica `to`, with the actor and the
+ * reason. */
 struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                 uint64_t to, const char *by, const char *why);
 void hostctl__note_move(struct hostctl *h, const struct ctl_move *move);

@@ -125,9 +125,9 @@ struct choice {
     bool preferred;
 };
 
-/* The best of the other voters: on a preferred host, and of these on the host that leads least. A
- * voter that lags is eligible: the transfer waits for it, or is aborted. A voter that is not
- * connected is not: a restarting host is unconnected before it is suspect. */
+/* The best of the other voters: on a preferred host first, then on the host that leads least. A
+ * voter that lags is eligible: the transfer waits for it, or is aborted. An unconnected voter is
+ * not: a restarting host is unconnected before it is suspect. */
 static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
                                 const thole_v1_Shard *shard)
 {
@@ -172,8 +172,8 @@ static void look_later(struct hostctl *h, const struct ctl_shard *s)
     }
 }
 
-/* Hand the shard on, if that improves the balance. A shard with a membership change is evaluated
- * again when the change has ended. */
+/* Hand leadership of the shard on, if that improves the balance. A shard with a membership change
+ * is evaluated again when the change has ended. */
 static void look_at(struct hostctl *h, struct ctl_shard *s)
 {
     struct registry_shard_buf shard_buf;
@@ -228,8 +228,8 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
                                      leaving ? "drain" : "balance", why));
 }
 
-/* Continue where the last look ended, so that shards that stay are not looked at again and again.
- */
+/* Continue where the last turn ended, so that shards that cannot move are not evaluated over and
+ * over. */
 static void look_at_all(struct hostctl *h, size_t limit)
 {
     map_deinit(&h->leaders_look);
@@ -269,7 +269,7 @@ void hostctl__leaders_run(struct hostctl *h)
     bool leaving = hostctl__host_has_state(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     h->leaders_due_ms = UINT64_MAX;
     if (h->transfers > 0 || (!leaving && !hostctl__may_rebalance(h))) {
-        return; /* the last one's end begins again */
+        return; /* the end of the last transfer starts the next round */
     }
     if (!leaving && registry_view_revision(h->view) < h->leaders_revision) {
         return; /* retry with a newer view: an old one would repeat the same transfer */

@@ -1,20 +1,20 @@
 /* Liveness of hosts, judged on shard zero's leader host alone. Every host has a replica of shard
- * zero, so its leader hears from every host all the time; how long a silence may last follows what
- * was heard (detector.h).
+ * zero, so its leader hears from every host all the time. The allowed silence of a host follows the
+ * intervals between its signs of life (detector.h).
  *
  *   LIVE ----> SUSPECT   silent for longer than allowed, or its connection broke and stays so
  *   SUSPECT -> DEAD      silent for the whole grace
  *   either --> LIVE      heard steadily for a while: as long as the smallest threshold, or twice
- *                        that for a dead one
+ *                        that for a dead host
  *
- * A host that we cannot reach may still be reached by others. They are asked before it is called
- * suspect and before it is called dead, and as long as one of them reaches it, it is not dead: its
- * replicas serve. (When our connection to it stands and it is silent all the same, then it is the
- * host, and nobody is asked.)
+ * Other hosts may still reach a host that the leader cannot reach. The leader asks them before it
+ * calls the host suspect, and again before it calls it dead. A host that any other host reaches is
+ * not dead: its replicas serve. If the leader's connection stands and the host is silent all the
+ * same, the host itself hangs, and other hosts are not asked.
  *
- * A new leader starts its clocks anew, so that a change of leader never shortens a grace. A host
- * that is not connected then becomes suspect as if its connection had broken. One that is suspect
- * or dead stays so until it is heard. A pause of our own process is nobody's silence. */
+ * A new leader restarts its clocks, so a change of leader never shortens a grace. A host without a
+ * connection then becomes suspect as if its connection had broken. A suspect or dead host stays so
+ * until it is heard. A pause of the leader's own process does not count as silence. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"

@@ -104,7 +104,7 @@ static void add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_
 
 /* ---- Proposals ------------------------------------------------------------------------------- */
 
-/* The batch that has not been acknowledged, or a new one. */
+/* The batch that was not acknowledged yet, or a new batch. */
 static void add_moves(struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
 {
     char host[UUID_TEXT_BYTES];
@@ -132,8 +132,8 @@ void hostctl__local_events_run(struct hostctl *h)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = hostctl__host_command(h, arena);
-    /* Never both in one command: shard zero may answer a retry without carrying it out. Both in
-     * turn, so that neither waits for the other's success. */
+    /* Never both in one command: shard zero may answer a retry without executing it. The two
+     * alternate, so that a failing command does not delay the other one. */
     h->events_disk = disk_differs(h) && !(h->events_disk && h->move_count > 0);
     if (h->events_disk) {
         add_disk(h, c, arena);

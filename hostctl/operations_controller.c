@@ -39,7 +39,8 @@ void hostctl__operations_changed(struct hostctl *h)
     uint64_t rebalance = h->rebalance;
     h->paused = registry_paused_controllers(h->view);
     h->rebalance = current_rebalance(h);
-    if ((before & ~h->paused) != 0 || h->rebalance > rebalance) { /* what was missed meanwhile */
+    if ((before & ~h->paused) != 0 ||
+        h->rebalance > rebalance) { /* evaluate what changed meanwhile */
         hostctl__dirty_all(h);
         hostctl__balance_changed(h);
         hostctl__leaders_hosts_changed(h);
@@ -114,7 +115,7 @@ void hostctl__progress_left(struct ctl_progress *p, uint32_t left)
     p->done = p->total - left;
 }
 
-/* The host was removed: a tombstone has no name. */
+/* The host was removed: the tombstone has no name. */
 static void progress_of_removal(const struct hostctl *h, const thole_v1_Host *host,
                                 const struct uuid *id, struct ctl_progress *p)
 {

@@ -175,7 +175,7 @@ static void block(struct hostctl *h, struct ctl_shard *s)
     }
 }
 
-/* As many shards as the next commands take. */
+/* As many shards as the next commands can take. */
 static void unblock(struct hostctl *h)
 {
     for (size_t i = 0; i < 2 * HOSTCTL_PLACE_SHARDS_MAX && h->blocked != NULL; i++) {

@@ -54,7 +54,7 @@ static uint32_t uneven_replicas(const struct hostctl *h)
     return over > under ? over : under;
 }
 
-/* Would the leader's host hand the shard on? Decided from the rows alone, as leader_balance.c
+/* Would the leader's host hand leadership on? Decided from the rows alone, as leader_balance.c
  * does. */
 static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *shard)
 {
@@ -89,8 +89,8 @@ static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *sh
     return false;
 }
 
-/* One shard is enough, and while there are many it is found soon. Where hosts lead evenly and no
- * shard has a preference there is none, and no shard is looked at. */
+/* One such shard is enough, and while there are many the search is short. If hosts lead evenly and
+ * no shard has a preference, no shard is examined. */
 static bool leaders_should_move(const struct hostctl *h)
 {
     struct registry_shard_buf shard_buf;

@@ -6,7 +6,7 @@
 #include "hostctl/hostctl_internal.h"
 
 #define BALANCE_PAUSE_RETRIES 5 /* in units of retry_ms: changes are collected for this long */
-#define BALANCE_ROWS 4096       /* looked at in one turn */
+#define BALANCE_ROWS 4096       /* examined in one turn */
 #define BALANCE_TRIES 128       /* shards that are decided about in one turn */
 
 /* The only place that decides whether replicas and leaders may move for balance alone. */
@@ -40,7 +40,8 @@ static int64_t load_of(struct hostctl *h, const struct uuid *id)
 static bool is_over(const thole_v1_Host *row, int64_t load)
 {
     uint32_t capacity = thole_v1_HostSpec_capacity(thole_v1_Host_spec(row));
-    return capacity > 0 && load > (int64_t)capacity + 1; /* and its replica of shard zero */
+    return capacity > 0 &&
+           load > (int64_t)capacity + 1; /* one more for its replica of shard zero */
 }
 
 static void measure(struct hostctl *h, struct loads *l)
@@ -101,7 +102,7 @@ static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uu
     return true;
 }
 
-/* A round is over. */
+/* The round has ended. */
 static void end_round(struct hostctl *h)
 {
     h->balance_even = h->moving == 0 && h->unsettled == 0;
@@ -116,7 +117,7 @@ void hostctl__balance_run(struct hostctl *h)
     h->balance_due_ms = UINT64_MAX;
     if (!hostctl__may_rebalance(h) || h->unsettled >= HOSTCTL_MOVES_MAX ||
         h->placements >= HOSTCTL_PLACEMENTS_MAX) {
-        return; /* rows change when that ends */
+        return; /* the end of that step changes rows, which wakes this */
     }
     measure(h, &l);
     for (size_t rows = 0; h->moving < HOSTCTL_MOVES_MAX && (l.over || l.most >= l.least + 2);
@@ -133,7 +134,7 @@ void hostctl__balance_run(struct hostctl *h)
             continue;
         }
         if (h->balance_wrapped && h->balance_after >= h->balance_begin && rows > 0) {
-            end_round(h); /* once around */
+            end_round(h); /* each replica once */
             return;
         }
         if (rows >= BALANCE_ROWS || tries >= BALANCE_TRIES) {

@@ -1,9 +1,10 @@
-/* Reports: what is observed here, into the registry, in batches. Whatever differs between the view
- * and the engine is reported, so a lost report repeats itself, and nothing is sent twice.
+/* Reports to the registry what is observed here, in batches. Whatever differs between the view and
+ * the engine is reported, so a lost report repeats itself, and no report is sent twice.
  *
- *   about this host's replicas    phases, and GONE when nothing of one is here any more
- *   by a shard's leader           who leads, that the group has formed, which replicas are out;
- *                                 and that it leads no more, if nobody else does
+ *   about this host's replicas    phases, and GONE when the host has no data of the replica any
+ *                                 more
+ *   by a shard's leader           the leader, that the group has formed, which replicas are out;
+ *                                 that it leads no more, unless a new leader reports itself
  *   by shard zero's leader        the conditions of shards, as placement sees them */
 #include "hostctl/hostctl_internal.h"
 

@@ -47,7 +47,7 @@ static void set_aside(struct async_client *client, struct async_slot *s)
 
 static void results(void *ctx, const struct thole_result *r, size_t count);
 
-/* Start all of them, in one call. */
+/* Start all operations in one call. */
 static void submit(struct async_client *client, struct async_slot *const *slots, size_t count)
 {
     struct thole_op ops[BATCH];

@@ -28,8 +28,7 @@ struct unary_mode {
     struct buf **proposals, **queries; /* by shard */
     struct unary_slot *slots;
     pthread_mutex_t mutex;
-    struct unary_slot
-        *failed; /* the next tick starts them again: no busy loop against a dead host */
+    struct unary_slot *failed; /* retried by the next tick: no busy loop against a dead host */
 };
 
 static void slot_start(struct unary_slot *s);

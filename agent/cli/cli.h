@@ -24,7 +24,7 @@ enum cli_exit {
     CLI_USAGE = 2,
     CLI_NOT_FOUND = 3,
     CLI_UNAVAILABLE = 4, /* no answer, no leader, or a timeout: try again */
-    CLI_UNKNOWN = 5,     /* the outcome is unknown: it may have happened */
+    CLI_UNKNOWN = 5,     /* the outcome is unknown: the change may have happened */
 };
 
 /* ---- Options (cli_options.c) ----------------------------------------------------------------- */
@@ -94,7 +94,7 @@ struct cli_command {
     const char *name;      /* one or two words */
     const char *arguments; /* "SHARD KEY [VALUE]"; "..." after the last takes any number */
     const char *summary;
-    const char *text; /* more help; NULL: none */
+    const char *text; /* a longer help text; NULL: none */
     uint8_t options[CLI_COMMAND_OPTIONS_MAX];
     int (*run)(struct cli *c);
 };
@@ -110,7 +110,7 @@ struct cli {
     upb_DefPool *pool;
     upb_Arena *arena; /* lives as long as the process */
     struct bus_channel *channel;
-    struct bus_tls *tls;             /* NULL: plain text, or not read yet */
+    struct bus_tls *tls;             /* NULL: no TLS, or not read yet */
     char *token;                     /* NULL: none, or not read yet */
     struct cli_table_layout *layout; /* while watching */
 };
@@ -157,7 +157,7 @@ void cli__line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int cli__say_usage(const struct cli *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 int cli__say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* What failed, the server's reason, and what to do. */
+/* Prints what failed, the server's reason, and what to do. */
 int cli__say_status(const char *what, const struct thole_status *st);
 int cli__exit_of(enum thole_code code);
 /* Progress and hints on stderr, without a prefix. */
@@ -197,8 +197,8 @@ enum thole_code cli__call_in(struct cli *c, const char *path, const void *reques
 /* Did the call certainly change nothing, and may a retry succeed soon? */
 bool cli__worth_a_retry(const struct thole_status *st);
 uint32_t cli__timeout_ms(const struct cli *c);
-/* A failure of a call at `path`, once more: NO_LEADER of the control plane is about shard zero, and
- * the command may have --stale. */
+/* Explains a failed call at `path` once more: NO_LEADER of the control plane is about shard zero,
+ * and the command may have --stale. */
 void cli__explain_no_leader(const struct cli *c, const char *path, struct thole_status *st);
 /* A new request id, which makes it safe to repeat the request. */
 upb_StringView cli__request_id(struct cli *c);
@@ -221,7 +221,7 @@ bool cli__is_document(const struct cli *c);
 void cli__json_object(const char *kind, const void *message, const upb_MessageDef *def,
                       struct bytes *out);
 void cli__document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def);
-/* The same in pieces. Members between them begin with a comma. */
+/* The same in pieces. Members between the two calls begin with a comma. */
 void cli__document_begin(struct bytes *out, const char *kind);
 void cli__document_text(struct bytes *out, const char *name, const char *value);
 void cli__document_message(struct bytes *out, const char *name, const void *message,

@@ -37,7 +37,7 @@ bool cli__has_tls(const struct cli *c)
 
 #define TOKEN_BYTES_MAX 4096
 
-/* One word, which becomes a header. */
+/* Must be one word, because it becomes a header. */
 static bool is_token(const char *text)
 {
     size_t n = strlen(text);
@@ -49,7 +49,7 @@ static bool is_token(const char *text)
     return n > 0 && n < TOKEN_BYTES_MAX;
 }
 
-/* The option or variable, else the file. Never shown in an error. */
+/* The token from the option or variable, else from the file. Never shown in an error. */
 static enum thole_code read_token(struct cli *c, struct thole_status *st)
 {
     const char *path = cli_text(c, OPT_TOKEN_FILE);
@@ -118,7 +118,7 @@ bool cli__worth_a_retry(const struct thole_status *st)
            st->reason != THOLE_REASON_TOO_STALE && st->reason != THOLE_REASON_NONE;
 }
 
-/* May the command answer from the host's own view, and was not asked to? */
+/* Can the host's own view answer the command, and was --stale not given? */
 static bool could_be_stale(const struct cli *c)
 {
     return c->command != NULL && !cli_flag(c, OPT_STALE) &&

@@ -290,7 +290,7 @@ int apply_deleting(const char *what, const struct spec *s, const void *current)
         kind = "pool";
         deleting = current != NULL && thole_v1_ShardPool_deleting(current);
         break;
-    case SPEC_ROLE: /* gone at once */
+    case SPEC_ROLE: /* a role is deleted at once */
         break;
     case SPEC_HOST:
         kind = "host";
@@ -340,7 +340,7 @@ static enum thole_code send_pool(struct cli *c, thole_v1_ShardPool *row, bool dr
 
 struct applied {
     uint64_t generation;
-    const thole_v1_Condition *placed; /* dry runs: could it be placed? */
+    const thole_v1_Condition *placed; /* dry runs: can the shards be placed? */
 };
 
 static enum thole_code send_role(struct cli *c, thole_v1_Role *row, bool dry_run,

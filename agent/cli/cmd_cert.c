@@ -247,7 +247,8 @@ int cli__command_cert_client(struct cli *c)
     return issue(c, &q);
 }
 
-/* ca.crl is replaced: it is no secret, and each list has all that the one before had. */
+/* ca.crl may be replaced: it is not secret, and each list includes the entries of the list before.
+ * */
 int cli__command_cert_revoke(struct cli *c)
 {
     struct ca ca = {0};

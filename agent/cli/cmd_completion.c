@@ -59,7 +59,7 @@ static void print_values(void)
     }
 }
 
-/* The kind of names that a command's arguments are, from their description. */
+/* The kind of names that a command's arguments have, from their description. */
 static const char *names_of(const struct cli_command *command)
 {
     if (strncmp(command->arguments, "SHARD", 5) == 0 || strncmp(command->name, "shard ", 6) == 0) {

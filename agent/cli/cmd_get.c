@@ -197,7 +197,7 @@ static void show_gone(struct get *g, upb_StringView name)
 
 static void flush_batch(struct get *g)
 {
-    /* Of the existing events, keep the newest. */
+    /* Of the existing events, print only the newest. */
     if (!g->begun && g->q.kind == ROWS_EVENTS && g->limit != 0 && g->batch.count > g->limit) {
         size_t skip = g->batch.count - (size_t)g->limit;
         memmove(g->batch.items, g->batch.items + skip, (size_t)g->limit * sizeof g->batch.items[0]);

@@ -19,12 +19,12 @@ struct progress {
     uint64_t id;
     bool terminal;
     bool shown;          /* the progress bar is on the line */
-    uint64_t begin_ns;   /* when watching began */
+    uint64_t begin_ns;   /* when the watch began */
     uint32_t begin_done; /* steps done at that time */
     bool begun;
     uint64_t told_ns;
     char told[256]; /* the last line in a pipe */
-    char last[256]; /* the newest state, printed or not */
+    char last[256]; /* the newest state, whether printed or not */
     int32_t state;
     char message[256];
 };
@@ -51,7 +51,7 @@ static void describe(struct progress *p, const thole_v1_Operation *o, char *ret,
              CLI_SV(message));
 }
 
-/* In a pipe: at most one line per second, and the last one. */
+/* In a pipe print at most one line per second, and always the last one. */
 static void tell_line(struct progress *p, const char *text)
 {
     if (strcmp(text, p->told) != 0) {

@@ -29,7 +29,7 @@ static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
     static const char *const columns[] = {"REPLICA", "HOST",   "VOTER",   "STATE", ">EPOCH",
                                           ">TERM",   ">INDEX", "PROBLEM", NULL};
     size_t n = 0;
-    bool possible = thole_v1_RepairPlan_possible(plan); /* otherwise nothing is chosen or lost */
+    bool possible = thole_v1_RepairPlan_possible(plan); /* an impossible plan chooses nothing */
     uint64_t chosen = possible ? thole_v1_RepairPlan_chosen_replica(plan) : 0;
     const thole_v1_RepairReplica *const *all = thole_v1_RepairPlan_replicas(plan, &n);
     struct cli_table *t = cli__table_new(false, columns);
@@ -90,7 +90,7 @@ int cli__command_repair_shard(struct cli *c)
 
 /* ---- Shard zero, offline --------------------------------------------------------------------- */
 
-/* The plan as the message of the service, so that both look the same. */
+/* The plan as the message of the service, so that both print alike. */
 static const thole_v1_RepairPlan *plan_message(struct cli *c, const struct repair_plan *p)
 {
     thole_v1_RepairPlan *plan = thole_v1_RepairPlan_new(c->arena);

@@ -10,19 +10,19 @@ enum wait_for { WAIT_READY, WAIT_FORMED, WAIT_DELETED, WAIT_DRAINED, WAIT_RUNNIN
 struct wait_item {
     enum rows_kind kind; /* hosts, shards, pools, replicas */
     enum wait_for what;
-    const char *name; /* of a host, shard or pool */
+    const char *name; /* generation of a host, shard or pool */
     uint64_t id; /* of a replica, or of a shard that is being deleted (0: the first one seen) */
     uint64_t generation; /* of a shard's or pool's spec: at least */
     bool quiet;          /* no progress lines */
 
-    /* Private to cmd_wait.c. */
+    /* Used only by cmd_wait.c. */
     bool seen, done;
     bool gone;           /* deleted, while another state was waited for */
     struct map replicas; /* ids of the replicas on a host that is drained or deleted */
     size_t most;         /* their highest number */
     uint64_t begin_ns;
     size_t reached, total;       /* of a pool's shards */
-    char taken[ROWS_NAME_BYTES]; /* a name that a shard outside the pool has */
+    char taken[ROWS_NAME_BYTES]; /* a name of the pool that belongs to a shard outside of it */
     uint64_t told_ns;
     char told[200]; /* the last progress line */
 };

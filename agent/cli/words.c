@@ -5,8 +5,8 @@
 
 #include "agent/cli/cli.h"
 
-/* Anybody may put control characters (C0, DEL, and C1 in UTF-8) into data, and terminals obey them:
- * show them as \xNN, as libsmartcols does in tables. */
+/* Data may contain control characters (C0, DEL, and C1 in UTF-8), and terminals obey them: show
+ * them as \xNN, as libsmartcols does in tables. */
 char *cli__vtext(const char *format, va_list args)
 {
     char *raw = NULL;
@@ -111,7 +111,7 @@ int cli__exit_of(enum thole_code code)
     return CLI_FAILED;
 }
 
-/* What to do, by reason first, then by code. "" if the message says it. */
+/* What to do about it, by reason first, then by code. "" if the message already says so. */
 static const char *advice(const struct thole_status *st)
 {
     static const struct {

@@ -70,7 +70,7 @@ static bool emit_event(yaml_emitter_t *emitter, yaml_event_t *in)
     case YAML_STREAM_END_EVENT:
     case YAML_SEQUENCE_END_EVENT:
     case YAML_MAPPING_END_EVENT:
-        out = *in; /* nothing is owned */
+        out = *in; /* the event borrows everything */
         break;
     }
     return ok && yaml_emitter_emit(emitter, &out);

@@ -42,7 +42,7 @@ struct readiness {
     struct thole *t;
     pthread_t thread;
     _Atomic bool closing;
-    bool ready; /* what was told last */
+    bool ready; /* the state last reported */
     char why[sizeof((struct thole_host_state *)0)->waiting_for];
 };
 
@@ -149,7 +149,7 @@ char *thole_metrics(struct thole *t)
 {
     struct bytes text = {0};
     if (tls_of(t) != NULL) {
-        (void)bus_tls_expiry_s(tls_of(t)); /* sets its metric */
+        (void)bus_tls_expiry_s(tls_of(t)); /* sets its metric as a side effect */
     }
     metrics_render(&text);
     bytes_append(&text, "", 1);

@@ -14,7 +14,7 @@
 struct client;
 struct results;
 
-#define API_TIMEOUT_MS 5000 /* of calls that give none */
+#define API_TIMEOUT_MS 5000 /* of calls without their own timeout */
 
 struct thole {
     bool is_client;
@@ -26,12 +26,12 @@ struct thole {
     const struct thole_machine_type *types[AGENT_TYPES_MAX];
     size_t type_count;
     struct agent *agent;         /* NULL before thole_start */
-    struct readiness *readiness; /* api_host.c; NULL: nobody wants to know */
+    struct readiness *readiness; /* see api_host.c; NULL: the program has no callback */
     /* Client. */
     struct client *client;
 
-    struct thole_view *views;    /* api_view.c: not released yet */
-    struct bus_channel *channel; /* api_control.c; NULL until it is needed */
+    struct thole_view *views;    /* of api_view.c: views that were not released yet */
+    struct bus_channel *channel; /* of api_control.c; NULL until first used */
     struct executor *executor;
     struct results *results;
     _Atomic size_t in_flight;
@@ -40,12 +40,12 @@ struct thole {
     uint64_t next_watch;
 };
 
-/* What is known of one shard. Hosts: 1 + its id. Clients: 1 + the endpoint that led it last. 0:
- * nothing. Never wrong for long: ids are not used again, and another host forwards. */
+/* What is known of one shard. For hosts: 1 + its id. For clients: 1 + the endpoint that led it
+ * last. 0: nothing. A stale value costs one forwarded request: ids are not reused. */
 typedef _Atomic uint64_t shard_hint;
 
 struct thole_shard {
-    struct thole *t;      /* may be closed when the last reference is released */
+    struct thole *t;      /* may already be closed when the last reference is released */
     struct ref refs;      /* the user's, and that of each operation */
     uint32_t slot_plus_1; /* of the key that it was opened with: `name` is a pool's. 0: none */
     shard_hint hint;
@@ -84,7 +84,7 @@ void api__results_free(struct results *rs); /* waits until nothing is in flight 
 void api__readiness_begin(struct thole *t);
 void api__readiness_end(struct thole *t);
 
-/* api_view.c: the registry is about to go. */
+/* of api_view.c; call before the registry is freed */
 void api__views_end(struct thole *t);
 
 /* api_client.c */

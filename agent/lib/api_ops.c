@@ -29,7 +29,7 @@ struct results {
     struct thole *t;
     struct worker *worker;
     pthread_mutex_t lock;
-    pthread_cond_t idle; /* nothing in flight */
+    pthread_cond_t idle; /* signalled when nothing is in flight */
     struct op *pool;
     size_t pooled;
 };
@@ -208,7 +208,7 @@ static enum thole_code check_op(const struct thole *t, const struct thole_op *op
     return THOLE_OK;
 }
 
-/* The payload and the request id are borrowed. */
+/* Borrows the payload and the request id. */
 static void fill_request(struct thole *t, const struct thole_op *op, uint64_t now,
                          struct api_request *q)
 {

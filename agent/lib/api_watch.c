@@ -11,7 +11,7 @@
 struct api_watch {
     struct thole *t;
     struct thole_watcher w;
-    struct ref refs; /* the source until it ended, and the table until thole_unwatch */
+    struct ref refs; /* references: the source until it ended, and the table until thole_unwatch */
     uint64_t id;
     /* Client. */
     struct uuid host;
@@ -128,7 +128,7 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
     struct api_watch *w = xcalloc(1, sizeof *w);
     w->t = t;
     w->w = *watcher;
-    ref_init(&w->refs, 2); /* source, table */
+    ref_init(&w->refs, 2); /* references: source, table */
     pthread_mutex_lock(&t->lock);
     uint64_t id = w->id = ++t->next_watch;
     map_put(&t->watches, id, w);

@@ -67,7 +67,7 @@ struct bufslice services__encode(const void *message, const upb_MiniTable *kind,
     char *bytes = NULL;
     size_t size = 0;
     upb_EncodeStatus status = upb_Encode(message, kind, 0, arena, &bytes, &size);
-    ASSERT(status == kUpb_EncodeStatus_Ok); /* only a lack of memory can fail it */
+    ASSERT(status == kUpb_EncodeStatus_Ok); /* fails only if memory runs out */
     struct buf *copy = buf_copy(bytes, size);
     return (struct bufslice){copy, slice_of(copy->data, size)};
 }
@@ -155,8 +155,9 @@ void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 
 void services__call_about(struct call *c, const char *name, upb_StringView value)
 {
+    /* Longer names are refused elsewhere. Error details must fit into 8 KiB, clients' default. */
     if (value.size > LIMIT_NAME_BYTES) {
-        return; /* refused elsewhere; error details must fit into 8 KiB, the default of clients */
+        return;
     }
     char *copy = upb_Arena_Malloc(c->arena, value.size + 1);
     if (value.size > 0) {

@@ -1,5 +1,4 @@
-/* What calls need to be allowed to do: the names in their requests, for the rules of
- * agent/access/rules.c. */
+/* Which rights a call needs: the names in its request, for the rules of agent/access/rules.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -36,7 +35,7 @@ NAME_OF(RestoreSnapshot, name, "shards")
 NAME_OF(PlanRepair, shard, "shards")
 NAME_OF(RunRepair, shard, "shards")
 
-/* Of a row in the request, which may be missing. */
+/* The name of a row in the request; the row may be missing. */
 #define NAME_OF_ROW(message, row, type, collection)                                    \
     upb_StringView services__name_of_##message(const struct call *c)                   \
     {                                                                                  \
@@ -62,7 +61,8 @@ static upb_StringView copy_name(const struct call *c, upb_StringView name)
     return (upb_StringView){copy, name.size};
 }
 
-/* The shard of a replica; a replica that this host does not know needs the right for all names. */
+/* The shard of a replica; for a replica that this host does not know the user needs the right for
+ * all names. */
 upb_StringView services__name_of_DeleteReplica(const struct call *c)
 {
     struct registry_replica_buf buf;
@@ -77,7 +77,7 @@ upb_StringView services__name_of_DeleteReplica(const struct call *c)
     return name;
 }
 
-/* The user of a token. */
+/* The user whom a token names. */
 upb_StringView services__name_of_RevokeToken(const struct call *c)
 {
     struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
@@ -142,10 +142,10 @@ bool services__call_is_allowed(struct call *c)
     const struct access_rule *rule = access_rule(c->unary->path);
     struct bus_denial d = {.right = ""};
     if (rule == NULL || (rule->level != ACCESS_OBJECT && rule->level != ACCESS_DATA)) {
-        return true; /* access_admit has judged the call already */
+        return true; /* access_admit has already judged the call */
     }
     if (rule->level == ACCESS_DATA && c->unary->name == NULL) {
-        return true; /* of some shard: judged already */
+        return true; /* the right for some shard was judged already */
     }
     struct access_right right = {.data = rule->level == ACCESS_DATA, .verb = rule->verb};
     right.kinds = right.data ? 0 : UINT32_C(1) << rule->kind;

@@ -71,7 +71,7 @@ static void finish(struct cluster_watch *w, const struct thole_status *st)
         }
     }
     if (listed) {
-        atomic_fetch_sub(&w->refs, 1); /* not the last one */
+        atomic_fetch_sub(&w->refs, 1); /* another reference remains */
     }
 }
 
@@ -312,7 +312,7 @@ static bool post(struct cluster_watch *w, struct worker_msg *m, enum message_kin
     if (worker_post_internal(w->s->worker, m)) {
         return true;
     }
-    atomic_fetch_sub(&w->refs, 1); /* not the last one: the call holds another */
+    atomic_fetch_sub(&w->refs, 1); /* another reference remains: the call's */
     return false;
 }
 
@@ -426,7 +426,7 @@ static void watch_resume(struct cluster_watch *w)
     }
 }
 
-/* What Cluster.Watch always shows; roles and tokens only to those who may read them. */
+/* What Cluster.Watch always shows. Roles and tokens only if the user may read them. */
 #define WATCHED_KINDS                                                                        \
     (ACCESS_KIND(HOSTS) | ACCESS_KIND(SHARDS) | ACCESS_KIND(POOLS) | ACCESS_KIND(REPLICAS) | \
      ACCESS_KIND(OPERATIONS) | ACCESS_KIND(EVENTS) | ACCESS_KIND(CLUSTER))

@@ -30,22 +30,24 @@ struct cluster_watch {
     _Atomic bool drained_posted;
     _Atomic uint32_t refs; /* the call, the worker's list, each posted message */
 
-    /* The worker's. */
-    bool blocked;  /* until the call's queue has drained */
+    /* Owned by the worker. */
+    bool blocked;  /* until the call's queue has room again */
     bool finished; /* the call was answered */
     enum phase phase;
     struct registry_view *view; /* of the snapshot, or of the changes that are being sent */
-    struct map pools;           /* hash of a name -> by how many the sent ready count was lower */
-    struct map differ;          /* shard id -> conditions that were sent differently from the row */
-    struct map hosts;           /* hash of an id -> what was sent: services__host_sent */
+    struct map
+        pools; /* hash of a name -> how much lower than in the row the sent ready count was */
+    struct map differ; /* shard id -> conditions that were sent differently from the row */
+    struct map hosts;  /* hash of an id -> what was sent: services__host_sent */
     char after_name[LIMIT_NAME_BYTES + 1];
     uint64_t after_id;
-    uint64_t revision; /* sent up to here */
-    bool events;       /* nothing but events, about `object` */
+    uint64_t revision; /* rows up to this revision were sent */
+    bool events;       /* a watch of events only, about `object` */
     bool begun;        /* the first bookmark of events was sent */
     char object[REGISTRY_NAME_BYTES];
-    char oldest[EVENTS_OLDEST_BYTES]; /* not empty: the watch ends because events were dropped */
-    uint64_t operation;               /* only this operation; 0: not such a watch */
+    char oldest
+        [EVENTS_OLDEST_BYTES]; /* not empty: the watch ends because older events were dropped */
+    uint64_t operation;        /* a watch of only this operation; 0: it is another kind of watch */
     struct pending *first, **last;
 };
 

@@ -151,10 +151,10 @@ const thole_v1_Shard *services__conditions_now(const struct availability_check *
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-/* What a host's row does not say. */
+/* The parts of a host that its row does not have. */
 struct host_now {
     int32_t liveness;
-    uint32_t replicas; /* that use its capacity: all but shard zero's */
+    uint32_t replicas; /* replicas that use its capacity: all but shard zero's */
 };
 
 static struct host_now host_now(const struct availability_check *check, const thole_v1_Host *row)
@@ -179,7 +179,7 @@ static struct host_now host_now(const struct availability_check *check, const th
     return now;
 }
 
-/* Not NULL. */
+/* Never returns NULL. */
 static void *host_mark(const struct host_now *now)
 {
     return (void *)((uintptr_t)now->replicas << 8 | (uintptr_t)(now->liveness & 0x7f) << 1 | 1);

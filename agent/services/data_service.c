@@ -11,7 +11,7 @@
 #include "proto/decode.h"
 
 #define POOL_CALLS_MAX 4096
-#define DECODE_BYTES 1024 /* on the stack: strings are not copied, so requests fit in it */
+#define DECODE_BYTES 1024 /* on the stack: strings are not copied, so a request fits */
 
 struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rpc)
 {
@@ -25,7 +25,7 @@ struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rp
     if (d == NULL) {
         d = xmalloc(sizeof *d);
     }
-    /* Everything except the name and the messages of statuses, which are large. */
+    /* Clears everything except the name and the messages of statuses, which are large. */
     memset(&d->route, 0, offsetof(struct router_request, engine));
     d->route.status.code = THOLE_OK;
     d->s = s;
@@ -80,7 +80,7 @@ enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret, struc
 
 /* ---- Answers --------------------------------------------------------------------------------- */
 
-/* Code, index, duplicate, forgotten, and the heads of data and text. */
+/* Room for code, index, duplicate, forgotten, and the heads of data and text. */
 #define PROPOSE_OVERHEAD_BYTES 48
 
 void services__data_propose_response_append(const struct data_call *d, struct bytes *out)
@@ -108,7 +108,7 @@ static struct buf *builder_begin(struct bytes *out, size_t capacity)
 
 static struct bufslice builder_end(struct buf *b, const struct bytes *out)
 {
-    ASSERT(out->data == b->data); /* it did not have to grow */
+    ASSERT(out->data == b->data); /* the buffer was large enough */
     return (struct bufslice){b, slice_of(b->data, out->size)};
 }
 

@@ -18,7 +18,7 @@ struct data_stream {
     _Atomic uint32_t open;
     _Atomic bool reading;
     _Atomic bool failed;
-    struct thole_status failure; /* written by the thread that sets `failed` */
+    struct thole_status failure; /* written only by the thread that sets `failed` */
     _Atomic bool failure_written;
 };
 

@@ -90,7 +90,7 @@ static void watch_ended(void *ctx, const struct thole_status *why)
 static void watch_begin(struct data_watch *w)
 {
     const struct agent_watcher watcher = {.ctx = w, .event = watch_event, .ended = watch_ended};
-    atomic_fetch_add(&w->refs, 2); /* the agent's, and this function's own */
+    atomic_fetch_add(&w->refs, 2); /* one reference for the agent, one for this function */
     uint64_t id = agent_watch(w->s->agent, w->shard_id, &watcher);
     atomic_store(&w->id, id);
     if (atomic_load(&w->stop)) {

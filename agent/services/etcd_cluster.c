@@ -40,7 +40,7 @@ static void add_member(struct services *s, const struct registry_view *view, uin
     etcdserverpb_Member_set_isLearner(m, role == thole_v1_REPLICA_ROLE_NON_VOTING);
     upb_StringView url = url_of(s, thole_v1_HostStatus_address(thole_v1_Host_status(host)), arena);
     etcdserverpb_Member_add_peerURLs(m, url, arena);
-    if (role != thole_v1_REPLICA_ROLE_WITNESS) { /* it has no data to serve */
+    if (role != thole_v1_REPLICA_ROLE_WITNESS) { /* a witness has no data to serve */
         etcdserverpb_Member_add_clientURLs(m, url, arena);
     }
 }
@@ -81,7 +81,8 @@ static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard
     free(c);
 }
 
-/* `linearizable` or not: the rows of this host, which follow shard zero closely. */
+/* Linearizable or not, the answer is made from the rows of this host, which follow shard zero
+ * closely. */
 void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct members *c = xmalloc(sizeof *c);

@@ -1,5 +1,5 @@
-/* etcdserverpb.Lease.LeaseKeepAlive: a stream of renewals, answered in order. One is under way at a
- * time; the others of the stream wait. */
+/* etcdserverpb.Lease.LeaseKeepAlive: a stream of renewals, answered in order. One renewal is under
+ * way at a time; the others wait in the stream. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
-/* etcd's v3 API, the unary calls: KV, Lease, Maintenance. The request goes to the shard's machine
- * as it came, inside a thole.kv.v1.Command or Query, and the machine's answer comes back with the
- * rest of a header appended. */
+/* etcd's v3 API, the unary calls: KV, Lease, Maintenance. The request's bytes go to the shard's
+ * machine unchanged, inside a thole.kv.v1.Command or Query. The machine's answer is sent back with
+ * the missing fields of the header appended. */
 #include "agent/services/etcd_service.h"
 
 #include <stdlib.h>
@@ -149,9 +149,9 @@ struct etcd_method {
     enum router_kind kind;
     uint32_t field;
     const upb_MiniTable *request;
-    /* Looks at the request before it is sent; NULL: nothing to look at. */
+    /* Checks the request before it is sent; NULL: no check. */
     void (*look)(struct etcd_call *c, const void *request);
-    /* The answer, if it is not the machine's as it is. */
+    /* Builds the answer; NULL: the machine's answer is sent unchanged. */
     void (*answer)(struct etcd_call *c, struct slice answer, struct bytes *out);
 };
 
@@ -200,7 +200,7 @@ static void look_alarm(struct etcd_call *c, const void *request)
     }
 }
 
-/* The member that leads, as the registry knows it; 0: none. */
+/* The member that leads, according to the registry; 0: unknown. */
 static uint64_t leader_of(const struct etcd_call *c)
 {
     struct registry_shard_buf buf;

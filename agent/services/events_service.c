@@ -5,7 +5,8 @@
 
 #include "agent/services/services_internal.h"
 
-/* Is the event about this object, or about something below it? An empty object takes all. */
+/* Is the event about this object, or about an object below it? An empty object matches every event.
+ * */
 bool services__events_is_about(const thole_v1_Event *event, upb_StringView object)
 {
     upb_StringView is = thole_v1_Event_object(event);
@@ -49,7 +50,7 @@ static void list_run(struct call *c)
     if (key.size == 16) {
         at = get_be64(key.data);
         skip = get_be64(key.data + 8);
-        after = at - 1; /* events of revision `at` again, less `skip` */
+        after = at - 1; /* events of revision `at` from the start, less the first `skip` */
     }
     bytes_deinit(&key);
     uint64_t newest = registry_view_revision(c->view);

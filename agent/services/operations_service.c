@@ -214,7 +214,7 @@ static void recorded(void *ctx, const struct thole_status *st,
 {
     (void)ctx;
     (void)st;
-    (void)result; /* best effort: the transfer has happened, recorded or not */
+    (void)result; /* best effort: the transfer has happened, whether recorded or not */
 }
 
 void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,

@@ -42,7 +42,7 @@ static bool base64url_decode(struct slice text, struct bytes *out)
             bytes_append(out, &byte, 1);
         }
     }
-    /* What is left over must be zero: every key has one token only. */
+    /* Unused bits must be zero: a key has exactly one token. */
     return bits < 6 && (v & ((1u << bits) - 1)) == 0;
 }
 
@@ -119,7 +119,7 @@ void services__wire_bytes(struct bytes *out, uint32_t field, struct slice value)
 
 void services__wire_varint(struct bytes *out, uint32_t field, uint64_t value)
 {
-    if (value != 0) { /* proto3 leaves zero out */
+    if (value != 0) { /* proto3 omits zero */
         bytes_append_varint(out, field << 3);
         bytes_append_varint(out, value);
     }

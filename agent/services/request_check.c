@@ -1,5 +1,5 @@
-/* Names in requests, and calls that are refused for a field. What a name, label or spec may be is
- * registry/validate.h's: the same functions judge it again in shard zero. */
+/* Names in requests, and refusals that name a field. registry/validate.h decides what a valid name,
+ * label or spec is; shard zero checks again with the same functions. */
 #include <string.h>
 
 #include "agent/services/services_internal.h"

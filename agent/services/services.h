@@ -1,5 +1,4 @@
-/* The control plane on an agent's bus: services_register (agent.h) before bus_start, and this when
- * the agent goes. */
+/* Call services_register (agent.h) before bus_start, and this when the agent is freed. */
 #ifndef AGENT_SERVICES_SERVICES_H
 #define AGENT_SERVICES_SERVICES_H
 

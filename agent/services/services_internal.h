@@ -1,4 +1,4 @@
-/* What the files of the control plane share: the call, its answer, pages, checks. */
+/* Declarations that the files of the control plane share: the call, its answer, pages, checks. */
 #ifndef AGENT_SERVICES_SERVICES_INTERNAL_H
 #define AGENT_SERVICES_SERVICES_INTERNAL_H
 
@@ -32,7 +32,7 @@ struct services {
     struct agent *agent;
     struct executor *executor;
     struct worker *worker; /* owns the cluster watches */
-    struct services *next; /* in the list of all, see services.c */
+    struct services *next; /* link in the list of all, see services.c */
 
     /* Cluster.Watch: only touched on the worker. */
     struct cluster_watch *watches;
@@ -40,7 +40,7 @@ struct services {
     struct worker_msg change;
     uint64_t look_ns; /* the next check of availability */
 
-    /* Unused data calls. */
+    /* A pool of unused data calls. */
     pthread_mutex_t pool_mutex;
     struct data_call *pool;
     size_t pool_count;
@@ -67,12 +67,12 @@ struct call {
     const struct unary *unary;
     struct bus_rpc *rpc;
     upb_Arena *arena;
-    struct call_memory *memory; /* of the arena */
-    const void *request;        /* as unary.request describes; strings are the arena's */
+    struct call_memory *memory; /* allocated in the arena */
+    const void *request;        /* see unary.request; strings belong to the arena */
     uint64_t deadline_ns;
     /* The object of the request, for ErrorInfo: NAME, VALUE, NULL. */
     const char *metadata[3];
-    const char *right; /* that the user lacks, for ErrorInfo; NULL: none */
+    const char *right; /* the right that the user lacks, for ErrorInfo; NULL: none */
 
     call_fn next; /* after the barrier */
     /* Called before a command is answered, with the revision of its effect; 0: refused, or the
@@ -104,7 +104,7 @@ void services__call_about(struct call *c, const char *name, upb_StringView value
 void services__call_reply(struct call *c, const void *message, const upb_MiniTable *kind);
 void services__call_reply_bytes(struct call *c, struct bytes *bytes);
 void services__call_fail(struct call *c, const struct thole_status *st);
-/* The same; `field` of the request is to blame, NULL: none. */
+/* The same; `field` is the field of the request that caused the failure, NULL: none. */
 void services__call_fail_field(struct call *c, const struct thole_status *st, const char *field);
 /* INVALID_ARGUMENT BAD_REQUEST: "FIELD: why". */
 void services__call_refuse(struct call *c, const char *field, const char *format, ...)
@@ -138,9 +138,9 @@ struct bufslice services__encode(const void *message, const upb_MiniTable *kind,
 
 /* Each refuses the call, or fails the stream, and returns false if the user lacks the right. On the
  * bus's thread, before anything is waited for. */
-bool services__call_is_allowed(struct call *c); /* by the rule of its method */
+bool services__call_is_allowed(struct call *c); /* checks the rule of its method */
 bool services__call_may(struct call *c, int32_t verb, uint32_t kinds, upb_StringView name);
-/* `*allow_missing` becomes false if the user may not create it, and it exists. */
+/* `*allow_missing` becomes false if the row exists and the user may not create it. */
 bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView name,
                                bool (*exists)(const struct registry_view *v, struct slice name),
                                bool *allow_missing);
@@ -239,7 +239,7 @@ struct page {
 void services__page_token_encode(enum page_kind kind, struct slice key, struct bytes *out);
 /* False: not a token of this kind. `ret_key` is released by bytes_deinit. */
 bool services__page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key);
-uint32_t services__page_size_effective(int32_t size); /* of a size that is not negative */
+uint32_t services__page_size_effective(int32_t size); /* the size is not negative */
 /* Refuses the call and returns false if page_size or page_token is bad. An absent token gives an
  * empty key. */
 bool services__page_begin(struct page *p, struct call *c, enum page_kind kind, int32_t size,
@@ -267,7 +267,7 @@ bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NA
 /* Refuses the call and returns false if the name is not valid. */
 bool services__call_name(struct call *c, const char *field, upb_StringView name);
 bool services__call_request_id(struct call *c, upb_StringView id);
-/* What registry/validate.h found. */
+/* Refuses the call for what registry/validate.h found. */
 bool services__call_checked(struct call *c, bool ok, const struct registry_violation *v);
 
 /* ---- The services ---------------------------------------------------------------------------- */
@@ -351,14 +351,14 @@ struct data_call {
     struct bus_rpc *rpc;
     struct data_stream *stream; /* NULL: unary */
     uint64_t stream_id;
-    size_t held;            /* of the payload, in a stream: see bus_rpc_hold */
-    struct data_call *next; /* in the pool */
+    size_t held;            /* bytes of the payload that a stream holds: see bus_rpc_hold */
+    struct data_call *next; /* link in the pool */
     bool text;              /* the request was text, so the answer is, too */
     bool searched;          /* the name was resolved again, after a barrier */
-    const char *field;      /* the request's field that is refused; NULL: none */
+    const char *field;      /* the field of the request to blame; NULL: none */
     char shard[LIMIT_NAME_BYTES + 1];
     struct router_request route;
-    uint8_t copied[128]; /* a small payload */
+    uint8_t copied[128]; /* space for a small payload */
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
 };
 struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rpc);

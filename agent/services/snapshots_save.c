@@ -23,9 +23,9 @@ struct save {
     struct export_read read;
     uint64_t total_bytes, index;
 
-    pthread_mutex_t mutex; /* the rest */
+    pthread_mutex_t mutex; /* the rest of the piece */
     bool cancelled;
-    struct bufslice waiting; /* for room in the queue */
+    struct bufslice waiting; /* waits for room in the queue */
 };
 
 static void save_free(void *data)
@@ -222,7 +222,7 @@ static void add_host(struct save *v, const struct uuid *host)
     }
 }
 
-/* This host first, then hosts with a running replica, then the others. */
+/* The order: this host, hosts with a running replica, the other hosts. */
 static void find_hosts(struct save *v)
 {
     struct registry_replica_buf replica_buf;

@@ -21,7 +21,7 @@ static void created(struct call *c, const thole_registry_v1_Result *result)
     services__call_reply(c, reply, &thole_v1_CreateTokenResponse_msginit);
 }
 
-/* A retry makes another token: the secret of the first answer is not kept, so it cannot be
+/* A retry makes another token: the secret of the first answer is not stored, so it cannot be
  * repeated. */
 void services__tokens_create(struct call *c)
 {

@@ -54,7 +54,7 @@ static void push_operation(void *ctx, const thole_v1_Operation *row)
     push_row(ctx, 9, row, &thole_v1_Operation_msginit, thole_v1_Operation_revision(row));
 }
 
-/* The call's user is that of the call as long as the watch is not finished. */
+/* The user of the call stays valid while the watch is not finished. */
 static bool may_read(struct cluster_watch *w, uint32_t kinds)
 {
     struct bus_denial d;
@@ -78,7 +78,7 @@ static void push_token(void *ctx, const thole_v1_Token *row)
     push_row(ctx, 11, row, &thole_v1_Token_msginit, thole_v1_Token_revision(row));
 }
 
-/* With the current liveness and number of replicas; remembers them. */
+/* With the current liveness and number of replicas, which it remembers. */
 void services__watch_push_host(void *ctx, const thole_v1_Host *row)
 {
     struct cluster_watch *w = ctx;
