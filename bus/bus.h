@@ -258,6 +258,9 @@ void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *dat
 void *bus_rpc_data(const struct bus_rpc *rpc);
 uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc); /* monotonic; CLOCK_NEVER */
 const char *bus_rpc_peer(const struct bus_rpc *rpc);     /* the client's address, for logs */
+/* Metadata that came with the call, `name` in lower case: the first value of that name, borrowed
+ * until the end of the call; empty: none. */
+struct slice bus_rpc_metadata(const struct bus_rpc *rpc, const char *name);
 void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret);
 /* The same without the address, which costs an allocation. */
 void bus_rpc_who(const struct bus_rpc *rpc, struct bus_identity *ret);

@@ -54,13 +54,14 @@ const char *bus_rpc_peer(const struct bus_rpc *rpc)
 
 /* ---- Who calls ------------------------------------------------------------------------------- */
 
-static struct slice authorization_of(const struct bus_rpc *r)
+struct slice bus_rpc_metadata(const struct bus_rpc *rpc, const char *name)
 {
-    static const char key[] = "authorization";
-    for (size_t i = 0; i < r->metadata.count; i++) {
-        const grpc_metadata *m = &r->metadata.metadata[i];
-        if (GRPC_SLICE_LENGTH(m->key) == sizeof key - 1 &&
-            memcmp(GRPC_SLICE_START_PTR(m->key), key, sizeof key - 1) == 0) {
+    size_t size = strlen(name);
+
+    for (size_t i = 0; i < rpc->metadata.count; i++) {
+        const grpc_metadata *m = &rpc->metadata.metadata[i];
+        if (GRPC_SLICE_LENGTH(m->key) == size &&
+            memcmp(GRPC_SLICE_START_PTR(m->key), name, size) == 0) {
             return slice_of(GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value));
         }
     }
@@ -77,7 +78,7 @@ void bus_rpc_who(const struct bus_rpc *rpc, struct bus_identity *ret)
         .secure = rpc->bus->o.tls != NULL,
         .name = c != NULL ? c->c.name : "",
         .ours = c != NULL && c->c.cluster[0] != '\0',
-        .authorization = authorization_of(rpc),
+        .authorization = bus_rpc_metadata(rpc, "authorization"),
     };
 }
 

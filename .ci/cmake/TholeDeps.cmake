@@ -27,6 +27,7 @@ endfunction()
 # Debian's gRPC package file for CMake insists on the C++ libraries; the two C ones are enough.
 thole_dep_find(grpc grpc gpr)
 thole_dep_pkg(bsd libbsd)
+thole_dep_pkg(crypt libcrypt)
 thole_dep_pkg(md libmd)
 thole_dep_pkg(cmocka cmocka)
 thole_dep_pkg(xxhash libxxhash)
