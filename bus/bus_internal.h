@@ -372,9 +372,10 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
     pthread_mutex_t mutex; /* below */
     struct map requests;   /* Exchange: id -> struct bus_request */
     size_t open_bytes;
-    size_t charged; /* part of open_bytes that is counted in bus.held_bytes */
-    bool ended;     /* the rpc was finished */
-    bool draining;  /* end when no request is open */
+    size_t charged;             /* part of open_bytes that is counted in bus.held_bytes */
+    bool ended;                 /* the rpc was finished */
+    bool draining;              /* end when no request is open */
+    struct thole_status barred; /* why, if its certificate does not count any more; else OK */
     /* Any thread: */
     _Atomic bool unread; /* aborted because its answers are not read */
 };

@@ -1,6 +1,6 @@
 /* Open streams end when the certificate of their caller does not count any more: it has expired, or
  * was revoked, or its CA was taken out of the file. Calls are checked when they arrive; a stream
- * may stay open for months.
+ * may stay open for months. Streams with open requests end at the second check.
  *
  * Lanes and requests between hosts outlive the time of a certificate until their connection breaks:
  * a cluster whose operator forgot to renew must not end at one instant. */
@@ -14,81 +14,73 @@
 static METRIC_DEFINE_COUNTER(metric_ended, "thole_tls_streams_ended_total",
                              "Open streams ended because their certificate no longer counted");
 
-struct stream {                  /* with a reference */
-    struct bus_rpc *client;      /* or */
-    struct bus_inbound *inbound; /* of a host */
-    struct bus_certificate *certificate;
-};
-
 struct streams {
-    struct stream *all;
+    struct bus_rpc **all; /* with a reference each */
     size_t count;
 };
 
-static void add(struct streams *list, struct stream s)
+static void add(struct streams *list, struct bus_rpc *r)
 {
-    atomic_fetch_add_explicit(&s.certificate->refs, 1, memory_order_relaxed);
-    if ((list->count & (list->count - 1)) == 0) { /* a power of two: full */
-        list->all = xrealloc(list->all, (list->count ? list->count * 2 : 1) * sizeof *list->all);
+    if (!bus__rpc_ref_if_used(r)) {
+        return;
     }
-    list->all[list->count++] = s;
+    if ((list->count & (list->count - 1)) == 0) { /* a power of two: full */
+        list->all =
+            xrealloc(list->all, (list->count ? list->count * 2 : 1) * sizeof(struct bus_rpc *));
+    }
+    list->all[list->count++] = r;
 }
 
-/* The streams whose caller showed a certificate. */
-static void collect(struct bus *b, struct streams *list)
+/* The streams to check: their callers showed a certificate. */
+static void collect(struct bus *b, int64_t now_s, struct streams *list)
 {
     pthread_mutex_lock(&b->mutex);
     for (struct bus_rpc *r = b->streams; r != NULL; r = r->next_stream) {
-        if (r->certificate != NULL && bus__rpc_ref_if_used(r)) {
-            add(list, (struct stream){.client = r, .certificate = r->certificate});
+        if (r->certificate != NULL) {
+            add(list, r);
         }
     }
     for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
-        if (in->rpc->certificate != NULL) {
-            bus__inbound_ref(in);
-            add(list, (struct stream){.inbound = in, .certificate = in->rpc->certificate});
+        const struct bus_certificate *c = in->rpc->certificate;
+        bool spared = c != NULL && !uuid_is_nil(&in->hello.host) && now_s > c->c.not_after_s;
+        if (c != NULL && !spared) {
+            add(list, in->rpc);
         }
     }
     pthread_mutex_unlock(&b->mutex);
 }
 
-static void end(struct stream *s, const struct thole_status *st)
+/* Its open requests may be answered until the next check, so that their outcomes are known. A watch
+ * among them would keep the stream for ever. */
+static bool may_end(struct bus_rpc *r, const struct thole_status *st)
 {
-    struct bus_inbound *in = s->inbound;
-    metric_add(&metric_ended, 1);
+    struct bus_inbound *in = r->entry->inward ? bus_rpc_data(r) : NULL;
     if (in == NULL) {
-        bus__rpc_end(s->client, st);
-        return;
+        return true;
     }
-    /* A request that is open is answered first, so that its outcome is known. */
     pthread_mutex_lock(&in->mutex);
-    bool now = in->requests.count == 0;
+    bool now = in->requests.count == 0 || in->barred.code != THOLE_OK;
     in->draining = true;
+    in->barred = *st;
     pthread_mutex_unlock(&in->mutex);
-    if (now) {
-        bus__inbound_end(in, st);
-    }
+    return now;
 }
 
 static void recheck(struct bus_timer *timer)
 {
     struct bus *b = CONTAINER_OF(timer, struct bus, recheck);
     struct streams list = {0};
-    const int64_t now_s = (int64_t)time(NULL);
-    collect(b, &list);
+    collect(b, (int64_t)time(NULL), &list);
     for (size_t i = 0; i < list.count; i++) {
-        struct stream *s = &list.all[i];
+        struct bus_rpc *r = list.all[i];
         struct thole_status st = {0};
-        bool spared = s->inbound != NULL && now_s > s->certificate->c.not_after_s;
-        if (!spared && bus__tls_recheck(b->o.tls, s->certificate, &st) != THOLE_OK) {
-            end(s, &st);
+        /* One that has ended is listed until its last answer was read. */
+        if (!r->denied && !atomic_load(&r->finished) &&
+            bus__tls_recheck(b->o.tls, r->certificate, &st) != THOLE_OK && may_end(r, &st)) {
+            metric_add(&metric_ended, 1);
+            bus__rpc_end(r, &st);
         }
-        bus__certificate_unref(s->certificate);
-        if (s->client != NULL) {
-            bus__rpc_unref(s->client);
-        } else {
-            bus__inbound_unref(s->inbound);
-        }
+        bus__rpc_unref(r);
     }
     free(list.all);
     bus__loop_arm(&b->loop, timer, RECHECK_MS);

@@ -274,6 +274,10 @@ static void on_item(void *ctx, struct bus_item *item)
     }
     pthread_mutex_lock(&in->mutex);
     bool stopping = in->draining || in->ended;
+    struct thole_status barred = {0};
+    if (stopping) {
+        barred = in->barred;
+    }
     bool twice = map_get(&in->requests, item->id) != NULL;
     bool full = in->requests.count >= BUS_EXCHANGES_MAX || !a->room ||
                 in->open_bytes + item->body.size > OPEN_BYTES_MAX;
@@ -290,7 +294,9 @@ static void on_item(void *ctx, struct bus_item *item)
     }
     bus__request_unref(r);
     bus__request_unref(r);
-    if (stopping) {
+    if (barred.code != THOLE_OK) {
+        put_failure(in, item->id, &barred);
+    } else if (stopping) {
         refuse(in, item->id, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "this host is shutting down");
     } else if (full) {
         metric_add(&metric_refused, 1);
@@ -346,13 +352,18 @@ static void settle(struct bus_request *r)
     in->open_bytes -= r->body.bytes.size;
     bus__charge(in->bus, &in->charged, in->requests.count * REQUEST_BYTES);
     bool end = in->draining && in->requests.count == 0;
-    pthread_mutex_unlock(&in->mutex);
-    bus__request_unref(r);
+    struct thole_status st = {0};
     if (end) {
-        struct thole_status st;
+        st = in->barred;
+    }
+    pthread_mutex_unlock(&in->mutex);
+    if (end && st.code == THOLE_OK && atomic_load(&r->bus->stopping)) {
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                          "this host is shutting down");
-        bus__inbound_end(in, atomic_load(&r->bus->stopping) ? &st : NULL);
+    }
+    bus__request_unref(r);
+    if (end) {
+        bus__inbound_end(in, st.code != THOLE_OK ? &st : NULL);
     }
 }
 

@@ -20,6 +20,7 @@ struct bus_certificate {
     enum certificate_use use;
     char *pem;
     struct thole_status verdict; /* cached until c.not_after_s */
+    _Atomic uint64_t counts_in;  /* the newest set of files in which it is known to count */
 };
 void bus__certificate_unref(struct bus_certificate *c); /* NULL is fine */
 
@@ -30,9 +31,8 @@ THOLE_MUST_CHECK enum thole_code bus__tls_identify(struct bus_tls *t, grpc_call 
                                                    struct bus_certificate **ret,
                                                    struct thole_status *st);
 
-/* Does a certificate that was accepted still count? */
-THOLE_MUST_CHECK enum thole_code bus__tls_recheck(struct bus_tls *t,
-                                                  const struct bus_certificate *c,
+/* Does a certificate that was accepted still count? Cheap, unless the files have changed. */
+THOLE_MUST_CHECK enum thole_code bus__tls_recheck(struct bus_tls *t, struct bus_certificate *c,
                                                   struct thole_status *st);
 
 /* Credentials for the server. `t` must outlive them. */

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file.h"
+#include "base/metrics.h"
 #include "bus/test/authority.h"
 #include "bus/test/fixture.h"
 
@@ -509,6 +511,140 @@ static void test_files_that_became_unusable_leave_the_old_ones_in_use(void **sta
     scene_free(&s);
 }
 
+/* ---- Streams that are open ------------------------------------------------------------------- */
+
+static char *text_of(const char *path)
+{
+    struct buf *b = NULL;
+    struct thole_status st = {0};
+    if (file_read(path, 1 << 20, &b, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    char *text = xstrndup((const char *)b->data, b->size);
+    buf_unref(b);
+    return text;
+}
+
+/* `crl` exists, unless this is the first one. */
+static void take_back(const struct authority *ca, const struct issued *i, const char *crl,
+                      bool first)
+{
+    struct thole_status st = {0};
+    char *pem = text_of(i->cert), *list = first ? NULL : text_of(crl), *longer;
+    if (certificate_revoke(pem, list, ca->pem, ca->key, &longer, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    write_text(crl, longer);
+    free(pem);
+    free(list);
+    free(longer);
+}
+
+/* A client of the library; takes `tls` over. */
+static struct host *library(struct bus_tls *tls, const struct host *server)
+{
+    struct host *h = host_alloc();
+    struct bus_options o = host_options(h, 0, 0, 0, NULL);
+    o.tls = tls;
+    host_open(h, &o);
+    bus_tls_unref(tls);
+    host_knows(h, server);
+    return h;
+}
+
+/* A request that is not answered for months, as a watch is. */
+static void hold(struct host *from, struct host *server, struct outcome *o)
+{
+    int before = locked(server, server->held_count);
+    ask(from, server, METHOD_HOLD, "watch", 0, o);
+    eventually(server, server->held_count == before + 1);
+}
+
+static int64_t ended_total(void)
+{
+    static const char name[] = "\nthole_tls_streams_ended_total ";
+    struct bytes text = {0};
+    metrics_render(&text);
+    bytes_append(&text, "", 1);
+    const char *at = strstr((const char *)text.data, name);
+    int64_t n = at != NULL ? strtoll(at + sizeof name - 1, NULL, 10) : 0;
+    bytes_deinit(&text);
+    return n;
+}
+
+/* They had two seconds to be answered. */
+static void test_open_requests_end_when_their_certificate_is_revoked(void **state)
+{
+    (void)state;
+    struct authority *ca = authority_new("prod");
+    struct issued h1 = authority_issue(ca, CERTIFICATE_HOST, "h1");
+    struct issued h2 = authority_issue(ca, CERTIFICATE_HOST, "h2");
+    struct issued eve = authority_issue(ca, CERTIFICATE_USER, "eve");
+    struct issued alice = authority_issue(ca, CERTIFICATE_USER, "alice");
+    struct issued bob = authority_issue(ca, CERTIFICATE_USER, "bob");
+    struct bus_tls_files files = files_of(ca, &h1);
+    struct bus_tls *tls;
+    struct thole_status st = {0};
+    struct outcome by_alice, by_bob, by_host;
+    char *crl = xasprintf("%s/ca.crl", ca->dir);
+    take_back(ca, &eve, crl, true);
+    files.crl = crl;
+    assert_int_equal(bus_tls_new(&files, true, &tls, &st), THOLE_OK);
+    struct host *server = serve(1, tls);
+    struct host *a = library(tls_of(ca, &alice, false), server);
+    struct host *b = library(tls_of(ca, &bob, false), server);
+    struct host *other = serve(2, tls_of(ca, &h2, true));
+    host_knows(other, server);
+    hold(a, server, &by_alice);
+    hold(b, server, &by_bob);
+    hold(other, server, &by_host);
+    const int64_t before = ended_total();
+    take_back(ca, &alice, crl, false);
+    eventually(&by_alice, by_alice.done);
+    expect(by_alice.st.message, "the certificate of \"alice\", or its CA's, was revoked");
+    eventually(server, server->cancels == 1);
+    assert_int_equal(ended_total(), before + 1);
+    take_back(ca, &h2, crl, false);
+    eventually(&by_host, by_host.done);
+    eventually(server, server->cancels == 2);
+    assert_false(locked(&by_bob, by_bob.done));
+    assert_true(ended_total() <= before + 1 + 4); /* each stream of h2 once */
+    free(crl);
+    host_free(a);
+    host_free(b);
+    host_free(other);
+    host_free(server);
+    authority_free(ca);
+}
+
+/* A host that nobody renewed goes on, a user does not. */
+static void test_open_requests_of_users_end_with_their_certificate(void **state)
+{
+    (void)state;
+    struct scene s = scene_new();
+    const int64_t until_s = (int64_t)time(NULL) + 4;
+    struct issued alice =
+        authority_issue_as(s.ca, "alice",
+                           &(struct certificate_request){
+                               .kind = CERTIFICATE_USER, .name = "alice", .not_after_s = until_s});
+    struct issued h2 =
+        authority_issue_as(s.ca, "h2",
+                           &(struct certificate_request){
+                               .kind = CERTIFICATE_HOST, .name = "h2", .not_after_s = until_s});
+    struct host *other = serve(2, tls_of(s.ca, &h2, true));
+    struct host *a = library(tls_of(s.ca, &alice, false), s.h);
+    struct outcome by_alice, by_host;
+    host_knows(other, s.h);
+    hold(other, s.h, &by_host);
+    hold(a, s.h, &by_alice);
+    eventually(&by_alice, by_alice.done);
+    expect(by_alice.st.message, "has expired");
+    assert_false(locked(&by_host, by_host.done));
+    host_free(a);
+    host_free(other);
+    scene_free(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -526,6 +662,8 @@ int main(void)
         cmocka_unit_test(test_all_certificates_are_replaced_while_calls_go_on),
         cmocka_unit_test(test_aged_connections_fail_no_call_and_keep_their_streams),
         cmocka_unit_test(test_files_that_became_unusable_leave_the_old_ones_in_use),
+        cmocka_unit_test(test_open_requests_end_when_their_certificate_is_revoked),
+        cmocka_unit_test(test_open_requests_of_users_end_with_their_certificate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <thole/thole.h>
 #include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -512,6 +513,115 @@ static void test_an_open_watch_ends_with_its_certificate(void **state)
     cluster_free(c);
 }
 
+/* Watches of the library, whose streams are those of hosts: its own, and one that a host forwards
+ * whose certificate is revoked. */
+struct library_watch {
+    pthread_mutex_t lock;
+    int bookmarks;
+    bool ended;
+    struct thole_status why;
+};
+
+static void on_event(void *ctx, uint64_t index, struct thole_slice key, struct thole_slice event,
+                     bool bookmark)
+{
+    struct library_watch *w = ctx;
+    (void)index;
+    (void)key;
+    (void)event;
+    pthread_mutex_lock(&w->lock);
+    w->bookmarks += bookmark;
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void on_ended(void *ctx, const struct thole_status *st)
+{
+    struct library_watch *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    w->ended = true;
+    w->why = *st;
+    pthread_mutex_unlock(&w->lock);
+}
+
+static bool is_watching(void *ctx)
+{
+    struct library_watch *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    bool yes = w->bookmarks > 0;
+    pthread_mutex_unlock(&w->lock);
+    return yes;
+}
+
+static bool is_ended(void *ctx)
+{
+    struct library_watch *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    bool yes = w->ended;
+    pthread_mutex_unlock(&w->lock);
+    return yes;
+}
+
+static struct thole *watch_orders(struct cluster *c, int i, const char *user,
+                                  struct library_watch *w)
+{
+    char ca[300], cert[300], key[300];
+    const struct thole_tls tls = {.size = sizeof tls, .ca = ca, .cert = cert, .key = key};
+    const struct thole_watcher watcher = {.ctx = w, .event = on_event, .ended = on_ended};
+    struct thole *t = NULL;
+    struct thole_shard *s = NULL;
+    struct thole_status st = {0};
+    uint64_t id = 0;
+    snprintf(ca, sizeof ca, "%s/ca.crt", pki);
+    snprintf(cert, sizeof cert, "%s/%s.crt", pki, user);
+    snprintf(key, sizeof key, "%s/%s.key", pki, user);
+    pthread_mutex_init(&w->lock, NULL);
+    if (thole_connect_tls(c->hosts[i].address, &tls, &t, &st) != THOLE_OK ||
+        thole_shard_open(t, "orders", &s, &st) != THOLE_OK ||
+        thole_watch(t, s, &watcher, &id, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    thole_shard_release(s);
+    eventually(20000, "orders is watched", is_watching, w);
+    return t;
+}
+
+static void test_watches_of_the_library_end_with_a_revoked_certificate(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(2);
+    struct library_watch by_bob = {0}, by_admin = {0};
+    struct bench_run forwarded = {.c = c};
+    pthread_t thread;
+    char crl[300];
+    snprintf(crl, sizeof crl, "--tls-crl=%s/ca.crl", pki);
+    c->extra_args[0] = crl;
+    cli_ok(c, 0, "cert client bob --dir %s", pki);
+    cli_ok(c, 0, "cert client nobody --dir %s", pki);
+    cli_ok(c, 0, "cert revoke %s/nobody.crt --dir %s", pki, pki);
+    cluster_start_peers(c, 2);
+    apply_yaml(c, 0,
+               "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n---\n"
+               "kind: Role\nname: readers\nspec:\n  data: [{rights: [READ], shards: [orders]}]\n"
+               "  members: [bob]\n");
+    const int leader = leader_of(c, 0, "orders");
+    struct thole *bob = watch_orders(c, leader, "bob", &by_bob);
+    struct thole *admin = watch_orders(c, leader, "admin", &by_admin);
+    cli_ok(c, 0, "cert revoke %s/bob.crt --dir %s", pki, pki);
+    eventually(20000, "bob's watch ends", is_ended, &by_bob);
+    forwarded.endpoints = c->hosts[1 - leader].address;
+    assert_int_equal(pthread_create(&thread, NULL, watch_main, &forwarded), 0);
+    sleep(3);
+    cli_ok(c, 0, "cert revoke %s/%s.crt --dir %s", pki, c->hosts[1 - leader].name, pki);
+    pthread_join(thread, NULL);
+    if (forwarded.status == 0 || strstr(forwarded.out, "watching") == NULL) {
+        fail_msg("status %d: %s", forwarded.status, forwarded.out);
+    }
+    assert_false(is_ended(&by_admin));
+    thole_close(bob);
+    thole_close(admin);
+    cluster_free(c);
+}
+
 /* The thief does not have the list. */
 static void test_a_revoked_host_cannot_speak_as_one(void **state)
 {
@@ -736,6 +846,7 @@ int main(void)
         cmocka_unit_test(test_all_certificates_are_replaced_under_load),
         cmocka_unit_test(test_revoked_certificates_end),
         cmocka_unit_test(test_an_open_watch_ends_with_its_certificate),
+        cmocka_unit_test(test_watches_of_the_library_end_with_a_revoked_certificate),
         cmocka_unit_test(test_a_revoked_host_cannot_speak_as_one),
         cmocka_unit_test(test_another_ca_takes_over_under_load),
         cmocka_unit_test(test_certificates_of_openssl),
