@@ -36,13 +36,18 @@ uint64_t histogram__bucket_max(size_t bucket)
     return ((top + 1) << shift) - 1;
 }
 
-void histogram_record(struct histogram *h, uint64_t value)
+void histogram_record_many(struct histogram *h, uint64_t value, uint64_t times)
 {
     size_t bucket = histogram__bucket_of(value);
     ASSERT(bucket < HISTOGRAM_BUCKETS);
-    atomic_fetch_add_explicit(&h->buckets[bucket], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->count, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->sum, value, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->buckets[bucket], times, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->count, times, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum, value * times, memory_order_relaxed);
+}
+
+void histogram_record(struct histogram *h, uint64_t value)
+{
+    histogram_record_many(h, value, 1);
 }
 
 uint64_t histogram_count(const struct histogram *h)

@@ -2,6 +2,7 @@
 #include "base/metrics.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,43 +10,37 @@
 #include "base/clock.h"
 #include "base/metrics_internal.h"
 
-/* Only ever grows, at the head; so a reader may walk from any head that it saw. */
+/* Grows at the head, while programs and libraries are loaded. A reader may walk from any head that
+ * it saw. */
 static struct metric *_Atomic metrics;
 
-static void register_metric(struct metric *m)
+void metric_register(struct metric *m)
 {
-    if (atomic_load_explicit(&m->registered, memory_order_relaxed)) {
-        return;
-    }
-    if (atomic_exchange_explicit(&m->registered, true, memory_order_relaxed)) {
-        return;
-    }
-    struct metric *head = atomic_load_explicit(&metrics, memory_order_relaxed);
-    do {
-        m->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&metrics, &head, m, memory_order_release,
-                                                    memory_order_relaxed));
+    m->next = atomic_load_explicit(&metrics, memory_order_relaxed);
+    atomic_store_explicit(&metrics, m, memory_order_release);
 }
 
 void metric_add(struct metric *m, int64_t n)
 {
     ASSERT(m->kind == METRIC_GAUGE || (m->kind == METRIC_COUNTER && n >= 0));
-    register_metric(m);
     atomic_fetch_add_explicit(&m->value, n, memory_order_relaxed);
 }
 
 void metric_set(struct metric *m, int64_t v)
 {
     ASSERT(m->histogram == NULL);
-    register_metric(m);
     atomic_store_explicit(&m->value, v, memory_order_relaxed);
+}
+
+void metric_record_many(struct metric *m, uint64_t value, uint64_t times)
+{
+    ASSERT(m->histogram != NULL);
+    histogram_record_many(m->histogram, value, times);
 }
 
 void metric_record(struct metric *m, uint64_t value)
 {
-    ASSERT(m->histogram != NULL);
-    register_metric(m);
-    histogram_record(m->histogram, value);
+    metric_record_many(m, value, 1);
 }
 
 int64_t metric_value(const struct metric *m)
@@ -109,7 +104,7 @@ static void append_help(struct bytes *out, const char *help)
     }
 }
 
-static void render_metric(struct bytes *out, const struct metric *m)
+void metrics_head(struct bytes *out, enum metric_kind kind, const char *name, const char *help)
 {
     static const char *const types[] = {
         [METRIC_COUNTER] = "counter",
@@ -117,9 +112,51 @@ static void render_metric(struct bytes *out, const struct metric *m)
         [METRIC_HISTOGRAM_NS] = "histogram",
         [METRIC_HISTOGRAM] = "histogram",
     };
-    bytes_printf(out, "# HELP %s ", m->name);
-    append_help(out, m->help);
-    bytes_printf(out, "\n# TYPE %s %s\n", m->name, types[m->kind]);
+    bytes_printf(out, "# HELP %s ", name);
+    append_help(out, help);
+    bytes_printf(out, "\n# TYPE %s %s\n", name, types[kind]);
+}
+
+static void append_label(struct bytes *out, const struct metric_label *l)
+{
+    bytes_printf(out, "%s=\"", l->key);
+    for (size_t i = 0; i < l->value.size; i++) {
+        char c = (char)l->value.data[i];
+        if (c == '\\' || c == '"') {
+            bytes_append_str(out, "\\");
+        }
+        bytes_append(out, c == '\n' ? "\\n" : &c, c == '\n' ? 2 : 1);
+    }
+    bytes_append_str(out, "\"");
+}
+
+void metrics_sample(struct bytes *out, const char *name, const struct metric_label *labels,
+                    size_t label_count, double value)
+{
+    bytes_append_str(out, name);
+    for (size_t i = 0; i < label_count; i++) {
+        bytes_append_str(out, i == 0 ? "{" : ",");
+        append_label(out, &labels[i]);
+    }
+    bytes_append_str(out, label_count > 0 ? "} " : " ");
+    if (isinf(value)) {
+        bytes_append_str(out, value > 0 ? "+Inf\n" : "-Inf\n");
+    } else {
+        /* Whole numbers up to 2^53 with all their digits. */
+        bytes_printf(out, value == floor(value) ? "%.0f\n" : "%.9g\n", value);
+    }
+}
+
+void metrics_single(struct bytes *out, enum metric_kind kind, const char *name, double value,
+                    const char *help)
+{
+    metrics_head(out, kind, name, help);
+    metrics_sample(out, name, NULL, 0, value);
+}
+
+static void render_metric(struct bytes *out, const struct metric *m)
+{
+    metrics_head(out, m->kind, m->name, m->help);
     if (m->histogram != NULL) {
         render_histogram(out, m);
     } else {

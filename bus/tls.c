@@ -25,7 +25,6 @@
 #define REMEMBERED_MAX 1024    /* verified certificates in the cache; when full, it is emptied */
 #define REFUSED_S 2            /* lifetime of a cached refusal: time may cure it */
 #define ADDRESSES_MAX 64
-#define DAY_S 86400
 
 static METRIC_DEFINE_COUNTER(metric_reloads, "thole_tls_reloads_total",
                              "Times that changed certificate files were taken into use");
@@ -33,9 +32,6 @@ static METRIC_DEFINE_COUNTER(metric_reload_failures, "thole_tls_reload_failures_
                              "Times that changed certificate files could not be used");
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_tls_refused_total",
                              "Certificates of peers that were refused");
-
-static METRIC_DEFINE_GAUGE(metric_days, "thole_tls_certificate_days_left",
-                           "Days until this host's certificate, or its CA's, ceases to count");
 
 enum { FILE_CERT, FILE_KEY, FILE_CA, FILE_CLIENT_CA, FILE_CRL, FILES };
 static const char *const file_roles[FILES] = {"certificate", "private key", "CA of hosts",
@@ -436,7 +432,6 @@ int64_t bus_tls_expiry_s(struct bus_tls *t)
     struct tls_set *s = current(t);
     int64_t at_s = s->expiry_s;
     set_unref(s);
-    metric_set(&metric_days, (at_s - (int64_t)time(NULL)) / DAY_S);
     return at_s;
 }
 

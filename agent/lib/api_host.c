@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/core/host_metrics.h"
 #include "agent/lib/api_internal.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -148,8 +149,9 @@ static struct bus_tls *tls_of(struct thole *t)
 char *thole_metrics(struct thole *t)
 {
     struct bytes text = {0};
-    if (tls_of(t) != NULL) {
-        (void)bus_tls_expiry_s(tls_of(t)); /* sets its metric as a side effect */
+    metrics_render_process(&text);
+    if (t->agent != NULL) {
+        agent_metrics(t->agent, &text);
     }
     metrics_render(&text);
     bytes_append(&text, "", 1);

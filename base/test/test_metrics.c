@@ -6,9 +6,9 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/metrics_internal.h"
 #include "base/rand.h"
@@ -131,6 +131,7 @@ METRIC_DEFINE_GAUGE(depth, "thole_test_depth", "Depth");
 METRIC_DEFINE_HISTOGRAM_NS(latency, "thole_test_latency_seconds", "Latency");
 static METRIC_DEFINE_HISTOGRAM(batch, "thole_test_batch_size", "Batch size");
 METRIC_DEFINE_COUNTER(unused, "thole_test_unused_total", "Never touched");
+METRIC_DEFINE_HISTOGRAM(idle, "thole_test_unused_size", "Never touched");
 
 static char *rendered(void)
 {
@@ -193,58 +194,74 @@ static void test_metrics_render_is_sorted_prometheus_text(void **state)
             at = found + strlen(parts[i]);
         }
     }
-    assert_int_equal(*at, '\0');
-    assert_null(strstr(text, unused.name));
+    assert_non_null(
+        strstr(at, "# TYPE thole_test_unused_total counter\nthole_test_unused_total 0\n"));
+    assert_non_null(strstr(
+        text, "thole_test_unused_size_bucket{le=\"+Inf\"} 0\nthole_test_unused_size_sum 0\n"));
     free(text);
 }
 
-static struct metric many[64];
-static char names[64][32];
-
-static void *touch_all(void *arg)
-{
-    struct rand r;
-    rand_seed(&r, *(uint64_t *)arg);
-    for (int i = 0; i < 64000; i++) {
-        metric_add(&many[(rand_below(&r, 64) + (uint64_t)i / 1000) % 64], 1);
-    }
-    return NULL;
-}
-
-static void test_metrics_first_use_by_many_threads_registers_once(void **state)
+static void test_metrics_recording_many_equals_recording_each(void **state)
 {
     (void)state;
-    pthread_t threads[4];
-    uint64_t seeds[4] = {1, 2, 3, 4};
-    for (unsigned i = 0; i < 64; i++) {
-        char *name = xasprintf("many_%02u_total", i);
-        memcpy(names[i], name, strlen(name) + 1);
-        free(name);
-        many[i].name = names[i];
-        many[i].help = "";
-        many[i].kind = METRIC_COUNTER;
+    static struct histogram many, each;
+    histogram_record_many(&many, 77, 5);
+    for (int i = 0; i < 5; i++) {
+        histogram_record(&each, 77);
     }
-    for (int i = 0; i < 4; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, touch_all, &seeds[i]), 0);
+    assert_memory_equal(&many, &each, sizeof many);
+}
+
+static void test_metrics_samples_have_labels_and_numbers(void **state)
+{
+    (void)state;
+    struct bytes out = {0};
+    const struct metric_label labels[] = {{"shard", slice_str("a\"b\\c\nd")},
+                                          {"host", slice_str("h1")}};
+    metrics_single(&out, METRIC_GAUGE, "thole_test_days", INFINITY, "Days");
+    metrics_sample(&out, "x", labels, 2, 9007199254740991);
+    metrics_sample(&out, "x", labels + 1, 1, 0.25);
+    metrics_sample(&out, "x", NULL, 0, -3);
+    bytes_append(&out, "", 1);
+    assert_string_equal((const char *)out.data,
+                        "# HELP thole_test_days Days\n"
+                        "# TYPE thole_test_days gauge\n"
+                        "thole_test_days +Inf\n"
+                        "x{shard=\"a\\\"b\\\\c\\nd\",host=\"h1\"} 9007199254740991\n"
+                        "x{host=\"h1\"} 0.25\n"
+                        "x -3\n");
+    bytes_deinit(&out);
+}
+
+static double value_of(const char *text, const char *name)
+{
+    char *wanted = xasprintf("\n%s ", name);
+    const char *at = strstr(text, wanted);
+    if (at == NULL) {
+        fail_msg("%s is missing in:\n%s", name, text);
+        return 0;
     }
-    free(rendered()); /* meanwhile */
-    for (int i = 0; i < 4; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    char *text = rendered();
-    int64_t sum = 0;
-    const char *last = text;
-    for (int i = 0; i < 64; i++) {
-        sum += metric_value(&many[i]);
-        char *type = xasprintf("# TYPE %s counter\n", names[i]);
-        char *found = strstr(text, type);
-        assert_true(found != NULL && found >= last);
-        assert_null(strstr(found + 1, type));
-        last = found;
-        free(type);
-    }
-    assert_int_equal(sum, 4 * 64000);
-    free(text);
+    double value = strtod(at + strlen(wanted), NULL);
+    free(wanted);
+    return value;
+}
+
+static void test_metrics_of_the_process_are_plausible(void **state)
+{
+    (void)state;
+    struct bytes out = {0};
+    metrics_render_process(&out);
+    bytes_append(&out, "", 1);
+    const char *text = (const char *)out.data;
+    assert_true(value_of(text, "process_cpu_seconds_total") > 0);
+    assert_true(value_of(text, "process_resident_memory_bytes") > 100e3);
+    assert_true(value_of(text, "process_virtual_memory_bytes") >
+                value_of(text, "process_resident_memory_bytes"));
+    assert_true(value_of(text, "process_open_fds") >= 3);
+    assert_true(value_of(text, "process_max_fds") >= value_of(text, "process_open_fds"));
+    double age = (double)time(NULL) - value_of(text, "process_start_time_seconds");
+    assert_true(age > -3 && age < 3600);
+    bytes_deinit(&out);
 }
 
 static void count_down(void *arg)
@@ -273,7 +290,9 @@ int main(void)
         cmocka_unit_test(test_histogram_percentile_out_of_range_is_refused),
         cmocka_unit_test(test_histogram_merge_equals_recording_both),
         cmocka_unit_test(test_metrics_render_is_sorted_prometheus_text),
-        cmocka_unit_test(test_metrics_first_use_by_many_threads_registers_once),
+        cmocka_unit_test(test_metrics_recording_many_equals_recording_each),
+        cmocka_unit_test(test_metrics_samples_have_labels_and_numbers),
+        cmocka_unit_test(test_metrics_of_the_process_are_plausible),
         cmocka_unit_test(test_metrics_misuse_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -124,7 +124,11 @@ void host_start(struct cluster *c, int i, const char *const *args)
     for (const char *const *e = c->extra_args; *e != NULL; e++) {
         argv[n++] = *e;
     }
-    char ca[256], cert[256], key[256];
+    char ca[256], cert[256], key[256], http[40];
+    if (c->http) {
+        snprintf(http, sizeof http, "--http=%.*s:7480", (int)strcspn(h->address, ":"), h->address);
+        argv[n++] = http;
+    }
     if (c->pki != NULL) {
         snprintf(ca, sizeof ca, "--tls-ca=%s/ca.crt", c->pki);
         snprintf(cert, sizeof cert, "--tls-cert=%s/%s.crt", c->pki, h->name);

@@ -31,6 +31,7 @@ struct cluster {
     const char *tholed;           /* which binary; the default is the product's */
     const char *preload;          /* a shim to preload into daemons, or NULL */
     const char *extra_args[8];    /* NULL-terminated; given to every daemon */
+    bool http;                    /* they serve HTTP at port 7480 of their addresses: scrape.h */
     const char *pki;              /* folder with ca.crt, h1.crt, h1.key, ...: TLS; or NULL */
 };
 

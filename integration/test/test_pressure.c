@@ -17,9 +17,9 @@
 
 #include <cmocka.h>
 
-#include "integration/test/cluster.h"
+#include "integration/test/scrape.h"
 
-#define HTTP_PORT 7401
+#define HTTP_PORT 7480
 
 static int setup(void **state)
 {
@@ -56,25 +56,6 @@ static int dial(const struct host *h, uint16_t port)
     return fd;
 }
 
-/* Sends "GET path". Returns the answer; empty if none came in time. */
-static const char *http_get(const struct host *h, const char *path)
-{
-    static char answer[256 * 1024];
-    char request[256];
-    size_t size = 0;
-    ssize_t got;
-    int fd = dial(h, HTTP_PORT);
-    int n = snprintf(request, sizeof request,
-                     "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path);
-    assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL), n);
-    while ((got = recv(fd, answer + size, sizeof answer - 1 - size, 0)) > 0) {
-        size += (size_t)got;
-    }
-    answer[size] = '\0';
-    close(fd);
-    return answer;
-}
-
 static void assert_http_ok(const struct host *h, const char *path)
 {
     const char *answer = http_get(h, path);
@@ -83,26 +64,12 @@ static void assert_http_ok(const struct host *h, const char *path)
     }
 }
 
-static double metric(const struct host *h, const char *name)
-{
-    char line[128];
-    snprintf(line, sizeof line, "\n%s ", name);
-    const char *at = strstr(http_get(h, "/metrics"), line);
-    if (at == NULL) {
-        fail_msg("there is no metric %s", name);
-        return 0;
-    }
-    return strtod(at + strlen(line), NULL);
-}
-
 static void start_dev(struct cluster *c, const char *log_level)
 {
     struct host *h = &c->hosts[0];
-    char http[64];
-    struct sockaddr_in a = address_of(h, 0);
-    snprintf(http, sizeof http, "%s:%d", inet_ntoa(a.sin_addr), HTTP_PORT);
-    const char *args[] = {"--dev",  "--listen", h->address,    "--name",  h->name,
-                          "--http", http,       "--log-level", log_level, NULL};
+    const char *args[] = {"--dev", "--listen",    h->address, "--name",
+                          h->name, "--log-level", log_level,  NULL};
+    c->http = true;
     host_start(c, 0, args);
     cluster_wait_ready(c, 0, 20000);
 }
@@ -147,7 +114,7 @@ static void test_unread_standard_error_does_not_stop_the_host(void **state)
     start_dev(c, "debug");
     apply_yaml(c, 0,
                "kind: ShardPool\nname: noise\nspec: {count: 60, shard: {type: kv, voters: 1}}\n");
-    assert_true(metric(h, "thole_log_lost_lines_total") > 0);
+    assert_true(scrape_value(scrape(h), "thole_log_lost_lines_total") > 0);
     host_stop(c, 0); /* SIGTERM works */
     close(reader);
     unlink(h->log_path);

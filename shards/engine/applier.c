@@ -220,6 +220,18 @@ static enum thole_code apply_job(struct applier *a, struct apply_job *j)
     return apply_pages(a, j, &j->st);
 }
 
+/* Proposals that were appended in one turn of the loop are recorded together. */
+static void record_answers(const struct apply_job *j, uint64_t now)
+{
+    for (size_t i = 0, next; i < j->request_count; i = next) {
+        uint64_t appended = j->requests[i].appended_ns;
+        for (next = i + 1; next < j->request_count && j->requests[next].appended_ns == appended;) {
+            next++;
+        }
+        metric_record_many(&engine_answer_ns, now > appended ? now - appended : 0, next - i);
+    }
+}
+
 static void handle_apply(struct applier *a, struct apply_job *j)
 {
     struct replica *r = j->r;
@@ -252,6 +264,7 @@ static void handle_apply(struct applier *a, struct apply_job *j)
     uint64_t now = clock_now(a->e->clock);
     metric_record(&engine_apply_ns, now - begun);
     metric_record(&engine_apply_lag_ns, now - j->handed_ns);
+    record_answers(j, now);
     engine__loop_post(r->loop, &j->msg);
 }
 

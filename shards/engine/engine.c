@@ -168,6 +168,11 @@ static void resolve(struct engine *e, const struct engine_options *o)
         struct uuid u = uuid_random();
         e->o.seed = get_be64(u.bytes);
     }
+    size_t types = 0;
+    while (o->types != NULL && o->types[types] != NULL) {
+        types++;
+    }
+    e->type_proposals = xcalloc(types + 1, sizeof *e->type_proposals);
     e->o.directory = e->directory;
     e->clock = executor_clock(o->executor);
 }
@@ -407,6 +412,7 @@ void engine_free(struct engine *e)
     free(e->loops);
     free(e->appliers);
     free(e->found);
+    free(e->type_proposals);
     free(e->directory);
     free(e);
 }

@@ -181,6 +181,25 @@ void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn
 /* The status of all local replicas, ascending by replica id; a malloced array. Any thread. */
 size_t engine_replicas(struct engine *e, struct engine_replica_status **ret);
 size_t engine_shard_count(struct engine *e); /* that have a replica here */
+
+/* What metrics show of the local replicas. */
+#define ENGINE_TOP_SHARDS 20
+struct engine_load {
+    uint64_t leaders, followers, candidates, failed; /* replicas; one that failed has no role */
+    uint64_t leaderless;                             /* replicas that know no leader */
+    uint64_t unapplied; /* entries that are committed and not applied, of all replicas */
+    /* The shards that got most proposals here lately (the last minute counts most), the busiest
+     * first. */
+    struct engine_shard_load {
+        uint64_t shard_id;
+        uint64_t proposals; /* since the replica started */
+        uint64_t recent;
+    } top[ENGINE_TOP_SHARDS];
+    size_t top_count;
+};
+void engine_load(struct engine *e, struct engine_load *ret); /* any thread */
+/* Proposals appended here, since the start, to shards of a machine type. Any thread. */
+uint64_t engine_type_proposals(struct engine *e, const char *type);
 /* Ids of removed replicas, ascending; a malloced array. Any thread. */
 size_t engine_tombstones(struct engine *e, uint64_t **ret);
 /* The local replica of a shard; false if none. Any thread; cheap (no loop round trip). */

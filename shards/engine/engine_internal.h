@@ -585,7 +585,8 @@ struct engine {
     struct map beat_peers;           /* uuid_hash -> struct beat_peer */
     uint64_t watch_id;
     pthread_mutex_t kinds_lock;
-    struct map kinds; /* hash of the descriptor -> struct replica_kind */
+    struct map kinds;                 /* hash of the descriptor -> struct replica_kind */
+    _Atomic uint64_t *type_proposals; /* appended here, by index in o.types */
     _Atomic uint64_t transfer_id;
     _Atomic uint64_t bad_logged_ns;
 
@@ -615,11 +616,16 @@ void engine__host_failed(struct engine *e, const struct thole_status *st);
  * it. */
 void engine__crash(struct engine *e);
 
+/* engine_load.c */
+_Atomic uint64_t *engine__type_proposals(struct engine *e, const char *type); /* NULL: unknown */
+void engine__note_proposals(struct replica *r, size_t n, uint64_t now_ns);    /* on the loop */
+
 extern struct metric engine_proposals, engine_queries, engine_refused, engine_dropped_frames,
     engine_bad_frames, engine_sync_ns, engine_batch_updates, engine_batch_entries,
     engine_apply_entries, engine_apply_ns, engine_apply_lag_ns, engine_turn_ns, engine_commit_ns,
     engine_sleeping, engine_decided_ns, engine_pending, engine_frame_entries,
     engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth,
-    engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns, engine_ticks;
+    engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns, engine_ticks,
+    engine_answer_ns, engine_leader_changes;
 
 #endif

@@ -30,6 +30,10 @@ METRIC_DEFINE_HISTOGRAM_NS(engine_commit_ns, "thole_engine_log_wait_seconds",
 METRIC_DEFINE_HISTOGRAM_NS(
     engine_decided_ns, "thole_engine_commit_seconds",
     "Time from appending the oldest proposal of a range until it is committed");
+METRIC_DEFINE_HISTOGRAM_NS(engine_answer_ns, "thole_engine_proposal_seconds",
+                           "Time from appending a proposal until it is applied and answered");
+METRIC_DEFINE_COUNTER(engine_leader_changes, "thole_engine_leader_changes_total",
+                      "Elections that replicas of this host have won");
 METRIC_DEFINE_GAUGE(engine_pending, "thole_engine_proposals_pending",
                     "Proposals appended here that are not decided yet");
 METRIC_DEFINE_HISTOGRAM(engine_frame_entries, "thole_engine_frame_entries",

@@ -91,6 +91,9 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
         engine__timer_cancel(l, r);
         forget_peers(r);
     }
+    if (leads && !r->led) {
+        metric_add(&engine_leader_changes, 1);
+    }
     if (leads && changed) {
         engine__heartbeats_show_leader(l, r);
     }

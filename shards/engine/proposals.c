@@ -174,6 +174,7 @@ static void appended(struct loop *l, struct replica *r, struct engine_request **
         engine__request_arm(l, requests[i]);
         engine__pending_push(r, &(struct pending){first + i, s.term, requests[i], NULL, l->now_ns});
     }
+    engine__note_proposals(r, n, l->now_ns);
     metric_add(&engine_proposals, (int64_t)n);
     metric_add(&engine_pending, (int64_t)n);
 }

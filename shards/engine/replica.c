@@ -15,11 +15,13 @@ static bool same_kind(const struct replica_kind *k, const struct codec_descripto
            slice_equal(bytes_slice(&k->type_config), d->machine_config);
 }
 
-static struct replica_kind *kind_new(uint64_t key, const struct codec_descriptor *d)
+static struct replica_kind *kind_new(struct engine *e, uint64_t key,
+                                     const struct codec_descriptor *d)
 {
     struct replica_kind *k = xcalloc(1, sizeof *k);
     k->key = key;
     k->type_name = xstrndup((const char *)d->machine_type.data, d->machine_type.size);
+    k->type_proposals = engine__type_proposals(e, k->type_name);
     k->type_version = d->machine_version;
     bytes_append_slice(&k->type_config, d->machine_config);
     k->witness = d->witness;
@@ -37,7 +39,7 @@ static const struct replica_kind *kind_ref(struct engine *e, struct slice descri
         key++;
     }
     if (k == NULL) {
-        k = kind_new(key, d);
+        k = kind_new(e, key, d);
         (void)map_put(&e->kinds, key, k);
     }
     k->refs++;

@@ -76,6 +76,7 @@ struct replica_kind {
     uint32_t type_version;
     uint64_t key; /* in engine.kinds */
     char *type_name;
+    _Atomic uint64_t *type_proposals; /* of engine.type_proposals; NULL: the type is unknown here */
     struct bytes type_config;
     bool witness, lease_reads;
 };
@@ -120,6 +121,10 @@ struct replica {
     bool machine_failed;
     /* Anyone's. */
     _Atomic bool peers_wanted, removing;
+    /* Written by the loop, read by anyone: proposals appended here since the start. `recent` is
+     * halved each minute: as of the minute `recent_minute` of the clock. */
+    _Atomic uint64_t proposed;
+    _Atomic uint32_t recent, recent_minute;
 
     /* Immutable. */
     struct engine *e;
@@ -160,7 +165,7 @@ struct replica {
     struct peer_view *shown_peers;          /* of a leader, once engine_shard_peer asked */
     size_t shown_peer_count;
 };
-static_assert(sizeof(struct replica) <= 408, "one for each replica of the host");
+static_assert(sizeof(struct replica) <= 424, "one for each replica of the host");
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
                             struct slice descriptor);
 struct replica *replica_ref(struct replica *r);

@@ -206,8 +206,8 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_probe(struct thole *t, uint32_t
                                                        void (*done)(void *ctx,
                                                                     enum thole_code code),
                                                        void *ctx, struct thole_status *st);
-/* The metrics of the process in Prometheus' text format: malloced, the caller frees it. On a client
- * as well. */
+/* The metrics of the process, and of the host, in Prometheus' text format: malloced, the caller
+ * frees it. On a client as well, without those of a host. */
 THOLE_API char *thole_metrics(struct thole *t);
 /* Read the certificates again now, instead of in a few seconds. FAILED_PRECONDITION: plain text;
  * else as thole_start, and the old certificates stay in use. */
