@@ -163,12 +163,16 @@ int cli__exit_of(enum thole_code code);
 /* Progress and hints on stderr, without a prefix. */
 void cli__note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Help (help.c), completion (cmd_completion.c). */
+/* Help (help.c), the manual page (manual.c), completion (cmd_completion.c). */
+extern const char cli__about[], cli__settings[], cli__exit_codes[];
+void cli__print_manual(FILE *out);
 void cli__help_all(FILE *out);
 void cli__help_command(FILE *out, const struct cli_command *command);
 const struct cli_command *cli__command_find(const char *first, const char *second);
 int cli__command_help(struct cli *c);
 int cli__command_completion(struct cli *c);
+/* NULL: not a shell that there is a script for. */
+const char *cli__completion_script(const char *shell);
 int cli__command_version(struct cli *c);
 
 /* ---- Units (units.c) ------------------------------------------------------------------------- */

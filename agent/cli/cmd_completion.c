@@ -1,132 +1,162 @@
-/* Completion for bash, from the tables. Names of shards and hosts are queried on each tab. */
+/* `thole completion`: a short script for a shell, which calls `thole completion SHELL -- WORD...`
+ * with each tab and gets the words that may come next, so that the logic is here, once. */
+#include <stdlib.h>
 #include <string.h>
 
-#include "agent/cli/cli.h"
+#include "agent/cli/complete.h"
 
-/* The distinct first words, or the second words that follow `first`. */
-static void print_words(const char *first)
+static const char bash_script[] =
+    "# bash completion for thole; made by `thole completion bash`\n"
+    "_thole() {\n"
+    "    local line=\"${COMP_LINE:0:COMP_POINT}\" words=() found=()\n"
+    "    read -ra words <<<\"$line\"\n"
+    "    [[ $line == *[[:space:]] ]] && words+=(\"\")\n"
+    "    mapfile -t found < <(\"$1\" completion bash -- \"${words[@]:1}\" 2>/dev/null)\n"
+    "    case \"${found[0]-}\" in\n"
+    "    :files|:dirs)\n"
+    "        compopt -o filenames 2>/dev/null\n"
+    "        mapfile -t COMPREPLY < <(compgen \"-${found[0]:1:1}\" -- \"${words[-1]}\")\n"
+    "        ;;\n"
+    "    *) COMPREPLY=(\"${found[@]}\") ;;\n"
+    "    esac\n"
+    "}\n"
+    "complete -F _thole thole\n";
+
+static const char zsh_script[] =
+    "#compdef thole\n"
+    "# zsh completion for thole; made by `thole completion zsh`\n"
+    "_thole() {\n"
+    "    local -a found\n"
+    "    found=(\"${(@f)$(\"${words[1]}\" completion zsh -- \"${(@)words[2,CURRENT]}\""
+    " 2>/dev/null)}\")\n"
+    "    case \"${found[1]}\" in\n"
+    "    :files) _files ;;\n"
+    "    :dirs) _files -/ ;;\n"
+    "    ?*) _describe thole found ;;\n"
+    "    esac\n"
+    "}\n"
+    "if [[ ${funcstack[1]-} == _thole ]]; then _thole \"$@\"; else compdef _thole thole; fi\n";
+
+static const char fish_script[] =
+    "# fish completion for thole; made by `thole completion fish`\n"
+    "function __thole_complete\n"
+    "    set -l words (commandline -opc) (commandline -ct)\n"
+    "    set -l found ($words[1] completion fish -- $words[2..-1] 2>/dev/null)\n"
+    "    switch \"$found[1]\"\n"
+    "        case ':files' ':dirs'\n"
+    "            __fish_complete_path (commandline -ct)\n"
+    "        case '*'\n"
+    "            printf '%s\\n' $found\n"
+    "    end\n"
+    "end\n"
+    "complete -c thole -f -a '(__thole_complete)'\n";
+
+enum shell { BASH, ZSH, FISH, SHELLS };
+static const struct {
+    const char *name, *script;
+} shells[SHELLS] = {
+    [BASH] = {"bash", bash_script}, [ZSH] = {"zsh", zsh_script}, [FISH] = {"fish", fish_script}};
+
+const char *cli__completion_script(const char *shell)
 {
-    const char *last = "";
-    size_t last_size = 0;
-    for (size_t i = 0; i < cli_command_count; i++) {
-        const char *name = cli_commands[i].name;
-        size_t size = strcspn(name, " ");
-        if (first == NULL) {
-            if (size != last_size || strncmp(name, last, size) != 0) {
-                printf("%.*s ", (int)size, name);
+    for (size_t i = 0; i < SHELLS; i++) {
+        if (strcmp(shells[i].name, shell) == 0) {
+            return shells[i].script;
+        }
+    }
+    return NULL;
+}
+
+/* bash takes bare words, zsh "word:text", fish "word TAB text". */
+static void print_word(enum shell shell, const char *word, const char *text)
+{
+    for (const char *at = word; *at != '\0'; at++) {
+        if (shell == ZSH && *at == ':') {
+            putchar('\\');
+        }
+        putchar(*at);
+    }
+    if (shell != BASH && text[0] != '\0') {
+        printf("%c%s", shell == ZSH ? ':' : '\t', text);
+    }
+    putchar('\n');
+}
+
+/* Names in the state of the host that the line's own options say, or the usual one. A tab must not
+ * wait for long, nor fail loudly. */
+static void print_names(enum shell shell, enum rows_kind kind, const char *const *words,
+                        size_t count)
+{
+    struct thole_status st;
+    struct cli c = {.arena = upb_Arena_New(), .pool = upb_DefPool_New()};
+    const struct rows_query q = {.kind = kind, .stale = true};
+    struct rows rows = {0};
+    size_t size = strlen(words[count - 1]);
+    options_init(&c.options, cli_options, OPT_OPTIONS);
+    enum thole_code code = options_read_arguments(&c.options, (int)count - 1, words, &st);
+    (void)code; /* an unfinished line: the options before its end count */
+    if (cli__read_settings(&c, NULL) == CLI_OK) {
+        if (!cli_given(&c, OPT_COMMAND_TIMEOUT)) {
+            c.options.values[OPT_COMMAND_TIMEOUT].number = 1000;
+        }
+        if (rows_list(&c, &q, &rows, &st) == THOLE_OK) {
+            for (size_t i = 0; i < rows.count; i++) {
+                char name[ROWS_NAME_BYTES];
+                rows_name(kind, rows.items[i], name, sizeof name);
+                const char *slash = strrchr(name, '/');
+                const char *word = slash != NULL ? slash + 1 : name;
+                if (strncmp(word, words[count - 1], size) == 0) {
+                    print_word(shell, word, "");
+                }
             }
-            last = name;
-            last_size = size;
-        } else if (strlen(first) == size && strncmp(name, first, size) == 0 && name[size] == ' ') {
-            printf("%s ", name + size + 1);
+            rows_deinit(&rows);
         }
     }
+    cli__deinit(&c);
 }
 
-static void print_second_words(void)
+/* `words` begins with the program. */
+static void print_next(enum shell shell, const char *const *words, size_t count)
 {
-    const char *last = "";
-    for (size_t i = 0; i < cli_command_count; i++) {
-        const char *name = cli_commands[i].name;
-        size_t size = strcspn(name, " ");
-        if (name[size] == ' ' && strncmp(name, last, size + 1) != 0) {
-            char first[32];
-            snprintf(first, sizeof first, "%.*s", (int)size, name);
-            printf("        %s) words=\"", first);
-            print_words(first);
-            printf("\" ;;\n");
-            last = name;
+    struct complete next;
+    complete_line(words + 1, count - 1, &next);
+    switch (next.kind) {
+    case COMPLETE_NOTHING:
+        break;
+    case COMPLETE_WORDS:
+        for (size_t i = 0; i < next.count; i++) {
+            if (strncmp(next.words[i].word, words[count - 1], strlen(words[count - 1])) == 0) {
+                print_word(shell, next.words[i].word, next.words[i].text);
+            }
         }
+        break;
+    case COMPLETE_NAMES:
+        print_names(shell, next.rows, words, count);
+        break;
+    case COMPLETE_FILES:
+        puts(":files");
+        break;
+    case COMPLETE_DIRS:
+        puts(":dirs");
+        break;
     }
-}
-
-static void print_option_names(const struct cli_command *command)
-{
-    for (size_t i = 0; i < CLI_COMMAND_OPTIONS_MAX && command->options[i] != 0; i++) {
-        printf("--%s ", cli_options[command->options[i]].name);
-    }
-}
-
-static void print_values(void)
-{
-    static const enum cli_option_id named[] = {OPT_SHARD, OPT_HOST};
-    options_print_completion(stdout, cli_options, OPT_OPTIONS);
-    for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
-        const char *name = cli_options[named[i]].name;
-        printf("    --%s) COMPREPLY=($(compgen -W \"$(_thole_names %ss)\" -- \"$cur\"));"
-               " return ;;\n",
-               name, name);
-    }
-}
-
-/* The kind of names that a command's arguments have, from their description. */
-static const char *names_of(const struct cli_command *command)
-{
-    if (strncmp(command->arguments, "SHARD", 5) == 0 || strncmp(command->name, "shard ", 6) == 0) {
-        return strcmp(command->name, "completion") == 0 ? NULL : "shards";
-    }
-    return strncmp(command->name, "host ", 5) == 0 ? "hosts" : NULL;
-}
-
-static void print_command_cases(void)
-{
-    printf("    describe\\ shard*|delete\\ shard*) words=\"$(_thole_names shards)\" ;;\n"
-           "    describe\\ host*|delete\\ host*) words=\"$(_thole_names hosts)\" ;;\n"
-           "    describe\\ pool*|delete\\ pool*) words=\"$(_thole_names pools)\" ;;\n"
-           "    describe\\ role*|delete\\ role*) words=\"$(_thole_names roles)\" ;;\n"
-           "    token\\ revoke*) words=\"$(_thole_names tokens)\" ;;\n"
-           "    delete\\ replica*) words=\"$(_thole_names replicas)\" ;;\n");
-    for (size_t i = 0; i < cli_command_count; i++) {
-        const struct cli_command *command = &cli_commands[i];
-        const char *names = names_of(command);
-        printf("    \"%s\"|\"%s \"*) options=\"", command->name, command->name);
-        print_option_names(command);
-        printf("\"");
-        if (names != NULL) {
-            printf("; words=\"$(_thole_names %s)\"", names);
-        } else if (strncmp(command->name, "get", 3) == 0) {
-            printf("; words=\"hosts shards pools replicas operations events roles tokens\"");
-        } else if (strcmp(command->name, "describe") == 0) {
-            printf("; words=\"host shard pool role\"");
-        } else if (strcmp(command->name, "delete") == 0) {
-            printf("; words=\"shard pool replica host role\"");
-        }
-        printf(" ;;\n");
-    }
+    complete_deinit(&next);
 }
 
 int cli__command_completion(struct cli *c)
 {
-    if (strcmp(c->args[0], "bash") != 0) {
-        return cli__say_usage(c, "completion exists only for bash, not for \"%s\"", c->args[0]);
+    enum shell shell = BASH;
+    while (shell < SHELLS && strcmp(shells[shell].name, c->args[0]) != 0) {
+        shell++;
     }
-    printf("# bash completion for thole; made by `thole completion bash`\n"
-           "_thole_names() { thole get \"$1\" --stale -o name --command-timeout 1s 2>/dev/null |"
-           " sed 's|.*/||'; }\n"
-           "_thole() {\n"
-           "    local cur=\"${COMP_WORDS[COMP_CWORD]}\" prev=\"${COMP_WORDS[COMP_CWORD-1]}\"\n"
-           "    local words=\"\" options=\"\" line=\"\" i\n"
-           "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
-           "        [[ ${COMP_WORDS[i]} == -* ]] || line+=\"${line:+ }${COMP_WORDS[i]}\"\n"
-           "    done\n"
-           "    case \"$prev\" in\n");
-    print_values();
-    printf("    esac\n    case \"$line\" in\n    \"\") words=\"");
-    print_words(NULL);
-    printf("\" ;;\n");
-    print_command_cases();
-    printf("    *)\n        case \"$line\" in\n");
-    print_second_words();
-    printf("        esac ;;\n    esac\n"
-           "    if [[ $cur == -* ]]; then\n        words=\"$options ");
-    for (unsigned id = 1; id < OPT_OPTIONS; id++) {
-        if (cli__option_global((enum cli_option_id)id)) {
-            printf("--%s ", cli_options[id].name);
-        }
+    if (shell == SHELLS) {
+        return cli__say_usage(c, "completion exists for bash, zsh and fish, not for \"%s\"",
+                              c->args[0]);
     }
-    printf("\"\n    fi\n"
-           "    COMPREPLY=($(compgen -W \"${words//|/ }\" -- \"$cur\"))\n"
-           "}\n"
-           "complete -F _thole thole\n");
+    if (c->arg_count == 1) {
+        fputs(shells[shell].script, stdout);
+    } else {
+        print_next(shell, c->args, c->arg_count); /* args[0] stands for the program */
+    }
     return cli__flush();
 }

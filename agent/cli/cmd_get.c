@@ -17,23 +17,6 @@ struct get {
     bool begun;
 };
 
-static bool parse_kind(const char *text, enum rows_kind *ret)
-{
-    static const char *const names[][3] = {
-        [ROWS_HOSTS] = {"hosts", "host"},          [ROWS_SHARDS] = {"shards", "shard"},
-        [ROWS_REPLICAS] = {"replicas", "replica"}, [ROWS_EVENTS] = {"events", "event"},
-        [ROWS_POOLS] = {"pools", "pool"},          [ROWS_OPERATIONS] = {"operations", "operation"},
-        [ROWS_ROLES] = {"roles", "role"},          [ROWS_TOKENS] = {"tokens", "token"},
-    };
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
-            *ret = (enum rows_kind)i;
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Does the row match the options? */
 static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
 {
@@ -299,7 +282,7 @@ static int get_watch(struct get *g)
 int cli__command_get(struct cli *c)
 {
     struct get g = {.c = c, .limit = cli_number(c, OPT_LIMIT)};
-    if (!parse_kind(c->args[0], &g.q.kind)) {
+    if (!rows_parse_kind(c->args[0], &g.q.kind)) {
         return cli__say_usage(c,
                               "\"%s\" is not one of hosts, shards, pools, replicas, operations, "
                               "events, roles, tokens",

@@ -303,9 +303,10 @@ const struct cli_command cli_commands[] = {
      {OPT_DIR},
      cli__command_cert_revoke},
     {"completion",
-     "SHELL",
-     "print completion for bash: source <(thole completion bash)",
-     NULL,
+     "bash|zsh|fish [WORD...]",
+     "print completion for a shell, such as: source <(thole completion bash)",
+     "With WORDs (after --) it prints what may stand in place of the last WORD: the scripts of\n"
+     "all shells ask for that.",
      {0},
      cli__command_completion},
     {"version", "", "print the version of this program", NULL, {0}, cli__command_version},

@@ -3,6 +3,17 @@
 
 #include "agent/cli/cli.h"
 
+const char cli__about[] =
+    "Any host of the cluster serves any command. Most commands read or change the desired\n"
+    "state: specs of shards, pools, hosts and roles, which controllers make true. Others propose\n"
+    "to shards and query them, save and restore them, or work offline on files and directories.\n";
+const char cli__settings[] =
+    "A flag beats the environment, which beats ~/.config/thole/config.yaml (lines such as\n"
+    "\"endpoints: HOST:PORT\"). Data goes to stdout, messages to stderr.\n";
+const char cli__exit_codes[] =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 unavailable or timed out\n"
+    "(try again), 5 outcome unknown.\n";
+
 static void print_global(FILE *out)
 {
     fputs("\nOptions of all commands:\n", out);
@@ -21,12 +32,8 @@ void cli__help_all(FILE *out)
         fprintf(out, "  %-22s %s\n", command->name, command->summary);
     }
     print_global(out);
-    fputs("\nA flag beats the environment, which beats ~/.config/thole/config.yaml (lines such as\n"
-          "\"endpoints: HOST:PORT\"). Data goes to stdout, messages to stderr.\n"
-          "\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 unavailable or timed out\n"
-          "(try again), 5 outcome unknown.\n"
-          "\n`thole help COMMAND` explains a command.\n",
-          out);
+    fprintf(out, "\n%s\n%s\n`thole help COMMAND` explains a command.\n", cli__settings,
+            cli__exit_codes);
 }
 
 void cli__help_command(FILE *out, const struct cli_command *command)

@@ -73,7 +73,8 @@ bool rows_pool_ready(const thole_v1_ShardPool *pool);
 /* "shards/orders" and the like. */
 const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t size);
 #define ROWS_NAME_BYTES 320
-const char *rows_kind_name(enum rows_kind kind); /* "Shard" */
+const char *rows_kind_name(enum rows_kind kind);             /* "Shard" */
+bool rows_parse_kind(const char *text, enum rows_kind *ret); /* "shards" or "shard" */
 /* ,"NAME":[all rows] of a document. */
 void rows_json(struct cli *c, const struct rows *rows, const char *name, struct bytes *out);
 const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind);

@@ -431,6 +431,23 @@ static void show_table(struct cli *c, const struct rows *rows)
     cli__table_print(t, c->layout);
 }
 
+bool rows_parse_kind(const char *text, enum rows_kind *ret)
+{
+    static const char *const names[][3] = {
+        [ROWS_HOSTS] = {"hosts", "host"},          [ROWS_SHARDS] = {"shards", "shard"},
+        [ROWS_REPLICAS] = {"replicas", "replica"}, [ROWS_EVENTS] = {"events", "event"},
+        [ROWS_POOLS] = {"pools", "pool"},          [ROWS_OPERATIONS] = {"operations", "operation"},
+        [ROWS_ROLES] = {"roles", "role"},          [ROWS_TOKENS] = {"tokens", "token"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
+            *ret = (enum rows_kind)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 const char *rows_kind_name(enum rows_kind kind)
 {
     static const char *const names[] = {

@@ -1,4 +1,4 @@
-/* Help and completion, from the table. See options.h. */
+/* Help texts, from the table. See options.h. */
 #include <string.h>
 
 #include "agent/options/options.h"
@@ -51,33 +51,4 @@ void options_print_help(FILE *out, const struct option_def *def)
         print_words(out, note, &column);
     }
     fputc('\n', out);
-}
-
-static void print_branch(FILE *out, const struct option_def *d)
-{
-    fprintf(out, "    --%s", d->name);
-    if (d->letter != '\0') {
-        fprintf(out, "|-%c", d->letter);
-    }
-}
-
-void options_print_completion(FILE *out, const struct option_def *defs, size_t count)
-{
-    for (size_t id = 0; id < count; id++) {
-        const struct option_def *d = &defs[id];
-        if (d->name == NULL || d->value == NULL) {
-            continue;
-        }
-        if (d->kind == OPTION_CHOICE) {
-            print_branch(out, d);
-            fprintf(out,
-                    ") words=\"%s\"; COMPREPLY=($(compgen -W \"${words//|/ }\" -- \"$cur\"));"
-                    " return ;;\n",
-                    d->value);
-        } else if (strncmp(d->value, "FILE", 4) == 0 || strncmp(d->value, "DIR", 3) == 0) {
-            print_branch(out, d);
-            fprintf(out, ") COMPREPLY=($(compgen -%c -- \"$cur\")); return ;;\n",
-                    d->value[0] == 'F' ? 'f' : 'd');
-        }
-    }
 }

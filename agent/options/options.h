@@ -101,8 +101,12 @@ size_t options_find(const struct options *o, const char *name, size_t size);
 
 /* One entry of a help text, wrapped: "  -o, --output table|json   what it is (default: table)". */
 void options_print_help(FILE *out, const struct option_def *def);
-/* Branches of a bash `case "$prev" in` that complete values: choices, files and directories. */
-void options_print_completion(FILE *out, const struct option_def *defs, size_t count);
+/* The same as an entry of a manual page (roff). */
+void options_print_manual(FILE *out, const struct option_def *def);
+/* Text of a help in a manual page: paragraphs, and lines that begin with a blank as they are. */
+void options_print_roff(FILE *out, const char *text);
+/* The same as an entry of a configuration file, in comments: what it does, and its default. */
+void options_print_example(FILE *out, const struct option_def *def);
 
 bool options_parse_number(const char *text, uint64_t *ret);
 bool options_parse_duration(const char *text, uint64_t max_ms, uint64_t *ret_ms);

@@ -266,22 +266,61 @@ enum thole_code daemon_options_read(int argc, char **argv, struct options *o,
     return code == THOLE_OK ? options_complete(o, st) : code;
 }
 
+static const char about[] =
+    "A host of a Thole cluster. A data directory that has been used needs no other option.\n";
+static const char settings[] =
+    "A flag beats the environment ([THOLED_...]), which beats the file of --config (lines such as\n"
+    "\"data-dir: DIR\").\n";
+static const char exit_codes[] =
+    "Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong options, 3 data directory\n"
+    "(locked, foreign, damaged, newer version, other cluster), 4 address in use, 5 failed while\n"
+    "running (disk), or this host was removed from the cluster, or its data directory is a copy\n"
+    "of another host's.\n";
+
 void daemon_options_print_help(void)
 {
-    fputs(
-        "Usage: tholed [OPTIONS]\n\n"
-        "A host of a Thole cluster. A data directory that has been used needs no other option.\n\n"
-        "Options:\n",
-        stdout);
+    printf("Usage: tholed [OPTIONS]\n\n%s\nOptions:\n", about);
     for (size_t id = 0; id < DAEMON_OPTIONS; id++) {
         options_print_help(stdout, &daemon_options[id]);
     }
-    fputs(
-        "\nA flag beats the environment ([THOLED_...]), which beats the file of --config (lines "
-        "such as\n\"data-dir: DIR\").\n\n"
-        "Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong options, 3 data directory\n"
-        "(locked, foreign, damaged, newer version, other cluster), 4 address in use, 5 failed "
-        "while\nrunning (disk), or this host was removed from the cluster, or its data directory "
-        "is a copy\nof another host's.\n",
-        stdout);
+    printf("\n%s\n%s", settings, exit_codes);
+}
+
+void daemon_options_print_manual(FILE *out, const char *version)
+{
+    fprintf(out, ".TH THOLED 8 \"\" \"Thole %s\" \"Thole\"\n", version);
+    fputs(".SH NAME\ntholed \\- a host of a Thole cluster\n"
+          ".SH SYNOPSIS\n.B tholed\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION\n",
+          out);
+    options_print_roff(out, about);
+    fputs(".PP\n", out);
+    options_print_roff(out, settings);
+    fputs(".SH OPTIONS\n", out);
+    for (size_t id = 0; id < DAEMON_OPTIONS; id++) {
+        options_print_manual(out, &daemon_options[id]);
+    }
+    fputs(".SH SIGNALS\n", out);
+    options_print_roff(out, "SIGTERM and SIGINT transfer the leadership of this host's shards, "
+                            "then end the daemon.\nSIGHUP reads the certificates again.\n");
+    fputs(".SH \"EXIT STATUS\"\n", out);
+    options_print_roff(out, exit_codes);
+    fputs(".SH \"SEE ALSO\"\n.BR thole (1)\n", out);
+}
+
+void daemon_options_print_example(FILE *out, const char *data_dir)
+{
+    fprintf(out,
+            "# Settings of tholed, see tholed(8). Each is a flag as well (--data-dir) and a\n"
+            "# variable (THOLED_DATA_DIR). Lines in comments have the defaults, or show what a\n"
+            "# value looks like.\n"
+            "#\n"
+            "# A new host needs one of dev, peers and join, which say how it finds its cluster; a\n"
+            "# used data directory knows.\n\n"
+            "# Directory that keeps everything.\ndata-dir: %s\n",
+            data_dir);
+    for (size_t id = 0; id < DAEMON_OPTIONS; id++) {
+        if (id != DAEMON_DATA_DIR) {
+            options_print_example(out, &daemon_options[id]);
+        }
+    }
 }

@@ -43,5 +43,8 @@ extern const struct option_def daemon_options[DAEMON_OPTIONS];
 THOLE_MUST_CHECK enum thole_code daemon_options_read(int argc, char **argv, struct options *o,
                                                      struct thole_status *st);
 void daemon_options_print_help(void);
+void daemon_options_print_manual(FILE *out, const char *version); /* tholed(8), as roff */
+/* A configuration file with this data directory, and every other option in comments. */
+void daemon_options_print_example(FILE *out, const char *data_dir);
 
 #endif

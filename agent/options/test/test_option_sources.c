@@ -346,17 +346,44 @@ static void test_help_shows_the_columns_of_the_table(void **state)
     free(help);
 }
 
-static void test_completion_knows_choices_and_files(void **state)
+static char *printed(void (*print)(FILE *, const struct option_def *), int id)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    print(out, &defs[id]);
+    fclose(out);
+    return text;
+}
+
+static void test_manual_and_example_show_the_columns_of_the_table(void **state)
+{
+    (void)state;
+    char *text = printed(options_print_manual, NAME);
+    assert_string_equal(text, ".TP\n\\fB\\-n\\fR, \\fB\\-\\-name\\fR \\fINAME\\fR\na name "
+                              "(default: nobody)\n[TEST_NAME]\n");
+    free(text);
+    text = printed(options_print_example, NAME);
+    assert_string_equal(text, "\n# A name.\n#name: nobody\n");
+    free(text);
+    text = printed(options_print_example, QUIET);
+    assert_string_equal(text, "\n# A flag.\n#quiet: true\n");
+    free(text);
+    text = printed(options_print_example, ONLY_FLAG); /* may not stand in a file */
+    assert_string_equal(text, "");
+    free(text);
+}
+
+static void test_roff_keeps_what_it_would_read_as_its_own(void **state)
 {
     (void)state;
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
-    options_print_completion(out, defs, OPTIONS);
+    options_print_roff(out, ".dot 'and' a\\b -x\nflows\n\n  .as it is\n'quoted");
     fclose(out);
-    assert_non_null(strstr(text, "--form|-f) words=\"text|json\""));
-    assert_non_null(strstr(text, "--only-flag) COMPREPLY=($(compgen -f"));
-    assert_null(strstr(text, "--name"));
+    assert_string_equal(text, "\\&.dot 'and' a\\(rsb \\-x\nflows\n.PP\n.nf\n  .as it is\n.fi\n"
+                              "\\&'quoted\n");
     free(text);
 }
 
@@ -367,7 +394,8 @@ int main(void)
         cmocka_unit_test(test_files_beyond_bounds_are_refused_at_once),
         cmocka_unit_test(test_files_that_cannot_be_read_are_told_apart),
         cmocka_unit_test(test_help_shows_the_columns_of_the_table),
-        cmocka_unit_test(test_completion_knows_choices_and_files),
+        cmocka_unit_test(test_manual_and_example_show_the_columns_of_the_table),
+        cmocka_unit_test(test_roff_keeps_what_it_would_read_as_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
