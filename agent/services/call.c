@@ -346,14 +346,20 @@ static void command_done(void *ctx, const struct thole_status *st,
     services__call_reply(c, row, c->row);
 }
 
-void services__call_command(struct call *c, thole_registry_v1_Operation *op,
-                            upb_StringView request_id, bool validate_only, const upb_MiniTable *row)
+thole_registry_v1_Command *services__command_new(const struct bus_rpc *rpc, const char *path,
+                                                 upb_Arena *arena)
 {
     char actor[ACCESS_ACTOR_BYTES], method[ACCESS_METHOD_BYTES];
     thole_registry_v1_Command *command =
-        agent_command_new(access_actor(bus_rpc_user(c->rpc), actor), c->arena);
-    registry_command_set_origin(command, bus_rpc_peer(c->rpc),
-                                access_method(c->unary->path, method), c->arena);
+        agent_command_new(access_actor(bus_rpc_user(rpc), actor), arena);
+    registry_command_set_origin(command, bus_rpc_peer(rpc), access_method(path, method), arena);
+    return command;
+}
+
+void services__call_command(struct call *c, thole_registry_v1_Operation *op,
+                            upb_StringView request_id, bool validate_only, const upb_MiniTable *row)
+{
+    thole_registry_v1_Command *command = services__command_new(c->rpc, c->unary->path, c->arena);
     registry_command_set_request_id(command, services__name_slice(request_id), c->arena);
     thole_registry_v1_Command_set_decided_at(command, c->decided_at);
     thole_registry_v1_Command_set_validate_only(command, validate_only);

@@ -166,7 +166,8 @@ bool services__stream_is_allowed(struct services *s, struct bus_rpc *rpc, const 
     if (access_require_of(agent_access(s->agent), rpc, right, path, &d) == THOLE_OK) {
         return true;
     }
-    services__fail(rpc, &d.st, (const char *const[]){"right", d.right, NULL});
+    services__fail(rpc, &d.st,
+                   d.right[0] != '\0' ? (const char *const[]){"right", d.right, NULL} : NULL);
     return false;
 }
 
@@ -176,7 +177,7 @@ enum thole_code services__data_allowed(struct data_call *d, struct thole_status 
                                         [ROUTER_OPEN_SESSION] = "/thole.v1.Data/OpenSession",
                                         [ROUTER_CLOSE_SESSION] = "/thole.v1.Data/CloseSession",
                                         [ROUTER_QUERY] = "/thole.v1.Data/Query"};
-    struct bus_denial denial;
+    struct bus_denial denial = {.right = ""};
     const struct access_right right = {.data = true,
                                        .verb = d->route.kind == ROUTER_QUERY
                                                    ? thole_v1_DATA_RIGHT_READ
@@ -186,6 +187,7 @@ enum thole_code services__data_allowed(struct data_call *d, struct thole_status 
         access_require_of(agent_access(d->s->agent), d->rpc, &right, paths[d->route.kind], &denial);
     if (code != THOLE_OK) {
         *st = denial.st;
+        d->right = denial.right[0] != '\0' ? xstrdup(denial.right) : NULL;
     }
     return code;
 }

@@ -35,6 +35,7 @@ struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rp
     d->held = 0;
     d->next = NULL;
     d->field = NULL;
+    d->right = NULL;
     d->text = d->searched = false;
     d->shard[0] = '\0';
     return d;
@@ -44,6 +45,7 @@ void services__data_call_free(struct data_call *d)
 {
     struct services *s = d->s;
     bufslice_unref(d->route.result);
+    free(d->right);
     pthread_mutex_lock(&s->pool_mutex);
     bool keep = s->pool_count < POOL_CALLS_MAX;
     if (keep) {
@@ -158,9 +160,9 @@ static void data_fail(struct data_call *d, const struct thole_status *st)
         metadata[n++] = "shard";
         metadata[n++] = d->shard;
     }
-    if (st->reason == THOLE_REASON_NO_RIGHT) {
+    if (d->right != NULL) {
         metadata[n++] = "right";
-        metadata[n] = d->route.kind == ROUTER_QUERY ? "data READ" : "data WRITE";
+        metadata[n] = d->right;
     }
     services__fail(d->rpc, st, metadata[0] != NULL ? metadata : NULL);
     services__data_call_free(d);

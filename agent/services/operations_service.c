@@ -220,7 +220,7 @@ static void recorded(void *ctx, const struct thole_status *st,
 void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
                                           const char *failure)
 {
-    thole_registry_v1_Command *command = agent_command_new("user", c->arena);
+    thole_registry_v1_Command *command = services__command_new(c->rpc, c->unary->path, c->arena);
     thole_registry_v1_StartOperation *start = thole_registry_v1_Operation_mutable_start_operation(
         thole_registry_v1_Command_add_operations(command, c->arena), c->arena);
     thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_TRANSFER_LEADER);

@@ -112,6 +112,10 @@ void services__call_refuse(struct call *c, const char *field, const char *format
 
 /* Runs `next` with c->view set: this host's own view, or after a barrier. */
 void services__call_read(struct call *c, bool stale, call_fn next);
+/* A command of the call's user, with the address and the method for its events. Each command of
+ * the services begins here. */
+thole_registry_v1_Command *services__command_new(const struct bus_rpc *rpc, const char *path,
+                                                 upb_Arena *arena);
 /* Proposes one operation as the user; answers with the row of kind `row` in the result. */
 thole_registry_v1_Operation *services__call_operation(struct call *c);
 void services__call_command(struct call *c, thole_registry_v1_Operation *op,
@@ -356,6 +360,7 @@ struct data_call {
     bool text;              /* the request was text, so the answer is, too */
     bool searched;          /* the name was resolved again, after a barrier */
     const char *field;      /* the field of the request to blame; NULL: none */
+    char *right;            /* the right that the user lacks, for ErrorInfo; NULL: none */
     char shard[LIMIT_NAME_BYTES + 1];
     struct router_request route;
     uint8_t copied[128]; /* space for a small payload */

@@ -8,6 +8,7 @@
 #include "agent/services/services_internal.h"
 #include "agent/snapshots/exports.h"
 
+#define SAVE_PATH "/thole.v1.Snapshots/SaveSnapshot"
 #define PIECE_DEADLINE_NS (30 * NS_PER_S)
 /* A large machine takes a while to write its file. */
 #define FIRST_DEADLINE_NS (10 * 60 * NS_PER_S)
@@ -76,7 +77,7 @@ static void recorded(void *ctx, const struct thole_status *st,
 static void record(struct save *v)
 {
     upb_Arena *arena = upb_Arena_New();
-    thole_registry_v1_Command *command = agent_command_new("user", arena);
+    thole_registry_v1_Command *command = services__command_new(v->rpc, SAVE_PATH, arena);
     thole_registry_v1_RecordSnapshot *o = thole_registry_v1_Operation_mutable_record_snapshot(
         thole_registry_v1_Command_add_operations(command, arena), arena);
     struct registry_view *view = registry_view_acquire(agent_registry(v->s->agent));
@@ -291,7 +292,7 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice messa
     }
     const struct access_right right = {
         .data = true, .verb = thole_v1_DATA_RIGHT_ADMIN, .name = slice_str(v->shard)};
-    if (!services__stream_is_allowed(s, rpc, "/thole.v1.Snapshots/SaveSnapshot", &right)) {
+    if (!services__stream_is_allowed(s, rpc, SAVE_PATH, &right)) {
         free(v);
         upb_Arena_Free(arena);
         return;

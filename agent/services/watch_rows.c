@@ -118,10 +118,22 @@ void services__watch_push_event(void *ctx, const thole_v1_Event *row)
     push_row(ctx, 4, row, &thole_v1_Event_msginit, thole_v1_Event_revision(row));
 }
 
+/* The rows that need a right of their own; see push_role and push_token. */
+static bool may_read_name(struct cluster_watch *w, const char *name)
+{
+    if (strncmp(name, "roles/", strlen("roles/")) == 0) {
+        return may_read(w, ACCESS_KIND(ROLES));
+    }
+    return strncmp(name, "tokens/", strlen("tokens/")) != 0 || may_read(w, ACCESS_KIND(TOKENS));
+}
+
 static void push_gone(void *ctx, const char *name)
 {
     struct cluster_watch *w = ctx;
     struct bytes out = {0};
+    if (!may_read_name(w, name)) {
+        return;
+    }
     services__wire_bytes(&out, 5, slice_str(name));
     services__watch_push(w, &out);
 }

@@ -237,6 +237,70 @@ static void test_changes_end_open_streams(void **state)
     cluster_free(c);
 }
 
+/* Reads the watch until it has the bookmark after `marker`; does it name `text`? */
+static bool watch_names(struct thole_stream *w, const char *marker, const char *text)
+{
+    bool found = false, marked = false;
+    for (;;) {
+        struct thole_answer a = {0};
+        struct thole_status st = {0};
+        if (thole_stream_next(w, 20000, &a, &st) != THOLE_OK) {
+            fail_msg("the watch ends: %s", st.message);
+        }
+        found = found || strstr(a.data, text) != NULL;
+        marked = marked || strstr(a.data, marker) != NULL;
+        bool end = marked && strstr(a.data, "\"bookmark\":true") != NULL;
+        free(a.data);
+        if (end) {
+            return found;
+        }
+    }
+}
+
+static struct thole_stream *watch_cluster(struct cluster *c, const char *user, struct thole **ret)
+{
+    char ca[300], cert[300], key[300];
+    const struct thole_tls tls = {.size = sizeof tls, .ca = ca, .cert = cert, .key = key};
+    struct thole_stream *w = NULL;
+    struct thole_status st = {0};
+    snprintf(ca, sizeof ca, "%s/ca.crt", pki);
+    snprintf(cert, sizeof cert, "%s/%s.crt", pki, user);
+    snprintf(key, sizeof key, "%s/%s.key", pki, user);
+    if (thole_connect_tls(c->hosts[0].address, &tls, ret, &st) != THOLE_OK ||
+        thole_stream_open(*ret, "Cluster/Watch", THOLE_JSON,
+                          (struct thole_slice){.data = "{}", .size = 2}, &w, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    (void)watch_names(w, "\"bookmark\":true", ""); /* the rows so far */
+    return w;
+}
+
+static void test_a_watch_hides_what_was_deleted_from_those_who_may_not_read_it(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    struct thole *eve = NULL, *admin = NULL;
+    apply_yaml(
+        c, 0,
+        "kind: Role\nname: watchers\nspec:\n  rules: [{verbs: [READ], kinds: [HOSTS, SHARDS, "
+        "POOLS, REPLICAS, OPERATIONS, EVENTS, CLUSTER]}]\n  members: [eve]\n---\n"
+        "kind: Role\nname: secret\nspec: {members: [carol]}\n");
+    call_as("eve");
+    ends(c, 0, "get hosts", NULL);
+    struct thole_stream *by_eve = watch_cluster(c, "eve", &eve);
+    struct thole_stream *by_admin = watch_cluster(c, "admin", &admin);
+    call_as("admin");
+    cli_ok(c, 0, "delete role secret");
+    apply_yaml(c, 0, "kind: Shard\nname: marker\nspec: {type: kv, voters: 1}\n");
+    assert_true(watch_names(by_admin, "\"marker\"", "\"deleted\":\"roles/secret\""));
+    assert_false(watch_names(by_eve, "\"marker\"", "\"deleted\":\"roles/secret\""));
+    thole_stream_close(by_eve);
+    thole_stream_close(by_admin);
+    thole_close(eve);
+    thole_close(admin);
+    cluster_free(c);
+}
+
 /* ---- Other doors ----------------------------------------------------------------------------- */
 
 static enum thole_code propose(struct thole *t, const char *shard, struct thole_status *st)
@@ -315,6 +379,38 @@ static void test_a_client_of_another_language_has_a_token(void **state)
     cluster_free(c);
 }
 
+/* Each door names the missing right in the same words. */
+static void test_a_refusal_has_the_right_at_every_door(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    static const char *const lines[] = {
+        "/thole.v1.Data/Propose PERMISSION_DENIED data WRITE of shards other\n",
+        "/thole.v1.Data/Query PERMISSION_DENIED data READ of shards other\n",
+        "/thole.v1.Data/OpenSession PERMISSION_DENIED data WRITE of shards other\n",
+        "/thole.v1.Data/CloseSession PERMISSION_DENIED data WRITE of shards other\n",
+        "/thole.v1.Data/Watch PERMISSION_DENIED data READ of shards other\n",
+        "/thole.v1.Snapshots/SaveSnapshot PERMISSION_DENIED data ADMIN of shards\n",
+        "/thole.v1.Shards/DeleteShard PERMISSION_DENIED DELETE of SHARDS\n",
+        "/etcdserverpb.KV/Range PERMISSION_DENIED data READ of shards default\n",
+    };
+    char command[1200], out[4096] = "";
+    snprintf(command, sizeof command,
+             "'%s' %s %s/ca.crt %s/carol.crt %s/carol.key --rights other 2>&1", TLS_CLIENT,
+             c->hosts[0].address, pki, pki, pki);
+    FILE *p = popen(command, "r");
+    assert_non_null(p);
+    size_t n = fread(out, 1, sizeof out - 1, p);
+    out[n] = '\0';
+    int status = WEXITSTATUS(pclose(p));
+    for (size_t i = 0; status != 77 && i < sizeof lines / sizeof lines[0]; i++) {
+        if (status != 0 || strstr(out, lines[i]) == NULL) {
+            fail_msg("exit %d, no \"%s\" in \"%s\"", status, lines[i], out);
+        }
+    }
+    cluster_free(c);
+}
+
 /* ---- Rescue ---------------------------------------------------------------------------------- */
 
 /* docs/security.md, "Rescue": the last certificate of an admin and the CA's key are lost. */
@@ -349,6 +445,8 @@ int main(void)
         cmocka_unit_test(test_changes_end_open_streams),
         cmocka_unit_test(test_the_library_passes_the_same_door),
         cmocka_unit_test(test_a_client_of_another_language_has_a_token),
+        cmocka_unit_test(test_a_refusal_has_the_right_at_every_door),
+        cmocka_unit_test(test_a_watch_hides_what_was_deleted_from_those_who_may_not_read_it),
         cmocka_unit_test(test_a_new_ca_of_users_rescues_one_who_lost_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

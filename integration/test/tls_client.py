@@ -5,6 +5,8 @@
                                               reflection lists; exits 1 with the error's words
                                               CERT "-": without a certificate
                                               TOKEN: a file with a bearer token
+  tls_client.py ADDRESS CA CERT KEY --rights SHARD   prints, for each way to use the shard, the
+                                              right that the refusal names
 Without grpcio it exits with 77."""
 import re
 import sys
@@ -22,9 +24,49 @@ def read(path):
         return file.read()
 
 
+def text(field, value):
+    """A field of a message with a text of at most 127 bytes."""
+    return bytes([field << 3 | 2, len(value)]) + value
+
+
+def right_of(error):
+    """In the metadata of its ErrorInfo, whose entries are messages with a key and a value."""
+    details = dict(error.trailing_metadata()).get("grpc-status-details-bin", b"")
+    entry = re.search(rb"\x0a\x05right\x12(.)", details, re.DOTALL)
+    if entry is None:
+        return "-"
+    return details[entry.end():entry.end() + entry[1][0]].decode()
+
+
+def print_rights(channel, shard):
+    of_shard = text(1, shard.encode())
+    calls = (
+        ("/thole.v1.Data/Propose", of_shard),
+        ("/thole.v1.Data/Query", of_shard),
+        ("/thole.v1.Data/OpenSession", of_shard),
+        ("/thole.v1.Data/CloseSession", of_shard + b"\x10\x01"),
+        ("/thole.v1.Data/Watch", of_shard),
+        ("/thole.v1.Snapshots/SaveSnapshot", of_shard),
+        ("/thole.v1.Shards/DeleteShard", of_shard),
+        ("/etcdserverpb.KV/Range", text(1, b"key")),
+    )
+    for path, message in calls:
+        try:
+            for _ in channel.unary_stream(path)(message, timeout=DEADLINE_S):
+                pass
+            print(path, "is allowed")
+        except grpc.RpcError as error:
+            print(path, error.code().name, right_of(error))
+
+
 def main():
     address, ca, cert, key = sys.argv[1:5]
     metadata = []
+    if len(sys.argv) > 5 and sys.argv[5] == "--rights":
+        credentials = grpc.ssl_channel_credentials(read(ca), read(key), read(cert))
+        with grpc.secure_channel(address, credentials) as channel:
+            print_rights(channel, sys.argv[6])
+        return
     if len(sys.argv) > 5:
         metadata = [("authorization", "Bearer " + read(sys.argv[5]).decode().strip())]
     own = (None, None) if cert == "-" else (read(key), read(cert))

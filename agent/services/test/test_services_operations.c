@@ -237,6 +237,27 @@ static void test_a_rebalance_of_one_host_is_done(void **state)
     assert_int_equal(thole_v1_Operation_state(o), thole_v1_OPERATION_STATE_DONE);
 }
 
+/* Waits for an event of this method, which has the caller's address. */
+static void wait_for_event(struct services_fixture *f, const char *method)
+{
+    for (uint64_t end = clock_now(&clock_system) + 20 * NS_PER_S; clock_now(&clock_system) < end;) {
+        size_t count = 0;
+        thole_v1_ListEventsRequest *q = NEW(f, ListEventsRequest);
+        const thole_v1_ListEventsResponse *list =
+            CALL(f, Events, ListEvents, q, ListEventsResponse);
+        assert_non_null(list);
+        const thole_v1_Event *const *rows = thole_v1_ListEventsResponse_events(list, &count);
+        for (size_t i = 0; i < count; i++) {
+            upb_StringView address = thole_v1_Event_address(rows[i]);
+            if (is(thole_v1_Event_method(rows[i]), method) && address.size > 5 &&
+                memcmp(address.data, "ipv4:", 5) == 0) {
+                return;
+            }
+        }
+    }
+    fail_msg("no event by %s with an address", method);
+}
+
 /* The service does not wait for the record, so the record may appear a moment after the reply. */
 static void test_a_failed_transfer_is_on_record(void **state)
 {
@@ -261,6 +282,7 @@ static void test_a_failed_transfer_is_on_record(void **state)
         }
     }
     assert_true(found);
+    wait_for_event(f, "Shards.TransferLeader");
 }
 
 /* ---- Restores -------------------------------------------------------------------------------- */
@@ -310,6 +332,7 @@ static void test_a_repeated_restore_gets_the_first_operation(void **state)
     services_fixture_wait_ready(f, "saved");
     thole_v1_RestoreSnapshotRequest *q = NEW(f, RestoreSnapshotRequest);
     thole_v1_RestoreSnapshotRequest_set_upload(q, save_and_upload(f, "saved"));
+    wait_for_event(f, "Snapshots.SaveSnapshot");
     thole_v1_RestoreSnapshotRequest_set_name(q, sv("copy"));
     thole_v1_RestoreSnapshotRequest_set_request_id(q, sv("restore-1"));
     uint64_t id = thole_v1_Operation_id(ok(f, CALL(f, Snapshots, RestoreSnapshot, q, Operation)));
