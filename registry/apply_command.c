@@ -69,9 +69,9 @@ static enum thole_code run_operations(struct txn *t)
                                 "at least one is needed");
     }
     for (size_t i = 0; i < count; i++) {
-        if (count > 1 && thole_registry_v1_Operation_has_bootstrap(ops[i])) {
+        if (i > 0 && thole_registry_v1_Operation_has_bootstrap(ops[i])) {
             return registry__refuse(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                                    "operations", "bootstrap must be alone");
+                                    "operations", "bootstrap must come first");
         }
         enum thole_code code = run_operation(t, ops[i]);
         if (code != THOLE_OK) {

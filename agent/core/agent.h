@@ -54,6 +54,7 @@ struct agent_options {
     const char *const *tags; /* "key=value" */
     size_t tag_count;
     enum agent_bootstrap bootstrap; /* ignored if the data directory is a member's already */
+    bool default_shard; /* DEV: the cluster is formed with the shard of etcd's clients */
     /* Comma separated. A member asks there, too, for hosts that have moved. */
     const char *addresses;
     uint32_t election_timeout_ms, heartbeat_ms;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/access/access.h"
 #include "agent/core/agent_internal.h"
 #include "agent/core/availability.h"
 #include "agent/core/health.h"
@@ -111,6 +112,16 @@ static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Ar
     return h;
 }
 
+static void add_default_shard(thole_registry_v1_Command *c, upb_Arena *arena)
+{
+    thole_registry_v1_CreateShard *create = thole_registry_v1_Operation_mutable_create_shard(
+        thole_registry_v1_Command_add_operations(c, arena), arena);
+    thole_registry_v1_CreateShard_set_name(create, upb_StringView_FromString(ACCESS_ETCD_SHARD));
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(create, arena);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
+    thole_v1_ShardSpec_set_voters(spec, 1);
+}
+
 static void propose_bootstrap(struct reconciler *r, uint64_t now)
 {
     struct agent *a = r->agent;
@@ -128,6 +139,9 @@ static void propose_bootstrap(struct reconciler *r, uint64_t now)
         thole_v1_Host **rows = thole_registry_v1_Bootstrap_resize_hosts(b, l->count, arena);
         for (uint32_t i = 0; i < l->count; i++) {
             rows[i] = member_row(a, &l->members[i], arena);
+        }
+        if (a->o.default_shard && a->bootstrap == AGENT_BOOTSTRAP_DEV) {
+            add_default_shard(c, arena);
         }
         propose(r, &r->bootstrap, registry_command_encode(c, arena), now);
         upb_Arena_Free(arena);

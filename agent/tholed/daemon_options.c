@@ -83,12 +83,15 @@ const struct option_def daemon_options[DAEMON_OPTIONS] = {
                        .environment = "THOLED_PLUGIN",
                        .in_file = true,
                        .help = "shared object with machine types; may be repeated"},
-    [DAEMON_DEV] = {.name = "dev",
-                    .kind = OPTION_FLAG,
-                    .environment = "THOLED_DEV",
-                    .in_file = true,
-                    .exclusive = EXCLUSIVE_START,
-                    .help = "form a cluster of this host alone, which can grow later"},
+    [DAEMON_DEV] =
+        {.name = "dev",
+         .kind = OPTION_FLAG,
+         .environment = "THOLED_DEV",
+         .in_file = true,
+         .exclusive = EXCLUSIVE_START,
+         .help =
+             "form a cluster of this host alone, which can grow later, with a shard \"default\" for "
+             "etcd's clients"},
     [DAEMON_PEERS] =
         {.name = "peers",
          .kind = OPTION_TEXT,

@@ -205,6 +205,7 @@ static enum thole_code open_host(struct daemon *d, struct thole_status *st)
         .tls = has_tls ? &tls : NULL,
         .insecure = insecure,
         .owns_process = true,
+        .default_shard = true,
         .failed = on_failed,
         .ready = on_ready,
         .ctx = d,
@@ -219,6 +220,9 @@ static enum thole_code open_host(struct daemon *d, struct thole_status *st)
     return code;
 }
 
+/* What is tried first should work at once. */
+#define DEV_READY_MS 3000
+
 static enum thole_code start(struct daemon *d, struct thole_status *st)
 {
     enum thole_code code = configure_log(d, st);
@@ -230,6 +234,11 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
     }
     if (code == THOLE_OK) {
         (void)log_context_host(thole_host_name(d->host));
+    }
+    struct thole_status late;
+    if (code == THOLE_OK && options_on(&d->options, DAEMON_DEV) &&
+        thole_wait_ready(d->host, DEV_READY_MS, &late) != THOLE_OK) {
+        LOG_WARN(DAEMON, "not ready yet: %s", late.message); /* its other hosts may be down */
     }
     if (code == THOLE_OK && http_of(d) != NULL) {
         code = http_new(d->host, http_of(d), &d->http, st);

@@ -142,6 +142,8 @@ struct thole_options {
     /* A descriptor that is readable once the program wants to stop: a wait in thole_start then ends
      * with CANCELLED. 0: none. */
     int stop_fd;
+    /* 1: a cluster that DEV forms has the shard "default" of type kv, which etcd's clients use. */
+    uint32_t default_shard;
 };
 #ifdef __cplusplus
 static inline thole_options thole_options_init()
