@@ -1,6 +1,4 @@
 /* Refusals in etcd's words, and whether a request is well formed whatever the state. */
-#include <stdlib.h>
-
 #include "shards/machine/kv/kv_internal.h"
 
 #define REFUSAL(name, code, text) \
@@ -68,9 +66,11 @@ const struct kv_refusal *kv__check_delete(const etcdserverpb_DeleteRangeRequest 
 
 /* ---- Transactions ---------------------------------------------------------------------------- */
 
-static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget);
+static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget,
+                                            size_t *total);
 
-static const struct kv_refusal *check_operation(const etcdserverpb_RequestOp *op, size_t budget)
+static const struct kv_refusal *check_operation(const etcdserverpb_RequestOp *op, size_t budget,
+                                                size_t *total)
 {
     switch (etcdserverpb_RequestOp_request_case(op)) {
     case etcdserverpb_RequestOp_request_request_range:
@@ -80,7 +80,7 @@ static const struct kv_refusal *check_operation(const etcdserverpb_RequestOp *op
     case etcdserverpb_RequestOp_request_request_delete_range:
         return kv__check_delete(etcdserverpb_RequestOp_request_delete_range(op));
     case etcdserverpb_RequestOp_request_request_txn:
-        return check_level(etcdserverpb_RequestOp_request_txn(op), budget);
+        return check_level(etcdserverpb_RequestOp_request_txn(op), budget, total);
     case etcdserverpb_RequestOp_request_request_modify: {
         const thole_kv_v1_ModifyRequest *modify = etcdserverpb_RequestOp_request_modify(op);
         return thole_kv_v1_ModifyRequest_key(modify).size == 0 ? &kv__empty_key : NULL;
@@ -92,8 +92,9 @@ static const struct kv_refusal *check_operation(const etcdserverpb_RequestOp *op
 }
 
 /* A nested transaction has what its parent left of the operations that a level may have. That also
- * bounds the depth. */
-static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget)
+ * bounds the depth. `*total` counts the comparisons and operations of all levels. */
+static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, size_t budget,
+                                            size_t *total)
 {
     size_t compares = 0, successes = 0, failures = 0;
     const etcdserverpb_Compare *const *compare = etcdserverpb_TxnRequest_compare(m, &compares);
@@ -103,7 +104,8 @@ static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, si
     size_t most = compares > successes ? compares : successes;
 
     most = most > failures ? most : failures;
-    if (most > budget) {
+    *total += compares + successes + failures;
+    if (most > budget || *total > KV_TXN_TOTAL_MAX) {
         return &kv__too_many_operations;
     }
     for (size_t i = 0; i < compares; i++) {
@@ -112,160 +114,24 @@ static const struct kv_refusal *check_level(const etcdserverpb_TxnRequest *m, si
         }
     }
     for (size_t i = 0; i < successes && wrong == NULL; i++) {
-        wrong = check_operation(success[i], budget - most);
+        wrong = check_operation(success[i], budget - most, total);
     }
     for (size_t i = 0; i < failures && wrong == NULL; i++) {
-        wrong = check_operation(failure[i], budget - most);
+        wrong = check_operation(failure[i], budget - most, total);
     }
     return wrong;
 }
 
-/* What a list of operations puts and deletes, with nested ones. Bounded by the request's size. */
-struct touched {
-    struct slice *puts;
-    size_t put_count, put_capacity;
-    struct kv_keys *deletes;
-    size_t delete_count, delete_capacity;
-};
-
-static void touched_deinit(struct touched *t)
-{
-    free(t->puts);
-    free(t->deletes);
-}
-
-static void touch_put(struct touched *t, struct slice key)
-{
-    if (t->put_count == t->put_capacity) {
-        t->put_capacity = t->put_capacity * 2 + 8;
-        t->puts = xrealloc(t->puts, t->put_capacity * sizeof *t->puts);
-    }
-    t->puts[t->put_count++] = key;
-}
-
-static void touch_delete(struct touched *t, struct kv_keys keys)
-{
-    if (t->delete_count == t->delete_capacity) {
-        t->delete_capacity = t->delete_capacity * 2 + 8;
-        t->deletes = xrealloc(t->deletes, t->delete_capacity * sizeof *t->deletes);
-    }
-    t->deletes[t->delete_count++] = keys;
-}
-
-static bool has_put(const struct touched *t, struct slice key)
-{
-    for (size_t i = 0; i < t->put_count; i++) {
-        if (slice_equal(t->puts[i], key)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool has_delete(const struct touched *t, struct slice key)
-{
-    for (size_t i = 0; i < t->delete_count; i++) {
-        if (kv__keys_contain(&t->deletes[i], key)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool level_is_apart(kv__operations ops, size_t n, struct touched *ret);
-
-/* A nested transaction takes one of its branches, so the two may put the same key. */
-static bool nested_is_apart(const etcdserverpb_TxnRequest *m, struct touched *t)
-{
-    size_t successes = 0, failures = 0;
-    kv__operations success = etcdserverpb_TxnRequest_success(m, &successes);
-    kv__operations failure = etcdserverpb_TxnRequest_failure(m, &failures);
-    struct touched a = {0}, b = {0};
-    bool ok = level_is_apart(success, successes, &a) && level_is_apart(failure, failures, &b);
-
-    for (size_t i = 0; ok && i < a.put_count; i++) {
-        ok = !has_put(t, a.puts[i]) && !has_delete(t, a.puts[i]);
-    }
-    for (size_t i = 0; ok && i < b.put_count; i++) {
-        ok = !has_put(t, b.puts[i]) && !has_delete(t, b.puts[i]);
-    }
-    for (size_t i = 0; ok && i < a.put_count; i++) {
-        touch_put(t, a.puts[i]);
-    }
-    for (size_t i = 0; ok && i < b.put_count; i++) {
-        if (!has_put(&a, b.puts[i])) {
-            touch_put(t, b.puts[i]);
-        }
-    }
-    for (size_t i = 0; ok && i < a.delete_count; i++) {
-        touch_delete(t, a.deletes[i]);
-    }
-    for (size_t i = 0; ok && i < b.delete_count; i++) {
-        touch_delete(t, b.deletes[i]);
-    }
-    touched_deinit(&a);
-    touched_deinit(&b);
-    return ok;
-}
-
-static struct slice put_key(const etcdserverpb_RequestOp *op)
-{
-    if (etcdserverpb_RequestOp_has_request_put(op)) {
-        return kv__slice(etcdserverpb_PutRequest_key(etcdserverpb_RequestOp_request_put(op)));
-    }
-    if (etcdserverpb_RequestOp_has_request_modify(op)) {
-        return kv__slice(thole_kv_v1_ModifyRequest_key(etcdserverpb_RequestOp_request_modify(op)));
-    }
-    return (struct slice){0};
-}
-
-/* No key is put twice, or put and deleted, on one path. In etcd's order: deletions of the level,
- * nested transactions, puts of the level. Like etcd, this takes the end "\0" literally: a put
- * beside a deletion of everything passes. Both are changes of the revision then. */
-static bool level_is_apart(kv__operations ops, size_t n, struct touched *ret)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (etcdserverpb_RequestOp_has_request_delete_range(ops[i])) {
-            const etcdserverpb_DeleteRangeRequest *d =
-                etcdserverpb_RequestOp_request_delete_range(ops[i]);
-            struct kv_keys keys = {
-                .from = kv__slice(etcdserverpb_DeleteRangeRequest_key(d)),
-                .to = kv__slice(etcdserverpb_DeleteRangeRequest_range_end(d)),
-            };
-            keys.one = keys.to.size == 0;
-            touch_delete(ret, keys);
-        }
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (etcdserverpb_RequestOp_has_request_txn(ops[i]) &&
-            !nested_is_apart(etcdserverpb_RequestOp_request_txn(ops[i]), ret)) {
-            return false;
-        }
-    }
-    for (size_t i = 0; i < n; i++) {
-        struct slice key = put_key(ops[i]);
-        if (key.size == 0) {
-            continue;
-        }
-        if (has_put(ret, key) || has_delete(ret, key)) {
-            return false;
-        }
-        touch_put(ret, key);
-    }
-    return true;
-}
-
 const struct kv_refusal *kv__check_txn(const etcdserverpb_TxnRequest *m)
 {
-    const struct kv_refusal *wrong = check_level(m, KV_TXN_OPERATIONS_MAX);
+    size_t total = 0;
+    const struct kv_refusal *wrong = check_level(m, KV_TXN_OPERATIONS_MAX, &total);
 
     for (int i = 0; i < 2 && wrong == NULL; i++) {
-        struct touched t = {0};
         size_t n = 0;
         kv__operations ops = i == 0 ? etcdserverpb_TxnRequest_success(m, &n)
                                     : etcdserverpb_TxnRequest_failure(m, &n);
-        wrong = level_is_apart(ops, n, &t) ? NULL : &kv__duplicate_key;
-        touched_deinit(&t);
+        wrong = kv__is_apart(ops, n, total) ? NULL : &kv__duplicate_key;
     }
     return wrong;
 }

@@ -3,6 +3,7 @@
  *   kv.c           the machine: open, apply, views, destroy
  *   kv_exec.c      one command: which operation, its answer, the revision it takes
  *   kv_check.c     whether a request is well formed
+ *   kv_apart.c     whether a Txn puts a key twice
  *   kv_change.c    put and delete: the records of a change
  *   kv_range.c     Range: options, order, limit, count
  *   kv_txn.c       Txn: comparisons, the path, its operations
@@ -32,8 +33,9 @@
 #include "thole/kv/v1/kv.upb.h"
 #include "thole/kv/v1/modify.upb.h"
 
-#define KV_PROTO_BYTE 0x00 /* the first byte of a payload in protobuf */
-#define KV_TXN_OPERATIONS_MAX 128
+#define KV_PROTO_BYTE 0x00        /* the first byte of a payload in protobuf */
+#define KV_TXN_OPERATIONS_MAX 128 /* of a level, and on a path through the levels; etcd's limit */
+#define KV_TXN_TOTAL_MAX 1024     /* comparisons and operations of all levels and branches */
 #define KV_LEASE_TTL_MAX INT64_C(9000000000) /* seconds */
 /* Twice the election timeout of a host's defaults: a lease must outlive an election. */
 #define KV_LEASE_TTL_MIN INT64_C(2)
@@ -210,6 +212,8 @@ bool kv__txn_is_read_only(const etcdserverpb_TxnRequest *m);
 uint64_t kv__txn_cost(const etcdserverpb_TxnRequest *m);
 
 typedef const etcdserverpb_RequestOp *const *kv__operations; /* of one branch of a Txn */
+/* `total`: at least the number of operations in `ops`, with nested ones. */
+bool kv__is_apart(kv__operations ops, size_t n, size_t total);
 
 static inline int kv__compare_i64(int64_t a, int64_t b)
 {

@@ -357,6 +357,91 @@ static void test_kv_requests_are_refused_in_etcds_words(void **state)
     assert_int_equal(thole_kv_v1_StoreStatus_revision(status(f)), 1);
 }
 
+static etcdserverpb_TxnRequest *nest(struct fixture *f, etcdserverpb_TxnRequest *in)
+{
+    return etcdserverpb_RequestOp_mutable_request_txn(
+        etcdserverpb_TxnRequest_add_success(in, f->arena), f->arena);
+}
+
+static void add_put(struct fixture *f, etcdserverpb_TxnRequest *in, bool success, const char *key)
+{
+    etcdserverpb_RequestOp *op = success ? etcdserverpb_TxnRequest_add_success(in, f->arena)
+                                         : etcdserverpb_TxnRequest_add_failure(in, f->arena);
+    char *copy = upb_Arena_Malloc(f->arena, strlen(key) + 1);
+    memcpy(copy, key, strlen(key) + 1);
+    etcdserverpb_PutRequest_set_key(etcdserverpb_RequestOp_mutable_request_put(op, f->arena),
+                                    sv(copy));
+}
+
+static void add_delete(struct fixture *f, etcdserverpb_TxnRequest *in, const char *from,
+                       const char *to)
+{
+    etcdserverpb_DeleteRangeRequest *d = etcdserverpb_RequestOp_mutable_request_delete_range(
+        etcdserverpb_TxnRequest_add_success(in, f->arena), f->arena);
+    etcdserverpb_DeleteRangeRequest_set_key(d, sv(from));
+    etcdserverpb_DeleteRangeRequest_set_range_end(d, sv(to));
+}
+
+/* Each level has fewer operations than etcd allows; all together they would cost the square of
+ * their number. */
+static void test_kv_nested_transactions_are_bounded_as_a_whole(void **state)
+{
+    struct fixture *f = *state;
+    static const int widths[] = {15, 16, 60};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
+        thole_kv_v1_Command *m = command(f);
+        etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+        for (int nested = 0; nested < widths[i]; nested++) {
+            etcdserverpb_TxnRequest *inner = nest(f, txn);
+            for (int k = 0; k < 64; k++) {
+                char key[32];
+                snprintf(key, sizeof key, "%d/%d", nested, k);
+                add_put(f, inner, k % 2 == 0, key);
+            }
+        }
+        if (widths[i] * 65 <= 1024) {
+            assert_int_equal(apply(f, m), 0);
+        } else {
+            refused(f, m, THOLE_INVALID_ARGUMENT, "etcdserver: too many operations in txn request");
+        }
+    }
+}
+
+/* A path takes one branch of each nested transaction. */
+static void test_kv_keys_are_put_once_on_a_path(void **state)
+{
+    struct fixture *f = *state;
+    static const char duplicate[] = "etcdserver: duplicate key given in txn request";
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+    etcdserverpb_TxnRequest *one = nest(f, txn);
+    add_put(f, one, true, "a");
+    add_put(f, one, false, "a"); /* the other branch */
+    assert_int_equal(apply(f, m), 0);
+    add_put(f, nest(f, one), true, "b");
+    add_put(f, one, false, "b");
+    assert_int_equal(apply(f, m), 0);
+    etcdserverpb_TxnRequest *two = nest(f, txn);
+    add_put(f, two, false, "b");
+    refused(f, m, THOLE_INVALID_ARGUMENT, duplicate);
+
+    m = command(f);
+    txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+    one = nest(f, txn);
+    add_put(f, one, true, "c");
+    two = nest(f, txn);
+    add_delete(f, two, "a", "z"); /* after the put, as etcd has it */
+    assert_int_equal(apply(f, m), 0);
+    add_put(f, nest(f, txn), true, "d");
+    refused(f, m, THOLE_INVALID_ARGUMENT, duplicate);
+
+    m = command(f);
+    txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+    add_put(f, nest(f, txn), true, "c");
+    add_delete(f, txn, "c", "");
+    refused(f, m, THOLE_INVALID_ARGUMENT, duplicate);
+}
+
 static void test_kv_leases_are_refused_in_etcds_words(void **state)
 {
     struct fixture *f = *state;
@@ -723,6 +808,8 @@ int main(void)
         KV(test_kv_compaction_drops_what_was_superseded),
         KV(test_kv_events_go_on_where_a_page_ended),
         KV(test_kv_requests_are_refused_in_etcds_words),
+        KV(test_kv_nested_transactions_are_bounded_as_a_whole),
+        KV(test_kv_keys_are_put_once_on_a_path),
         KV(test_kv_leases_expire_by_a_tick_and_not_earlier),
         KV(test_kv_many_leases_expire_in_several_ticks),
         KV(test_kv_ticks_finish_a_compaction),
