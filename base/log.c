@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/log_internal.h"
 #include "base/metrics.h"
@@ -40,6 +41,13 @@ static log_sink_fn line_sink;
 static void *line_sink_ctx;
 static uint64_t lost; /* since the last line that was written */
 static bool torn;     /* the last line was cut: stderr was full in its middle */
+
+/* The newest lines: a ring. `recent_total` counts the bytes ever written to it. */
+static uint8_t recent[LOG_RECENT_BYTES];
+static uint64_t recent_total;
+
+static pthread_rwlock_t names_lock = PTHREAD_RWLOCK_INITIALIZER;
+static struct log_names *all_names;
 
 static _Thread_local const char *context_host;
 static _Thread_local uint64_t context_shard_id;
@@ -114,6 +122,45 @@ bool log_configure_text(const char *spec)
         atomic_store_explicit(&log_levels[i], levels[i], memory_order_relaxed);
     }
     return true;
+}
+
+void log_levels_text(char ret[static LOG_LEVELS_BYTES])
+{
+    uint8_t levels[LOG_SUBJECT_COUNT], counts[LEVEL_COUNT] = {0}, most = LOG_LEVEL_INFO;
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++) {
+        levels[i] = atomic_load_explicit(&log_levels[i], memory_order_relaxed);
+        counts[levels[i]]++;
+    }
+    for (size_t level = 0; level < LEVEL_COUNT; level++) {
+        most = counts[level] > counts[most] ? (uint8_t)level : most;
+    }
+    size_t size = (size_t)snprintf(ret, LOG_LEVELS_BYTES, "%s", log_level_names[most]);
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT && size < LOG_LEVELS_BYTES; i++) {
+        if (levels[i] != most) {
+            size += (size_t)snprintf(ret + size, LOG_LEVELS_BYTES - size, ",%s=%s",
+                                     log_subject_names[i], log_level_names[levels[i]]);
+        }
+    }
+}
+
+void log_names_add(struct log_names *n)
+{
+    pthread_rwlock_wrlock(&names_lock);
+    n->next = all_names;
+    all_names = n;
+    pthread_rwlock_unlock(&names_lock);
+}
+
+void log_names_remove(struct log_names *n)
+{
+    pthread_rwlock_wrlock(&names_lock);
+    struct log_names **at = &all_names;
+    while (*at != n) { /* it was added */
+        ASSERT(*at != NULL);
+        at = &(*at)->next;
+    }
+    *at = n->next;
+    pthread_rwlock_unlock(&names_lock);
 }
 
 void log_set_sink(log_sink_fn sink, void *ctx)
@@ -234,6 +281,58 @@ static void write_stderr(const struct log_line *line)
     bytes_deinit(&out);
 }
 
+/* ---- The newest lines ------------------------------------------------------------------------ */
+
+static void keep(const struct log_line *line)
+{
+    struct bytes text = {0};
+    log__render_text(&text, line);
+    for (size_t done = 0, n; done < text.size; done += n) {
+        size_t at = (size_t)(recent_total % LOG_RECENT_BYTES);
+        n = text.size - done < LOG_RECENT_BYTES - at ? text.size - done : LOG_RECENT_BYTES - at;
+        memcpy(recent + at, text.data + done, n);
+        recent_total += n;
+    }
+    bytes_deinit(&text);
+}
+
+void log_recent(struct bytes *out)
+{
+    pthread_mutex_lock(&line_mutex);
+    size_t end = (size_t)(recent_total % LOG_RECENT_BYTES), from = 0;
+    if (recent_total >= LOG_RECENT_BYTES) { /* the oldest line is cut: begin with the next one */
+        const uint8_t *newline = memchr(recent + end, '\n', LOG_RECENT_BYTES - end);
+        if (newline != NULL) {
+            bytes_append(out, newline + 1, (size_t)(recent + LOG_RECENT_BYTES - newline - 1));
+        } else {
+            newline = memchr(recent, '\n', end); /* lines are shorter than the ring */
+            from = newline != NULL ? (size_t)(newline + 1 - recent) : end;
+        }
+    }
+    bytes_append(out, recent + from, end - from);
+    pthread_mutex_unlock(&line_mutex);
+}
+
+/* Names are looked up before the log's lock is taken. */
+static void add_names(struct log_line *line, struct bytes *message,
+                      char shard[static LOG_NAME_BYTES])
+{
+    if (line->host == NULL) {
+        return;
+    }
+    pthread_rwlock_rdlock(&names_lock);
+    const struct log_names *n = all_names;
+    while (n != NULL && strcmp(n->host, line->host) != 0) {
+        n = n->next;
+    }
+    if (n != NULL) {
+        line->shard = line->shard_id != 0 && n->shard(n->ctx, line->shard_id, shard) ? shard : NULL;
+        line->message =
+            log__add_names(n, line->message, message) ? (const char *)message->data : line->message;
+    }
+    pthread_rwlock_unlock(&names_lock);
+}
+
 void log_write(enum log_level level, enum log_subject subject, const char *format, ...)
 {
     int errno_of_caller = errno;
@@ -248,7 +347,9 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
         memcpy(message + sizeof message - sizeof "...", "...", sizeof "...");
     }
 
-    const struct log_line line = {
+    char shard[LOG_NAME_BYTES];
+    struct bytes named = {0};
+    struct log_line line = {
         .wall_ms = clock_system.wall_ms(&clock_system),
         .level = level,
         .subject = subject,
@@ -258,12 +359,15 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
         .shard_id = context_shard_id,
         .replica_id = context_replica_id,
     };
+    add_names(&line, &named, shard);
     pthread_mutex_lock(&line_mutex);
+    keep(&line);
     if (line_sink != NULL) {
         line_sink(line_sink_ctx, &line);
     } else {
         write_stderr(&line);
     }
     pthread_mutex_unlock(&line_mutex);
+    bytes_deinit(&named);
     errno = errno_of_caller;
 }

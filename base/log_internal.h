@@ -10,6 +10,10 @@
 void log__render_text(struct bytes *out, const struct log_line *line);
 void log__render_json(struct bytes *out, const struct log_line *line);
 
+/* The message with names for numbers, and a NUL, into `out`. False: there are none, and nothing is
+ * appended. */
+bool log__add_names(const struct log_names *n, const char *message, struct bytes *out);
+
 /* The name on this thread's lines from now on (borrowed; NULL for none); returns the one before. */
 const char *log__thread(const char *name);
 

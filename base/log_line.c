@@ -1,6 +1,7 @@
 /* The format of a log line: pure functions. Messages quote names and errors from outside, so
  * control characters are escaped and nobody can forge a line. */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -220,6 +221,52 @@ static void parse_message(const char *message, struct parsed *ret)
     }
 }
 
+static bool is_number(const struct pair *p)
+{
+    size_t digits = strspn(p->value, "0123456789");
+    return p->value_size > 0 && digits == p->value_size && digits <= 20 && p->value[-1] != '"';
+}
+
+static bool find_name(const struct log_names *n, const struct pair *p,
+                      char ret[static LOG_NAME_BYTES])
+{
+    char text[UUID_TEXT_BYTES];
+    struct uuid id;
+    if (p->key_size == 5 && memcmp(p->key, "shard", 5) == 0) {
+        return is_number(p) && n->shard(n->ctx, strtoull(p->value, NULL, 10), ret);
+    }
+    if (p->value_size != UUID_TEXT_BYTES - 1) {
+        return false;
+    }
+    memcpy(text, p->value, UUID_TEXT_BYTES - 1);
+    text[UUID_TEXT_BYTES - 1] = '\0';
+    return uuid_parse(slice_str(text), &id) && n->peer(n->ctx, &id, ret);
+}
+
+bool log__add_names(const struct log_names *n, const char *message, struct bytes *out)
+{
+    char name[LOG_NAME_BYTES];
+    const char *rest = message;
+    bool has_id = strstr(message, " shard_id=") != NULL; /* then the shard has its name, too */
+    for (const char *s = message; *s != '\0';) {
+        struct pair p;
+        const char *end = s == message || s[-1] == ' ' ? parse_pair(s, &p) : NULL;
+        bool named = end != NULL && has_id && p.key_size == 5 && memcmp(p.key, "shard", 5) == 0;
+        if (end != NULL && !named && find_name(n, &p, name)) {
+            bytes_append(out, rest, (size_t)(p.value - rest));
+            bytes_printf(out, "%s %.*s_id=", name, (int)p.key_size, p.key);
+            rest = p.value;
+        }
+        s = end != NULL ? end : s + 1;
+    }
+    if (rest == message) {
+        return false;
+    }
+    bytes_append_str(out, rest);
+    bytes_append(out, "", 1);
+    return true;
+}
+
 /* As a number if every JSON reader keeps it exactly. */
 static void append_json_value(struct bytes *out, const struct pair *p)
 {
@@ -255,7 +302,12 @@ void log__render_text(struct bytes *out, const struct log_line *line)
         append_text(out, line->thread);
     }
     if (line->shard_id != 0 && !has_key(&parsed, "shard", 5)) {
-        bytes_printf(out, " shard=%" PRIu64, line->shard_id);
+        if (line->shard != NULL) {
+            bytes_append_str(out, " shard=");
+            append_text(out, line->shard);
+        }
+        bytes_printf(out, line->shard != NULL ? " shard_id=%" PRIu64 : " shard=%" PRIu64,
+                     line->shard_id);
     }
     if (line->replica_id != 0 && !has_key(&parsed, "replica", 7)) {
         bytes_printf(out, " replica=%" PRIu64, line->replica_id);
@@ -282,7 +334,12 @@ void log__render_json(struct bytes *out, const struct log_line *line)
         append_json_string(out, line->thread);
     }
     if (line->shard_id != 0 && !has_key(&parsed, "shard", 5)) {
-        bytes_printf(out, ",\"shard\":%" PRIu64, line->shard_id);
+        if (line->shard != NULL) {
+            bytes_append_str(out, ",\"shard\":");
+            append_json_string(out, line->shard);
+        }
+        bytes_printf(out, line->shard != NULL ? ",\"shard_id\":%" PRIu64 : ",\"shard\":%" PRIu64,
+                     line->shard_id);
     }
     if (line->replica_id != 0 && !has_key(&parsed, "replica", 7)) {
         bytes_printf(out, ",\"replica\":%" PRIu64, line->replica_id);

@@ -84,6 +84,10 @@ static const struct access_rule rules[] = {
     OBJECT(Tokens, ListTokens, READ, TOKENS),
     OBJECT(Tokens, RevokeToken, DELETE, TOKENS),
 
+    OBJECT(Diagnostics, GetLogLevels, READ, HOSTS),
+    OBJECT(Diagnostics, SetLogLevels, OPERATE, HOSTS),
+    OBJECT(Diagnostics, GetHostReport, OPERATE, HOSTS),
+
     DATA(Data, Propose, WRITE),
     DATA(Data, OpenSession, WRITE),
     DATA(Data, CloseSession, WRITE),
@@ -128,6 +132,7 @@ static const struct access_rule requests[] = {
     [thole_bus_v1_METHOD_FORCE] = {"Force", ACCESS_HOSTS, 0, 0, NULL},
     [thole_bus_v1_METHOD_SNAPSHOT] = {"Snapshot", ACCESS_HOSTS, 0, 0, NULL},
     [thole_bus_v1_METHOD_REACHES] = {"Reaches", ACCESS_HOSTS, 0, 0, NULL},
+    [thole_bus_v1_METHOD_CALL] = {"Call", ACCESS_HOSTS, 0, 0, NULL},
     [thole_bus_v1_METHOD_ADDRESSES] = {"Addresses", ACCESS_HOSTS, 0, 0, NULL},
 };
 

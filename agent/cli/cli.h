@@ -285,6 +285,8 @@ int cli__command_host_drain(struct cli *c);
 int cli__command_repair_shard(struct cli *c);
 int cli__command_repair_zero(struct cli *c);
 int cli__command_host_undrain(struct cli *c);
+int cli__command_host_log_level(struct cli *c);
+int cli__command_debug_bundle(struct cli *c);
 int cli__command_host_decommission(struct cli *c);
 int cli__command_shard_move(struct cli *c);
 int cli__command_rebalance(struct cli *c);

@@ -170,6 +170,13 @@ const struct cli_command cli_commands[] = {
      "cancelled.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      cli__command_host_decommission},
+    {"host log-level",
+     "NAME [LEVELS]",
+     "show or change a host's log levels, until it restarts",
+     "LEVELS is error, warn, info or debug, or a list with subjects: info,raft=debug,bus=warn.\n"
+     "Subjects are base, store, raft, engine, machine, bus, registry, hostctl, agent, daemon.",
+     {0},
+     cli__command_host_log_level},
     {"operation wait",
      "ID",
      "wait for the end of an operation, and show its progress",
@@ -302,6 +309,15 @@ const struct cli_command cli_commands[] = {
      "again when it is replaced.",
      {OPT_DIR},
      cli__command_cert_revoke},
+    {"debug bundle",
+     "FILE",
+     "write what a report of a problem needs into a tar file",
+     "Of every host that answers: status, metrics, newest log lines, options, files of the data\n"
+     "directory; of the cluster: hosts, shards with conditions, pools, replicas, operations,\n"
+     "events. It contains names, addresses and paths, and neither keys and tokens nor data and\n"
+     "configurations of shards.",
+     {0},
+     cli__command_debug_bundle},
     {"completion",
      "bash|zsh|fish [WORD...]",
      "print completion for a shell, such as: source <(thole completion bash)",

@@ -476,6 +476,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     a->executor = executor_threaded_new(&clock_system);
     executor_set_host(a->executor, a->identity.name);
     a->registry = registry_new();
+    agent__log_names_begin(a);
     collect_types(a);
     code = open_bus(a, st);
     if (code != THOLE_OK) {
@@ -662,6 +663,7 @@ void agent_free(struct agent *a)
     join__addresses_free(a->peer_addresses);
     router_free(a->router);
     if (a->registry != NULL) {
+        agent__log_names_end(a);
         registry_free(a->registry);
     }
     if (a->executor != NULL) {

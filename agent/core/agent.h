@@ -32,6 +32,7 @@ enum {
     METHOD_SNAPSHOT = thole_bus_v1_METHOD_SNAPSHOT,
     METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
     METHOD_ADDRESSES = thole_bus_v1_METHOD_ADDRESSES,
+    METHOD_CALL = thole_bus_v1_METHOD_CALL,
 };
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -219,5 +220,7 @@ void agent_unwatch(struct agent *a, uint64_t id);
 
 /* Registers the control plane on the agent's bus; before bus_start. */
 void services_register(struct agent *a);
+/* METHOD_CALL of other hosts goes to `serve`, which answers it; before bus_start. */
+void agent_serve_calls(struct agent *a, void (*serve)(void *ctx, struct bus_request *q), void *ctx);
 
 #endif

@@ -8,6 +8,7 @@
 #include "agent/core/agent.h"
 #include "agent/core/datadir.h"
 #include "base/latch.h"
+#include "base/log.h"
 #include "base/pool.h"
 #include "hostctl/hostctl.h"
 #include "thole/bus/v1/agent.upb.h"
@@ -42,6 +43,7 @@ struct agent {
     struct log_store *log;
     struct state_db *state;
     struct registry *registry;
+    struct log_names log_names; /* of the rows; registered with the log while `registry` is there */
     struct engine *engine;
     struct bus *bus;
     struct bus_tls *tls;             /* NULL: plain text */
@@ -56,7 +58,9 @@ struct agent {
     struct addresses *peer_addresses; /* peer_addresses.h */
     struct reconciler *reconciler;
     struct peer_bootstrap *peer_bootstrap;
-    bool served;          /* services were registered */
+    bool served;                                          /* services were registered */
+    void (*serve_call)(void *ctx, struct bus_request *q); /* NULL: without services */
+    void *serve_call_ctx;
     _Atomic bool leaving; /* requests of other hosts are refused */
     /* The state database is damaged: a replica may fail because of another replica's bytes. */
     _Atomic bool state_damaged;
@@ -85,6 +89,9 @@ struct agent {
     uint64_t changes;      /* counts agent_signal, for agent_wait */
 };
 
+/* host_names.c: while the registry is there. */
+void agent__log_names_begin(struct agent *a);
+void agent__log_names_end(struct agent *a);
 /* Set what readiness waits for; "": nothing. Logged when it changes. */
 void agent__set_waiting_for(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -253,6 +253,12 @@ static bool may_request(struct agent *a, struct bus_request *q, struct thole_sta
     return false;
 }
 
+void agent_serve_calls(struct agent *a, void (*serve)(void *ctx, struct bus_request *q), void *ctx)
+{
+    a->serve_call = serve;
+    a->serve_call_ctx = ctx;
+}
+
 static void on_request(void *ctx, struct bus_request *q)
 {
     struct agent *a = ctx;
@@ -298,6 +304,12 @@ static void on_request(void *ctx, struct bus_request *q)
     case METHOD_REACHES:
         serve_reaches(a, q);
         return;
+    case METHOD_CALL:
+        if (a->serve_call != NULL) {
+            a->serve_call(a->serve_call_ctx, q);
+            return;
+        }
+        /* fall through */
     default:
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "unknown method between hosts: %u", (unsigned)bus_request_method(q));

@@ -32,6 +32,7 @@ static void pass_on(void *ctx, const struct log_line *line)
         .thread = line->thread,
         .shard_id = line->shard_id,
         .replica_id = line->replica_id,
+        .shard = line->shard,
     };
     sink.line(sink.ctx, &out);
 }

@@ -120,7 +120,7 @@ static bool call_decode(struct call *c, const upb_MiniTable *kind, struct slice 
         services__call_refuse(c, "request", "%s", why);
         return false;
     }
-    if (!bus_rpc_hold(c->rpc, NULL, c->memory->used)) {
+    if (c->rpc != NULL && !bus_rpc_hold(c->rpc, NULL, c->memory->used)) {
         struct thole_status st;
         (void)services__no_room(&st);
         services__call_fail(c, &st);
@@ -153,6 +153,18 @@ void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     }
 }
 
+void services__call_of_peer(struct services *s, const struct unary *unary, struct bus_request *q,
+                            struct slice message)
+{
+    struct call *c = call_new();
+    c->s = s;
+    c->unary = unary;
+    c->peer = q;
+    if (call_decode(c, unary->request, message)) {
+        unary->run(c);
+    }
+}
+
 void services__call_about(struct call *c, const char *name, upb_StringView value)
 {
     /* Longer names are refused elsewhere. Error details must fit into 8 KiB, clients' default. */
@@ -172,7 +184,11 @@ void services__call_about(struct call *c, const char *name, upb_StringView value
 void services__call_reply(struct call *c, const void *message, const upb_MiniTable *kind)
 {
     struct bufslice reply = services__encode(message, kind, c->arena);
-    bus_rpc_reply(c->rpc, reply);
+    if (c->peer != NULL) {
+        (void)bus_answer(c->peer, reply, false);
+    } else {
+        bus_rpc_reply(c->rpc, reply);
+    }
     call_free(c);
 }
 
@@ -190,6 +206,11 @@ void services__call_fail(struct call *c, const struct thole_status *st)
 
 void services__call_fail_field(struct call *c, const struct thole_status *st, const char *field)
 {
+    if (c->peer != NULL) {
+        bus_answer_failure(c->peer, st);
+        call_free(c);
+        return;
+    }
     const char *metadata[7] = {c->metadata[0], c->metadata[1], NULL};
     size_t at = metadata[0] != NULL ? 2 : 0;
     if (field != NULL) {

@@ -1,4 +1,4 @@
-/* thole.v1.Cluster.Status: what this host knows, without asking another host. */
+/* thole.v1.Cluster.Status: what a host knows, without asking another host. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +103,7 @@ static void set_transport(struct agent *a, thole_v1_StatusResponse *reply)
     }
 }
 
-void services__cluster_status(struct call *c)
+thole_v1_StatusResponse *services__status(struct call *c)
 {
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     thole_v1_StatusResponse *reply = thole_v1_StatusResponse_new(c->arena);
@@ -125,5 +125,17 @@ void services__cluster_status(struct call *c)
     free(replicas);
     thole_v1_StatusResponse_set_cpu_seconds(reply, clock_seconds(CLOCK_PROCESS_CPUTIME_ID));
     thole_v1_StatusResponse_set_uptime_seconds(reply, clock_seconds(CLOCK_BOOTTIME) - started);
-    services__call_reply(c, reply, &thole_v1_StatusResponse_msginit);
+    return reply;
+}
+
+static void status_here(struct call *c)
+{
+    services__call_reply(c, services__status(c), &thole_v1_StatusResponse_msginit);
+}
+
+void services__cluster_status(struct call *c)
+{
+    const thole_v1_StatusRequest *q = c->request;
+    services__call_on_host(c, services__name_strip(thole_v1_StatusRequest_host(q), "hosts"),
+                           status_here);
 }

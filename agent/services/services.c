@@ -7,15 +7,22 @@
 #include "thole/v1/repair.upb.h"
 
 /* For all names, or for no name. */
-#define UNARY(service, method, run_fn)                                                       \
-    {                                                                                        \
-        "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn, NULL \
+#define UNARY(service, method, run_fn)                                                        \
+    {                                                                                         \
+        "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn, NULL, \
+            false                                                                             \
     }
 /* For the name in the request: services__name_of_METHOD. */
 #define NAMED(service, method, run_fn)                                                  \
     {                                                                                   \
         "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn, \
-            services__name_of_##method                                                  \
+            services__name_of_##method, false                                           \
+    }
+/* About one host, which answers it. */
+#define OF_HOST(service, method, run_fn, name_fn)                                                \
+    {                                                                                            \
+        "/thole.v1." #service "/" #method, &thole_v1_##method##Request_msginit, run_fn, name_fn, \
+            true                                                                                 \
     }
 
 static const struct unary unary_methods[] = {
@@ -58,7 +65,10 @@ static const struct unary unary_methods[] = {
     NAMED(Replicas, CreateReplica, services__replicas_create),
     NAMED(Replicas, DeleteReplica, services__replicas_delete),
     UNARY(Events, ListEvents, services__events_list),
-    UNARY(Cluster, Status, services__cluster_status),
+    OF_HOST(Cluster, Status, services__cluster_status, NULL),
+    OF_HOST(Diagnostics, GetLogLevels, services__log_levels_get, services__name_of_GetLogLevels),
+    OF_HOST(Diagnostics, SetLogLevels, services__log_levels_set, services__name_of_SetLogLevels),
+    OF_HOST(Diagnostics, GetHostReport, services__host_report, services__name_of_GetHostReport),
     UNARY(Snapshots, UploadSnapshot, services__snapshots_upload),
     NAMED(Snapshots, RestoreSnapshot, services__snapshots_restore),
     NAMED(Repair, PlanRepair, services__repair_plan),
@@ -66,6 +76,16 @@ static const struct unary unary_methods[] = {
 };
 
 #define UNARY_METHODS (sizeof unary_methods / sizeof unary_methods[0])
+
+const struct unary *services__method_of_host(struct slice path)
+{
+    for (size_t i = 0; i < UNARY_METHODS; i++) {
+        if (unary_methods[i].of_host && slice_equal(path, slice_str(unary_methods[i].path))) {
+            return &unary_methods[i];
+        }
+    }
+    return NULL;
+}
 
 static const struct bus_method other_methods[] = {
     {.path = "/thole.v1.Cluster/Watch",
@@ -145,6 +165,7 @@ void services_register(struct agent *a)
                                 .ctx = &r->etcd[i],
                                 .handle = services__etcd_unary};
     }
+    agent_serve_calls(a, services__serve_peer, s);
     bus_register(agent_bus(a), methods, sizeof methods / sizeof methods[0]);
     pthread_mutex_lock(&all_mutex);
     s->next = all;

@@ -16,6 +16,7 @@
 #include "thole/v1/access.upb.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/data.upb.h"
+#include "thole/v1/diagnostics.upb.h"
 #include "thole/v1/snapshots.upb.h"
 
 #define SERVICES_DEADLINE_DEFAULT_MS 10000
@@ -60,12 +61,14 @@ struct unary {
     call_fn run;
     /* The name that the right must be for; NULL: it must be for all names, or is for none. */
     upb_StringView (*name)(const struct call *c);
+    bool of_host; /* about one host, which other hosts may ask for it */
 };
 
 struct call {
     struct services *s;
     const struct unary *unary;
-    struct bus_rpc *rpc;
+    struct bus_rpc *rpc;      /* NULL: another host called */
+    struct bus_request *peer; /* that call */
     upb_Arena *arena;
     struct call_memory *memory; /* allocated in the arena */
     const void *request;        /* see unary.request; strings belong to the arena */
@@ -96,6 +99,14 @@ struct unary_binding {
     const struct unary *unary;
 };
 void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+/* A call of another host about this one, which its user may make: answers at once. */
+void services__call_of_peer(struct services *s, const struct unary *unary, struct bus_request *q,
+                            struct slice message);
+/* Runs `here` if `name` is this host, or empty; else asks the host of that name. */
+void services__call_on_host(struct call *c, upb_StringView name, call_fn here);
+/* The method with that path that other hosts may call; NULL: none. (services.c) */
+const struct unary *services__method_of_host(struct slice path);
+void services__serve_peer(void *ctx, struct bus_request *q);
 
 /* Name the call's object in errors, unless it is longer than any name. `value` is copied. */
 void services__call_about(struct call *c, const char *name, upb_StringView value);
@@ -327,6 +338,13 @@ bool services__events_all_kept(const struct registry_view *v, uint64_t after,
                                struct thole_status *st,
                                char ret_oldest[static EVENTS_OLDEST_BYTES]);
 void services__cluster_status(struct call *c);
+thole_v1_StatusResponse *services__status(struct call *c); /* of this host */
+void services__log_levels_get(struct call *c);
+void services__log_levels_set(struct call *c);
+void services__host_report(struct call *c);
+upb_StringView services__name_of_GetLogLevels(const struct call *c);
+upb_StringView services__name_of_SetLogLevels(const struct call *c);
+upb_StringView services__name_of_GetHostReport(const struct call *c);
 void services__snapshots_upload(struct call *c);
 void services__snapshots_restore(struct call *c);
 void services__repair_plan(struct call *c);

@@ -59,6 +59,109 @@ static void test_log_line_text_shows_what_is_known(void **state)
                       "thread=loop-0 shard=7\n");
 }
 
+static bool shard_named(void *ctx, uint64_t id, char ret[static LOG_NAME_BYTES])
+{
+    (void)ctx;
+    snprintf(ret, LOG_NAME_BYTES, "orders");
+    return id == 7;
+}
+
+static bool peer_named(void *ctx, const struct uuid *id, char ret[static LOG_NAME_BYTES])
+{
+    (void)ctx;
+    snprintf(ret, LOG_NAME_BYTES, "h2");
+    return id->bytes[15] == 2;
+}
+
+static const struct log_names names = {.host = "h1", .shard = shard_named, .peer = peer_named};
+
+static void check_named(const char *message, const char *expected)
+{
+    struct bytes out = {0};
+    bool named = log__add_names(&names, message, &out);
+    assert_int_equal(named, expected != NULL);
+    if (expected != NULL) {
+        assert_string_equal((const char *)out.data, expected);
+    }
+    bytes_deinit(&out);
+}
+
+#define PEER_ID(n) "00000000-0000-4000-8000-00000000000" n
+
+static void test_log_line_numbers_get_names(void **state)
+{
+    (void)state;
+    check_named("moved shard=7 replica=3", "moved shard=orders shard_id=7 replica=3");
+    check_named("lost peer=" PEER_ID("2") "; retrying",
+                "lost peer=h2 peer_id=" PEER_ID("2") "; retrying");
+    check_named("a shard=7 to=" PEER_ID("2"),
+                "a shard=orders shard_id=7 to=h2 to_id=" PEER_ID("2"));
+    check_named("unknown shard=8 peer=" PEER_ID("3"), NULL);
+    check_named("named already shard=7 shard_id=7", NULL); /* a shard may be called 7 */
+    check_named("quoted why=\"shard=7\"", NULL);
+    check_named("no numbers shard=7a shard=\"7\" replica=7 shard=", NULL);
+    check_named("", NULL);
+    struct log_line line = line_of("paused");
+    line.shard_id = 7;
+    line.shard = "orders";
+    check_text(&line, "2026-01-31T10:00:00.123Z INFO  raft  paused shard=orders shard_id=7\n");
+    check_json(&line,
+               "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
+               "\"message\":\"paused\",\"shard\":\"orders\",\"shard_id\":7}\n");
+}
+
+static void test_log_levels_text_sets_the_same_levels(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"info", "debug", "error,raft=debug",
+                                        "warn,bus=info,daemon=error"};
+    char text[LOG_LEVELS_BYTES];
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        assert_true(log_configure_text(texts[i]));
+        log_levels_text(text);
+        assert_string_equal(text, texts[i]);
+    }
+    assert_true(
+        log_configure_text("info,base=error,store=warn,raft=debug,engine=error,machine=warn"));
+    log_levels_text(text);
+    assert_string_equal(text, "info,base=error,store=warn,raft=debug,engine=error,machine=warn");
+    assert_true(log_configure_text("info"));
+}
+
+static void ignore(void *ctx, const struct log_line *line)
+{
+    (void)ctx;
+    (void)line;
+}
+
+static void test_log_recent_has_the_newest_whole_lines(void **state)
+{
+    (void)state;
+    struct bytes text = {0};
+    char last[64];
+    log_set_sink(ignore, NULL);
+    LOG_INFO(RAFT, "the first line");
+    log_recent(&text);
+    bytes_append(&text, "", 1);
+    assert_non_null(strstr((const char *)text.data, "INFO  raft  the first line\n"));
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 4000; i++) { /* more than the ring holds */
+            LOG_INFO(RAFT, "filling round=%d line=%d %.*s", round, i, i % 50,
+                     "..................................................");
+        }
+        text.size = 0;
+        log_recent(&text);
+        assert_true(text.size <= LOG_RECENT_BYTES && text.size > LOG_RECENT_BYTES - 200);
+        assert_memory_equal(text.data, "20", 2);
+        bytes_append(&text, "", 1);
+        snprintf(last, sizeof last, "filling round=%d line=3999 ", round);
+        assert_non_null(strstr((const char *)text.data, last));
+        assert_null(strstr((const char *)text.data, "the first line"));
+    }
+    log_set_sink(NULL, NULL);
+    bytes_deinit(&text);
+}
+
 static void test_log_line_json_shows_what_is_known(void **state)
 {
     (void)state;
@@ -475,6 +578,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_log_line_text_shows_what_is_known),
         cmocka_unit_test(test_log_line_json_shows_what_is_known),
+        cmocka_unit_test(test_log_line_numbers_get_names),
+        cmocka_unit_test(test_log_levels_text_sets_the_same_levels),
+        cmocka_unit_test(test_log_recent_has_the_newest_whole_lines),
         cmocka_unit_test(test_log_line_text_with_control_characters_is_one_line),
         cmocka_unit_test(test_log_line_json_escapes_what_json_reserves),
         cmocka_unit_test(test_log_line_json_of_any_bytes_is_utf8),

@@ -90,8 +90,35 @@ static void test_leader_that_dies_is_told_by_name(void **state)
                   "\"level\":\"warn\",\"subject\":\"bus\",\"message\":\"peer disconnected");
     expect_logged(c, new_leader(c, other, leader), "\"shard\":\"orders\"");
     expect_logged(c, other, "\"level\":\"debug\",\"subject\":\"raft\"");
+    char peer[64];
+    snprintf(peer, sizeof peer, "\"peer\":\"%s\",\"peer_id\":\"", c->hosts[leader].name);
+    expect_logged(c, other, peer);
     check_lines(c, other);
     check_lines(c, third);
+    cluster_free(c);
+}
+
+/* Through a host for another one. */
+static void test_levels_change_at_run_time(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    char out[4096];
+    cluster_start_peers(c, 3);
+    assert_string_equal(cli_ok(c, 0, "host log-level h2"), "info\n");
+    assert_false(host_log_has(c, 1, " DEBUG "));
+    assert_string_equal(cli_ok(c, 0, "host log-level h2 info,raft=debug,bus=debug"),
+                        "info,raft=debug,bus=debug\n");
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    expect_logged(c, 1, " DEBUG raft ");
+    expect_logged(c, 1, "log levels changed levels=info,raft=debug,bus=debug;");
+    assert_false(host_log_has(c, 0, " DEBUG "));
+    assert_string_equal(cli_ok(c, 2, "host log-level h2 -o name"), "info,raft=debug,bus=debug\n");
+    assert_int_equal(cli(c, 0, out, sizeof out, "host log-level h2 loud"), 1);
+    assert_non_null(strstr(out, "levels: must be a level"));
+    assert_int_equal(cli(c, 0, out, sizeof out, "host log-level h9"), 3);
+    host_kill(c, 1);
+    assert_int_equal(cli(c, 0, out, sizeof out, "--command-timeout 1s host log-level h2"), 4);
     cluster_free(c);
 }
 
@@ -99,6 +126,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_leader_that_dies_is_told_by_name),
+        cmocka_unit_test(test_levels_change_at_run_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,7 +20,7 @@
 #define GAP_MS_MAX (10 * ELECTION_TIMEOUT_MS) /* of any pause, however busy the machine is */
 #define SILENT_MS 3000                        /* a search for the silent hosts has begun */
 #define STOP_MS_MAX 2000                      /* a stop takes 300 ms on a quiet machine */
-#define ORDERS " shard=1 "                    /* the first one that is made */
+#define ORDERS " shard=orders "
 
 static const char *const specs = "kind: Shard\n"
                                  "name: orders\n"

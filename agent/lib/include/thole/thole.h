@@ -71,6 +71,7 @@ struct thole_log_line {
     const char *thread;  /* the worker's name; NULL: not a worker of a host */
     uint64_t shard_id;   /* 0: none */
     uint64_t replica_id; /* 0: none */
+    const char *shard;   /* the shard's name; NULL: unknown, or none */
 };
 /* Set the levels: "warn", or "info,raft=debug,bus=error". Default: info, to standard error.
  * INVALID_ARGUMENT. */
