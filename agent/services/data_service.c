@@ -100,34 +100,21 @@ void services__data_propose_response_append(const struct data_call *d, struct by
     services__wire_varint(out, 6, r->forgotten);
 }
 
-/* A builder over a large enough buffer, which saves a copy. */
-static struct buf *builder_begin(struct bytes *out, size_t capacity)
-{
-    struct buf *b = buf_new(capacity);
-    *out = (struct bytes){.data = b->data, .capacity = capacity};
-    return b;
-}
-
-static struct bufslice builder_end(struct buf *b, const struct bytes *out)
-{
-    ASSERT(out->data == b->data); /* the buffer was large enough */
-    return (struct bufslice){b, slice_of(b->data, out->size)};
-}
-
 struct bufslice services__data_propose_response(const struct data_call *d)
 {
     size_t results = d->route.result.bytes.size * (d->text ? 2 : 1);
     struct bytes out;
-    struct buf *b = builder_begin(&out, results + PROPOSE_OVERHEAD_BYTES);
+    struct buf *b = services__builder_begin(&out, results + PROPOSE_OVERHEAD_BYTES);
     services__data_propose_response_append(d, &out);
-    return builder_end(b, &out);
+    return services__builder_end(b, &out);
 }
 
 static struct bufslice query_response(const struct data_call *d)
 {
     struct slice result = d->route.result.bytes;
     struct bytes out;
-    struct buf *b = builder_begin(&out, result.size * (d->text ? 2 : 1) + PROPOSE_OVERHEAD_BYTES);
+    struct buf *b =
+        services__builder_begin(&out, result.size * (d->text ? 2 : 1) + PROPOSE_OVERHEAD_BYTES);
     if (result.size > 0) {
         services__wire_bytes(&out, 1, result);
         if (d->text && text_is_utf8(result)) {
@@ -135,17 +122,17 @@ static struct bufslice query_response(const struct data_call *d)
         }
     }
     services__wire_varint(&out, 3, d->route.index);
-    return builder_end(b, &out);
+    return services__builder_end(b, &out);
 }
 
 static struct bufslice session_response(const struct data_call *d)
 {
     struct bytes out;
-    struct buf *b = builder_begin(&out, PROPOSE_OVERHEAD_BYTES);
+    struct buf *b = services__builder_begin(&out, PROPOSE_OVERHEAD_BYTES);
     if (d->route.kind == ROUTER_OPEN_SESSION) {
         services__wire_varint(&out, 1, d->route.code);
     }
-    return builder_end(b, &out);
+    return services__builder_end(b, &out);
 }
 
 static void data_fail(struct data_call *d, const struct thole_status *st)

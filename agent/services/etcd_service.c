@@ -83,9 +83,13 @@ static void route_done(struct router_request *route)
     r->done(r, &st, st.code == THOLE_OK ? result : (struct slice){0});
 }
 
+/* A shard keeps its type and id, so the last answer is remembered. */
 static bool is_kv(struct services *s, uint64_t shard_id)
 {
     struct registry_shard_buf buf;
+    if (atomic_load_explicit(&s->kv_shard, memory_order_relaxed) == shard_id) {
+        return true;
+    }
     struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
     const thole_v1_Shard *row = registry_shard(view, shard_id, &buf);
     bool ok =
@@ -93,6 +97,9 @@ static bool is_kv(struct services *s, uint64_t shard_id)
                                    slice_str("kv"));
 
     registry_view_release(view);
+    if (ok) {
+        atomic_store_explicit(&s->kv_shard, shard_id, memory_order_relaxed);
+    }
     return ok;
 }
 
@@ -115,26 +122,26 @@ static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard
     agent_route(r->s->agent, &r->route);
 }
 
+#define FIELD_HEAD_BYTES 16 /* room for the marker, a field's number and its size */
+
 void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t field,
                          struct slice request)
 {
     static const uint8_t marker = 0;
-    struct bytes payload = {0};
 
-    bytes_append(&payload, &marker, 1);
-    services__wire_bytes(&payload, field, request);
-    if (payload.size > LIMIT_PAYLOAD_BYTES) {
+    if (request.size > LIMIT_PAYLOAD_BYTES - FIELD_HEAD_BYTES) {
         struct thole_status st;
-        bytes_deinit(&payload);
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                          "etcdserver: request is too large");
         finish(r, &st);
         return;
     }
-    struct buf *b = bytes_to_buf(&payload);
-    bytes_deinit(&payload);
+    struct bytes payload;
+    struct buf *b = services__builder_begin(&payload, request.size + FIELD_HEAD_BYTES);
+    bytes_append(&payload, &marker, 1);
+    services__wire_bytes(&payload, field, request);
     r->route.kind = kind;
-    r->route.payload = (struct bufslice){b, slice_of(b->data, b->size)};
+    r->route.payload = services__builder_end(b, &payload);
     r->route.done = route_done;
     r->route.ctx = r;
     agent_resolve(r->s->agent, slice_str(ACCESS_ETCD_SHARD), 0, r->route.deadline_ns, shard_found,
@@ -266,6 +273,9 @@ const char *services__etcd_unary_path(size_t i)
     return methods[i].path;
 }
 
+/* Beside the machine's answer: a header, or what answer_status adds. */
+#define ANSWER_ROOM_BYTES 256
+
 static void call_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
 {
     struct etcd_call *c = CONTAINER_OF(r, struct etcd_call, r);
@@ -273,16 +283,15 @@ static void call_done(struct etcd_route *r, const struct thole_status *st, struc
     if (st->code != THOLE_OK) {
         services__etcd_fail(c->rpc, st);
     } else {
-        struct bytes out = {0};
+        struct bytes out;
+        struct buf *b = services__builder_begin(&out, answer.size + ANSWER_ROOM_BYTES);
         if (c->method->answer != NULL) {
             c->method->answer(c, answer, &out);
         } else {
             bytes_append_slice(&out, answer);
         }
         services__etcd_header(r, &out);
-        struct buf *b = bytes_to_buf(&out);
-        bytes_deinit(&out);
-        bus_rpc_reply(c->rpc, (struct bufslice){b, slice_of(b->data, b->size)});
+        bus_rpc_reply(c->rpc, services__builder_end(b, &out));
     }
     bufslice_unref(r->route.result);
     free(c);
@@ -292,6 +301,14 @@ void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     const struct etcd_binding *binding = ctx;
     const struct etcd_method *method = &methods[binding->method];
+    struct thole_status st;
+
+    if (!bus_rpc_hold(rpc, NULL, message.size)) {
+        (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                         "etcdserver: too many requests");
+        services__etcd_fail(rpc, &st);
+        return;
+    }
     struct etcd_call *c = xcalloc(1, sizeof *c);
 
     c->r.s = binding->s;

@@ -110,6 +110,19 @@ void services__page_reply(struct page *p, struct call *c, enum page_kind kind,
     bytes_deinit(&p->out);
 }
 
+struct buf *services__builder_begin(struct bytes *out, size_t capacity)
+{
+    struct buf *b = buf_new(capacity);
+    *out = (struct bytes){.data = b->data, .capacity = capacity};
+    return b;
+}
+
+struct bufslice services__builder_end(struct buf *b, const struct bytes *out)
+{
+    ASSERT(out->data == b->data); /* the buffer was large enough */
+    return (struct bufslice){b, slice_of(b->data, out->size)};
+}
+
 void services__wire_bytes(struct bytes *out, uint32_t field, struct slice value)
 {
     bytes_append_varint(out, field << 3 | 2);

@@ -41,6 +41,8 @@ struct services {
     struct worker_msg change;
     uint64_t look_ns; /* the next check of availability */
 
+    _Atomic uint64_t kv_shard; /* a shard of type kv that etcd's clients used; 0: none */
+
     /* A pool of unused data calls. */
     pthread_mutex_t pool_mutex;
     struct data_call *pool;
@@ -268,6 +270,10 @@ void services__page_reply(struct page *p, struct call *c, enum page_kind kind,
 /* Protobuf wire format by hand, where upb would copy the message once more. */
 void services__wire_bytes(struct bytes *out, uint32_t field, struct slice value);
 void services__wire_varint(struct bytes *out, uint32_t field, uint64_t value);
+/* Bytes that are written into the buffer that is sent, which saves a copy. `capacity` suffices for
+ * all of them. */
+struct buf *services__builder_begin(struct bytes *out, size_t capacity);
+struct bufslice services__builder_end(struct buf *b, const struct bytes *out);
 
 /* ---- Checks (request_check.c) ---------------------------------------------------------------- */
 

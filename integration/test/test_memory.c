@@ -18,6 +18,7 @@
 #include "bus/bus.h"
 #include "integration/test/cluster.h"
 #include "integration/test/h2.h"
+#include "integration/test/scrape.h"
 
 #define MIB_OF_VALUE 1000000
 /* 256 MiB in gRPC, as much in the bus, an applier's batch, and what an idle host needs. */
@@ -226,6 +227,47 @@ static void test_unread_answers_of_calls(void **state)
     free(h);
 }
 
+struct held {
+    struct cluster *c;
+    double bytes;
+};
+
+static bool holds(void *ctx)
+{
+    const struct held *h = ctx;
+    return scrape_value(scrape(&h->c->hosts[0]), "thole_bus_held_bytes") >= h->bytes;
+}
+
+/* Large requests that wait for a leader count as memory held for callers. */
+static void test_waiting_requests_of_etcd_clients_are_counted(void **state)
+{
+    enum { CALLS = 20 };
+    (void)state;
+    struct cluster *c = cluster_new();
+    struct h2 *h = xcalloc(1, sizeof *h);
+    struct bytes value = {0}, request = {0};
+    c->http = true;
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: default\nspec: {type: kv, voters: 3}\n");
+    memset(bytes_extend(&value, MIB_OF_VALUE), 'x', MIB_OF_VALUE);
+    put_field(&request, 1, slice_str("key"));
+    put_field(&request, 2, bytes_slice(&value));
+    host_pause(c, 1, true);
+    host_pause(c, 2, true);
+    h2_open(h, &c->hosts[0]);
+    for (int k = 0; k < CALLS; k++) {
+        uint32_t stream = h2_call(h, "/etcdserverpb.KV/Put", NULL);
+        h2_send(h, stream, false, bytes_slice(&request));
+        h2_frame(h, H2_DATA, 1, stream, (struct slice){0});
+    }
+    eventually(20000, "they are counted", holds, &(struct held){c, (double)MIB_OF_VALUE * CALLS});
+    close(h->fd);
+    free(h);
+    bytes_deinit(&value);
+    bytes_deinit(&request);
+    cluster_free(c);
+}
+
 static void test_messages_that_never_end(void **state)
 {
     enum { CLIENTS = 2, CALLS = 300 };
@@ -279,6 +321,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unread_failures_of_exchanges, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unread_answers_of_data_streams, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unread_answers_of_calls, setup, teardown),
+        cmocka_unit_test(test_waiting_requests_of_etcd_clients_are_counted),
         cmocka_unit_test_setup_teardown(test_messages_that_never_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compressed_message_is_not_unpacked, setup, teardown),
     };
