@@ -35,11 +35,20 @@ static bool is_plausible(uint64_t incarnation, uint64_t known)
     return incarnation <= (known > 0 ? known + STARTS_MISSED_MAX : STARTS_MAX);
 }
 
-bool hello_is_copy(const struct lineage *accepted, uint64_t incarnation,
-                   uint64_t recorded_incarnation, uint64_t recorded_number)
+enum known_verdict hello_judge_known(const struct recorded_start *recorded,
+                                     const struct lineage *lineage, struct known_start *known)
 {
-    return lineage_judge(accepted, incarnation, recorded_incarnation, recorded_number) ==
-           LINEAGE_BRANCH;
+    known->undecided = false;
+    if (known->incarnation == 0 || !recorded->asked) {
+        return KNOWN_STAYS;
+    }
+    if (recorded->found && lineage_judge(lineage, known->incarnation, recorded->incarnation,
+                                         recorded->number) == LINEAGE_BRANCH) {
+        return KNOWN_IS_FORGOTTEN;
+    }
+    known->undecided = !recorded->found || recorded->incarnation != known->incarnation ||
+                       recorded->number != known->number;
+    return known->undecided ? KNOWN_STAYS_IF_CONNECTED : KNOWN_STAYS;
 }
 
 enum thole_code hello_check_start(const struct known_start *known, uint64_t incarnation,

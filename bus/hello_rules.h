@@ -25,10 +25,22 @@ struct known_start {
      * and another one that of the original. */
     bool undecided;
 };
-/* Was the start that was accepted that of a copy? A host that does not know the newest records may
- * accept a copy, and must not refuse the original for it later. */
-bool hello_is_copy(const struct lineage *accepted, uint64_t incarnation,
-                   uint64_t recorded_incarnation, uint64_t recorded_number);
+/* What the cluster has recorded of the starts of a host. */
+struct recorded_start {
+    bool asked; /* false: this host cannot know */
+    bool found;
+    uint64_t incarnation, number;
+};
+/* May the start that was accepted stay, now that another one calls? A host that does not know the
+ * newest records may accept a copy, and must not refuse the original for it later. */
+enum known_verdict {
+    KNOWN_STAYS,
+    KNOWN_STAYS_IF_CONNECTED, /* undecided; else it is forgotten */
+    KNOWN_IS_FORGOTTEN,       /* it is that of a copy */
+};
+/* `known` has the accepted start, with its lineage; sets known->undecided. */
+enum known_verdict hello_judge_known(const struct recorded_start *recorded,
+                                     const struct lineage *lineage, struct known_start *known);
 /* A data directory belongs to one process at a time: a second one is a copy. INVALID_ARGUMENT
  * BAD_REQUEST: an impossible incarnation; FAILED_PRECONDITION STALE_INCARNATION: the caller is a
  * copy, and must end; UNAVAILABLE NOT_READY: one of the two is, and this host cannot tell which

@@ -147,26 +147,26 @@ static void forget_start(struct bus *b, const struct uuid *host, uint64_t incarn
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st)
 {
     struct bus_seen seen = {0};
-    uint64_t incarnation = 0, number = 0;
+    struct recorded_start recorded = {0};
     pthread_mutex_lock(&b->mutex);
     const struct bus_seen *s = seen_of(b, &h->host);
     if (s != NULL) {
         seen = *s;
     }
     pthread_mutex_unlock(&b->mutex);
-    bool asks = seen.incarnation > 0 && b->o.handler.recorded != NULL;
-    bool recorded =
-        asks && b->o.handler.recorded(b->o.handler.ctx, &h->host, &incarnation, &number);
-    bool decided = recorded && incarnation == seen.incarnation && number == seen.lineage.start;
-    if ((recorded && hello_is_copy(&seen.lineage, seen.incarnation, incarnation, number)) ||
-        (asks && !decided && !is_connected(b, &h->host, seen.incarnation))) {
-        forget_start(b, &h->host, seen.incarnation);
-        seen = (struct bus_seen){0};
+    if (seen.incarnation > 0 && b->o.handler.recorded != NULL) {
+        recorded.asked = true;
+        recorded.found = b->o.handler.recorded(b->o.handler.ctx, &h->host, &recorded.incarnation,
+                                               &recorded.number);
     }
-    const struct known_start known = {.incarnation = seen.incarnation,
-                                      .number = seen.lineage.start,
-                                      .address = seen.address,
-                                      .undecided = seen.incarnation > 0 && asks && !decided};
+    struct known_start known = {
+        .incarnation = seen.incarnation, .number = seen.lineage.start, .address = seen.address};
+    enum known_verdict v = hello_judge_known(&recorded, &seen.lineage, &known);
+    if (v == KNOWN_IS_FORGOTTEN ||
+        (v == KNOWN_STAYS_IF_CONNECTED && !is_connected(b, &h->host, seen.incarnation))) {
+        forget_start(b, &h->host, seen.incarnation);
+        known = (struct known_start){.address = ""};
+    }
     return hello_check_start(&known, h->incarnation, &h->lineage, h->address, st);
 }
 

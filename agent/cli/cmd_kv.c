@@ -177,17 +177,12 @@ int cli__command_kv_cas(struct cli *c)
 
 /* ---- Queries --------------------------------------------------------------------------------- */
 
-static int query_range(struct cli *c, const thole_kv_v1_Query *q,
+static int query_range(struct cli *c, const thole_kv_v1_Query *q, bool pool,
                        const etcdserverpb_RangeResponse **ret)
 {
     const thole_v1_QueryResponse *reply = NULL;
     struct thole_status st = {0};
     size_t size = 0;
-    bool pool = false;
-    int type = check_type(c, &pool);
-    if (type != CLI_OK) {
-        return type;
-    }
     char *bytes = thole_kv_v1_Query_serialize(q, c->arena, &size);
     const struct payload p = encoded(c, pool, bytes, size);
     if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
@@ -204,7 +199,11 @@ int cli__command_kv_get(struct cli *c)
     thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
     etcdserverpb_RangeRequest *range = thole_kv_v1_Query_mutable_range(q, c->arena);
     etcdserverpb_RangeRequest_set_key(range, cli__sv(c->args[1]));
-    int code = query_range(c, q, &answer);
+    bool pool = false;
+    int code = check_type(c, &pool);
+    if (code == CLI_OK) {
+        code = query_range(c, q, pool, &answer);
+    }
     if (code != CLI_OK) {
         return code;
     }
@@ -274,7 +273,11 @@ int cli__command_kv_range(struct cli *c)
     struct bytes document = {0};
     int64_t revision = 0;
     bool more = left > 0, pool = false;
-    if (rows_spec_of(c, cli__strip(c->args[0], "shard"), &pool) != NULL && pool) {
+    int type = check_type(c, &pool);
+    if (type != CLI_OK) {
+        return type;
+    }
+    if (pool) {
         return cli__say_failed("%s is a pool: name one of its shards, \"%s-0\" and so on",
                                c->args[0], cli__strip(c->args[0], "shard"));
     }
@@ -292,7 +295,7 @@ int cli__command_kv_range(struct cli *c)
         etcdserverpb_RangeRequest_set_range_end(range, to);
         etcdserverpb_RangeRequest_set_limit(range, left < RANGE_PAGE ? (int64_t)left : RANGE_PAGE);
         etcdserverpb_RangeRequest_set_revision(range, revision);
-        int code = query_range(c, q, &answer);
+        int code = query_range(c, q, false, &answer);
         if (code != CLI_OK) {
             bytes_deinit(&document);
             return code;

@@ -359,10 +359,11 @@ static int must_exist(struct cli *c, const struct wait_item *w)
                : CLI_OK;
 }
 
-static bool is_state(const char *text)
+static bool parse_state(const char *text, enum wait_for *ret)
 {
-    for (size_t i = WAIT_READY; i <= WAIT_DRAINED; i++) {
+    for (int i = WAIT_READY; i <= WAIT_DRAINED; i++) {
         if (strcmp(for_names[i], text) == 0) {
+            *ret = (enum wait_for)i;
             return true;
         }
     }
@@ -372,7 +373,8 @@ static bool is_state(const char *text)
 int cli__command_wait(struct cli *c)
 {
     const char *what = cli_given(c, OPT_FOR) ? cli_text(c, OPT_FOR) : "ready";
-    if (!is_state(what)) {
+    enum wait_for state;
+    if (!parse_state(what, &state)) {
         return cli__say_usage(c, "--for \"%s\": must be one of ready, formed, deleted, drained",
                               what);
     }
@@ -384,10 +386,7 @@ int cli__command_wait(struct cli *c)
             result = CLI_USAGE;
             break;
         }
-        w->what = strcmp(what, "ready") == 0     ? WAIT_READY
-                  : strcmp(what, "formed") == 0  ? WAIT_FORMED
-                  : strcmp(what, "deleted") == 0 ? WAIT_DELETED
-                                                 : WAIT_DRAINED;
+        w->what = state;
         if (w->kind == ROWS_REPLICAS && w->what == WAIT_READY) {
             w->what = WAIT_RUNNING;
         }

@@ -333,6 +333,7 @@ struct availability_check agent_availability_begin(struct agent *a, const struct
         .agent = a,
         .view = v,
         .view_age_ms = age_ms > stalled ? age_ms : stalled,
+        .view_reason = age_ms > stalled ? "ViewOld" : "DiskStalled",
         .view_problem = age_ms > stalled ? "this host has known no leader of shard zero"
                                          : "a write to the log of this host has not ended"};
 }
@@ -548,23 +549,17 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     /* A replica that never campaigns does not notice that its leader is none any more. */
     here = here && ((s.voter && !s.witness) || ret->silent * 2 < ret->voters);
     /* Nor does any replica while it cannot write. */
-    bool stalled = engine_disk(check->agent->engine) == ENGINE_DISK_STALLED;
-    here = here && !stalled;
+    here = here && engine_disk(check->agent->engine) != ENGINE_DISK_STALLED;
     if (here) {
         check_by_local_replica(check, &s, ret);
     } else {
         check_by_rows(check, row, quorum_since_ns, ret);
     }
     ret->available_here = here && ret->available;
-    if (stalled && ret->available) {
-        report_unconfirmed(ret, host_since_ns(check, agent_host_id(check->agent), HOST_DISK),
-                           "DiskStalled",
-                           "the disk of this host does not finish a write, so its rows may be old");
-    }
     ret->spec_pending =
         generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
     if (check->view_age_ms > 0) {
-        report_unavailable(ret, check->view_age_ms, "ViewOld",
+        report_unavailable(ret, check->view_age_ms, check->view_reason,
                            "%s for %.1f s: what it shows is that old", check->view_problem,
                            (double)check->view_age_ms / 1000);
     } else if (thole_v1_Shard_deleting(row)) {

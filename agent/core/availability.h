@@ -14,8 +14,8 @@ int32_t agent_check_host_liveness(struct agent *a, const thole_v1_Host *row);
 struct availability_check {
     struct agent *agent;
     const struct registry_view *view;
-    uint64_t view_age_ms;     /* 0: the view is current, as far as this host knows */
-    const char *view_problem; /* why it has an age */
+    uint64_t view_age_ms;                   /* 0: the view is current, as far as this host knows */
+    const char *view_reason, *view_problem; /* why it has an age, in a word and as text */
 };
 struct availability_check agent_availability_begin(struct agent *a, const struct registry_view *v);
 

@@ -50,23 +50,22 @@ void sim_bus__note_seen(struct bus *b, const struct hello *h)
 enum thole_code sim_bus__check_start(struct bus *b, const struct hello *h, struct thole_status *st)
 {
     struct seen *s = seen_of(b, &h->host);
-    uint64_t incarnation = 0, number = 0;
-    bool recorded = s != NULL && s->incarnation > 0 &&
-                    b->o.handler.recorded(b->o.handler.ctx, &h->host, &incarnation, &number);
-    bool decided = recorded && incarnation == s->incarnation && number == s->lineage.start;
-    bool asks = s != NULL && s->incarnation > 0;
-    if ((recorded && hello_is_copy(&s->lineage, s->incarnation, incarnation, number)) ||
-        (asks && !decided && !sim_bus__is_connected(b, &h->host, s->incarnation))) {
-        uint64_t copy = s->incarnation;
-        s->incarnation = 0;
-        sim_bus__break_all(b->life, &h->host, copy + 1, "a copy of this host has called");
+    struct known_start known = {.address = ""};
+    struct recorded_start recorded = {.asked = s != NULL && s->incarnation > 0};
+    if (recorded.asked) {
+        recorded.found = b->o.handler.recorded(b->o.handler.ctx, &h->host, &recorded.incarnation,
+                                               &recorded.number);
+        known = (struct known_start){
+            .incarnation = s->incarnation, .number = s->lineage.start, .address = s->address};
+        enum known_verdict v = hello_judge_known(&recorded, &s->lineage, &known);
+        if (v == KNOWN_IS_FORGOTTEN || (v == KNOWN_STAYS_IF_CONNECTED &&
+                                        !sim_bus__is_connected(b, &h->host, s->incarnation))) {
+            s->incarnation = 0;
+            sim_bus__break_all(b->life, &h->host, known.incarnation + 1,
+                               "a copy of this host has called");
+            known = (struct known_start){.address = ""};
+        }
     }
-    const struct known_start known = s != NULL && s->incarnation > 0
-                                         ? (struct known_start){.incarnation = s->incarnation,
-                                                                .number = s->lineage.start,
-                                                                .address = s->address,
-                                                                .undecided = !decided}
-                                         : (struct known_start){.address = ""};
     return hello_check_start(&known, h->incarnation, &h->lineage, h->address, st);
 }
 

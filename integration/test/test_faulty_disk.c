@@ -108,7 +108,7 @@ static void test_a_hung_disk_loses_its_leaders_and_says_so(void **state)
     apply_yaml(c, via, "kind: Shard\nname: more\nspec: {type: kv, voters: 1}\n");
     expect_lines(c, via, "get replicas --shard more -o wide", c->hosts[hung].name, 0);
     expect_soon(c, hung, 5000, "status", "no: a write to the log of this host has not ended for");
-    expect_soon(c, hung, 5000, "get shards --stale", "no (ViewOld)");
+    expect_soon(c, hung, 5000, "get shards --stale", "no (DiskStalled)");
     set_fault(c, hung, "", "hung", false);
     expect_lines(c, via, object, "HostDiskOk", 1);
     expect_all_ready(c, via);
