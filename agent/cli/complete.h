@@ -24,9 +24,9 @@ struct complete {
     size_t count;
 };
 
-/* `line` is what was typed behind "thole"; its last word, perhaps "", is the one to complete. The
+/* `words` are what was typed behind "thole"; its last word, perhaps "", is the one to complete. The
  * words are not filtered by what was typed of it. Release `ret` by complete_deinit. */
-void complete_line(const char *const *line, size_t count, struct complete *ret);
+void complete_line(const char *const *words, size_t count, struct complete *ret);
 void complete_deinit(struct complete *c);
 
 #endif
