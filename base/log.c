@@ -364,7 +364,7 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
     keep(&line);
     if (line_sink != NULL) {
         line_sink(line_sink_ctx, &line);
-    } else {
+    } else if (!log__journal_send(&line)) {
         write_stderr(&line);
     }
     pthread_mutex_unlock(&line_mutex);

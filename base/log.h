@@ -40,6 +40,13 @@ void log_levels_text(char ret[static LOG_LEVELS_BYTES]);
 /* Appends the newest lines as text, whole ones, at most LOG_RECENT_BYTES, oldest first. */
 #define LOG_RECENT_BYTES (256 * 1024)
 void log_recent(struct bytes *out);
+/* Is stderr connected to systemd's journal, as a service's is? */
+bool log_stderr_is_journal(void);
+/* Lines go to the socket of systemd's journal, with level, shard, replica and each key=value of the
+ * message as fields (THOLE_SHARD and so on). A line that the journal does not take at once goes to
+ * stderr. False: there is no such socket. Call it before other threads log. */
+#define LOG_JOURNAL_SOCKET "/run/systemd/journal/socket"
+bool log_to_journal(const char *socket_path);
 /* Lines go to `sink` instead of stderr; NULL: to stderr again. One line at a time, on the thread
  * that logs; the sink must be quick and must not log. The line is valid until it returns. */
 struct log_line;

@@ -9,6 +9,10 @@
  * JSON it is valid UTF-8. */
 void log__render_text(struct bytes *out, const struct log_line *line);
 void log__render_json(struct bytes *out, const struct log_line *line);
+/* A datagram of the journal's protocol: lines FIELD=text. */
+void log__render_journal(struct bytes *out, const struct log_line *line);
+/* False if the journal does not take it at once. */
+bool log__journal_send(const struct log_line *line);
 
 /* The message with names for numbers, and a NUL, into `out`. False: there are none, and nothing is
  * appended. */

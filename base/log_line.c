@@ -1,5 +1,6 @@
 /* The format of a log line: pure functions. Messages quote names and errors from outside, so
  * control characters are escaped and nobody can forge a line. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,6 +287,23 @@ static void append_json_value(struct bytes *out, const struct pair *p)
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
 
+/* The shard and the replica of the thread's context, unless the message has them. */
+static void append_replica(struct bytes *out, const struct log_line *line,
+                           const struct parsed *parsed)
+{
+    if (line->shard_id != 0 && !has_key(parsed, "shard", 5)) {
+        if (line->shard != NULL) {
+            bytes_append_str(out, " shard=");
+            append_text(out, line->shard);
+        }
+        bytes_printf(out, line->shard != NULL ? " shard_id=%" PRIu64 : " shard=%" PRIu64,
+                     line->shard_id);
+    }
+    if (line->replica_id != 0 && !has_key(parsed, "replica", 7)) {
+        bytes_printf(out, " replica=%" PRIu64, line->replica_id);
+    }
+}
+
 void log__render_text(struct bytes *out, const struct log_line *line)
 {
     struct parsed parsed = {0};
@@ -301,17 +319,7 @@ void log__render_text(struct bytes *out, const struct log_line *line)
         bytes_append_str(out, " thread=");
         append_text(out, line->thread);
     }
-    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5)) {
-        if (line->shard != NULL) {
-            bytes_append_str(out, " shard=");
-            append_text(out, line->shard);
-        }
-        bytes_printf(out, line->shard != NULL ? " shard_id=%" PRIu64 : " shard=%" PRIu64,
-                     line->shard_id);
-    }
-    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7)) {
-        bytes_printf(out, " replica=%" PRIu64, line->replica_id);
-    }
+    append_replica(out, line, &parsed);
     bytes_append_str(out, "\n");
     bytes_deinit(&parsed.text);
 }
@@ -352,4 +360,58 @@ void log__render_json(struct bytes *out, const struct log_line *line)
     }
     bytes_append_str(out, "}\n");
     bytes_deinit(&parsed.text);
+}
+
+/* ---- The journal ----------------------------------------------------------------------------- */
+
+static void append_field(struct bytes *out, const char *name, const char *text)
+{
+    bytes_printf(out, "%s=", name);
+    append_text(out, text); /* it has no newline then, which would end the field */
+    bytes_append_str(out, "\n");
+}
+
+static void append_pair_field(struct bytes *out, const struct pair *p)
+{
+    bytes_append_str(out, "THOLE_");
+    for (size_t i = 0; i < p->key_size; i++) {
+        char c = p->key[i];
+        bytes_append(out, &(char){c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c}, 1);
+    }
+    char *value = xstrndup(p->value, p->value_size);
+    append_field(out, "", value);
+    free(value);
+}
+
+void log__render_journal(struct bytes *out, const struct log_line *line)
+{
+    static const char priorities[] = {
+        [LOG_LEVEL_ERROR] = '3',
+        [LOG_LEVEL_WARN] = '4',
+        [LOG_LEVEL_INFO] = '6',
+        [LOG_LEVEL_DEBUG] = '7',
+    };
+    struct bytes message = {0};
+    struct parsed parsed = {0}, context = {0};
+    parse_message(line->message, &context);
+    bytes_append_str(&message, line->message);
+    append_replica(&message, line, &context);
+    bytes_append(&message, "", 1);
+    parse_message((const char *)message.data, &parsed);
+    append_field(out, "MESSAGE", (const char *)message.data);
+    bytes_printf(out, "PRIORITY=%c\nTHOLE_SUBJECT=%s\n", priorities[line->level],
+                 log_subject_names[line->subject]);
+    append_field(out, "SYSLOG_IDENTIFIER", program_invocation_short_name);
+    if (line->host != NULL) {
+        append_field(out, "THOLE_HOST", line->host);
+    }
+    if (line->thread != NULL) {
+        append_field(out, "THOLE_THREAD", line->thread);
+    }
+    for (size_t i = 0; i < parsed.count; i++) {
+        append_pair_field(out, &parsed.pairs[i]);
+    }
+    bytes_deinit(&parsed.text);
+    bytes_deinit(&context.text);
+    bytes_deinit(&message);
 }

@@ -127,6 +127,10 @@ enum thole_code thole_probe(struct thole *t, uint32_t timeout_ms,
     if (code != THOLE_OK) {
         return code;
     }
+    if (engine_disk(agent_engine(t->agent)) == ENGINE_DISK_STALLED) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
+                          "the disk of the log has not finished a write");
+    }
     struct probe *p = xcalloc(1, sizeof *p);
     p->done = done;
     p->ctx = ctx;

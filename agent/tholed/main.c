@@ -20,6 +20,7 @@
 #include "agent/tholed/http.h"
 #include "agent/tholed/plugin.h"
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 enum {
@@ -41,7 +42,8 @@ struct daemon {
     _Atomic bool failed;
     struct thole_status failure; /* written before `failed` */
     bool was_ready;              /* of the thread that reports readiness */
-    /* The watchdog is fed after a read has passed through a loop and an applier. */
+    /* The watchdog is fed after a read has passed through a loop and an applier, while the log's
+     * disk answers. */
     _Atomic bool probe_running, probe_returned;
 };
 
@@ -112,7 +114,11 @@ static enum thole_code configure_log(const struct daemon *d, struct thole_status
                           "SUBJECT=LEVEL after a comma, such as info,raft=debug",
                           level->origin, level->text);
     }
-    log_set_json(strcmp(text_of(d, DAEMON_LOG_FORMAT), "json") == 0);
+    bool json = strcmp(text_of(d, DAEMON_LOG_FORMAT), "json") == 0;
+    log_set_json(json);
+    if (!json && log_stderr_is_journal()) {
+        (void)log_to_journal(LOG_JOURNAL_SOCKET); /* else lines go to it by stderr */
+    }
     return THOLE_OK;
 }
 
@@ -227,6 +233,7 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
 {
     enum thole_code code = configure_log(d, st);
     if (code == THOLE_OK) {
+        sd_notifyf(0, "STATUS=opening %s", text_of(d, DAEMON_DATA_DIR));
         code = open_host(d, st);
     }
     if (code == THOLE_OK) {
@@ -285,8 +292,9 @@ static void banner(struct daemon *d)
 static void probe_done(void *ctx, enum thole_code code)
 {
     struct daemon *d = ctx;
-    (void)code;
-    atomic_store(&d->probe_returned, true);
+    if (code != THOLE_DEADLINE_EXCEEDED) { /* a refusal has come from a loop as well */
+        atomic_store(&d->probe_returned, true);
+    }
     atomic_store(&d->probe_running, false);
 }
 
@@ -311,6 +319,8 @@ static void watchdog(struct daemon *d, uint64_t interval_us)
 static void reload(struct daemon *d)
 {
     struct thole_status st = {0};
+    sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
+               clock_now(&clock_system) / (NS_PER_S / 1000000));
     if (!state_of(d).tls) {
         LOG_INFO(DAEMON, "nothing to reload: there are no certificates, and options count at "
                          "start; tags and states of hosts are changed by `thole host`");
@@ -323,6 +333,7 @@ static void reload(struct daemon *d)
     if (d->http != NULL) {
         http_renew(d->http);
     }
+    sd_notify(0, "READY=1");
 }
 
 #define RENEW_MS 5000
@@ -371,7 +382,7 @@ static int run(struct daemon *d)
 static void stop(struct daemon *d, bool again)
 {
     if (!again) {
-        sd_notify(0, "STOPPING=1");
+        sd_notify(0, "STOPPING=1\nSTATUS=transferring leaderships, then closing");
     }
     http_free(d->http);
     thole_close(d->host);

@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log_internal.h"
@@ -573,6 +576,97 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     (void)close(fds[1]);
 }
 
+/* ---- The journal ----------------------------------------------------------------------------- */
+
+static int listen_at(char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    assert_true(fd >= 0);
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    return fd;
+}
+
+static void test_log_line_journal_has_a_field_for_each_pair(void **state)
+{
+    (void)state;
+    struct log_line line = line_of("became\nleader term=4 peer=\"h 2\"");
+    struct bytes out = {0};
+    line.shard_id = 7;
+    line.shard = "orders";
+    line.host = "h1";
+    line.thread = "loop-0";
+    line.level = LOG_LEVEL_WARN;
+    log__render_journal(&out, &line);
+    bytes_append(&out, "", 1);
+    assert_string_equal(
+        (char *)out.data,
+        "MESSAGE=became\\nleader term=4 peer=\"h 2\" shard=orders shard_id=7\nPRIORITY=4\n"
+        "THOLE_SUBJECT=raft\nSYSLOG_IDENTIFIER=test_log_line\nTHOLE_HOST=h1\n"
+        "THOLE_THREAD=loop-0\nTHOLE_TERM=4\nTHOLE_PEER=h 2\nTHOLE_SHARD=orders\n"
+        "THOLE_SHARD_ID=7\n");
+    bytes_deinit(&out);
+}
+
+/* The journal gets the lines; what it does not take goes to stderr, and nobody waits. */
+static void test_log_to_the_journal_falls_back_to_stderr(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/journal-XXXXXX", path[64], got[4096] = "";
+    int pipes[2], saved = dup(STDERR_FILENO);
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/socket", dir);
+    assert_false(log_to_journal(path)); /* there is none yet */
+    int journal = listen_at(path);
+    assert_true(log_to_journal(path));
+    assert_int_equal(pipe2(pipes, O_NONBLOCK), 0);
+    assert_true(dup2(pipes[1], STDERR_FILENO) >= 0);
+    LOG_INFO(DAEMON, "first n=1");
+    assert_true(recv(journal, got, sizeof got - 1, 0) > 0);
+    assert_non_null(strstr(got, "MESSAGE=first n=1\n"));
+    assert_non_null(strstr(got, "\nTHOLE_N=1\n"));
+    assert_true(read(pipes[0], got, sizeof got) < 0);
+    for (int i = 0; i < 2000; i++) { /* nobody reads: its queue is full after a while */
+        LOG_INFO(DAEMON, "more n=%d", i);
+    }
+    assert_true(read(pipes[0], got, sizeof got) > 0);
+    assert_non_null(strstr(got, "daemon  more n="));
+    close(journal);
+    while (read(pipes[0], got, sizeof got) > 0) {
+    }
+    LOG_INFO(DAEMON, "after its end");
+    memset(got, 0, sizeof got);
+    assert_true(read(pipes[0], got, sizeof got - 1) > 0);
+    assert_non_null(strstr(got, "after its end"));
+    assert_true(dup2(saved, STDERR_FILENO) >= 0);
+    assert_int_equal(unlink(path), 0);
+    assert_false(log_to_journal(path));
+    assert_int_equal(rmdir(dir), 0);
+    (void)close(saved);
+    (void)close(pipes[0]);
+    (void)close(pipes[1]);
+}
+
+static void test_log_stderr_is_the_journal_only_by_its_inode(void **state)
+{
+    (void)state;
+    struct stat st;
+    char stream[64];
+    assert_int_equal(fstat(STDERR_FILENO, &st), 0);
+    unsetenv("JOURNAL_STREAM");
+    assert_false(log_stderr_is_journal());
+    snprintf(stream, sizeof stream, "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    setenv("JOURNAL_STREAM", stream, 1);
+    assert_true(log_stderr_is_journal());
+    snprintf(stream, sizeof stream, "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino + 1);
+    setenv("JOURNAL_STREAM", stream, 1);
+    assert_false(log_stderr_is_journal());
+    setenv("JOURNAL_STREAM", "x", 1);
+    assert_false(log_stderr_is_journal());
+    unsetenv("JOURNAL_STREAM");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -594,6 +688,9 @@ int main(void)
         cmocka_unit_test(test_log_lines_of_many_threads_stay_whole),
         cmocka_unit_test(test_log_to_a_closed_stderr_is_lost_quietly),
         cmocka_unit_test(test_log_to_a_full_pipe_is_lost_counted_and_never_waits),
+        cmocka_unit_test(test_log_line_journal_has_a_field_for_each_pair),
+        cmocka_unit_test(test_log_to_the_journal_falls_back_to_stderr),
+        cmocka_unit_test(test_log_stderr_is_the_journal_only_by_its_inode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

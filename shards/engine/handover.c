@@ -155,10 +155,21 @@ void engine__disk_changed(struct engine *e)
     }
 }
 
+/* A host without peers sends no beats, which notice it otherwise. */
+static bool is_stalled(struct engine *e)
+{
+    bool stalled = atomic_load(&e->stalled);
+    uint64_t now_ns = clock_now(e->clock);
+    for (uint32_t i = 0; i < e->o.loop_count && !stalled; i++) {
+        stalled = engine__loop_writer_stalled(e->loops[i], now_ns);
+    }
+    return stalled;
+}
+
 enum engine_disk engine_disk(struct engine *e)
 {
     return atomic_load(&e->low_space) ? ENGINE_DISK_LOW
-           : atomic_load(&e->stalled) ? ENGINE_DISK_STALLED
+           : is_stalled(e)            ? ENGINE_DISK_STALLED
                                       : ENGINE_DISK_OK;
 }
 

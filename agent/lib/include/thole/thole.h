@@ -204,7 +204,8 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_host_state(struct thole *t,
                                                             struct thole_host_state *io,
                                                             struct thole_status *st);
 /* Send a read through a loop and an applier of this host, as a watchdog may. `done` comes once, on
- * any thread, and must not block. */
+ * any thread, and must not block; DEADLINE_EXCEEDED means that the read did not get through.
+ * UNAVAILABLE: the log's disk has not finished a write for an election timeout. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_probe(struct thole *t, uint32_t timeout_ms,
                                                        void (*done)(void *ctx,
                                                                     enum thole_code code),
