@@ -90,8 +90,8 @@ const struct option_def daemon_options[DAEMON_OPTIONS] = {
          .in_file = true,
          .exclusive = EXCLUSIVE_START,
          .help =
-             "form a cluster of this host alone, which can grow later, with a shard \"default\" for "
-             "etcd's clients"},
+             "form a cluster of this host alone, which can grow later, with a shard \"default\" "
+             "for etcd's clients"},
     [DAEMON_PEERS] =
         {.name = "peers",
          .kind = OPTION_TEXT,
