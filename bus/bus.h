@@ -250,7 +250,13 @@ struct bus_method {
      * (if set) after the client's last one. `message` is borrowed. */
     void (*handle)(void *ctx, struct bus_rpc *rpc, struct slice message);
     void (*end)(void *ctx, struct bus_rpc *rpc);
+    /* Streams: 0, or all of the method share so many bytes of queue. Each may have a 64th of what
+     * is free, and never less than BUS_RPC_SHARE_BYTES_MIN; one message of any size as long as half
+     * is free. So many streams whose clients do not read take little each, and leave room for
+     * others. */
+    size_t shared_bytes;
 };
+#define BUS_RPC_SHARE_BYTES_MIN 4096
 /* Before bus_start. `methods` is copied; paths must be static. */
 void bus_register(struct bus *b, const struct bus_method *methods, size_t n);
 
@@ -274,9 +280,13 @@ void *bus_request_user(const struct bus_request *r); /* of its stream or Ask; NU
 void *bus_rpc_scratch(struct bus_rpc *rpc);
 /* Called at most once, when the client is gone before the end. A finish is still required. */
 void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx);
-/* Streams: queue a message. False: the bound (4 MiB) is reached; nothing was queued, and `message`
- * was released. `drained` (optional) is called when the queue is below half its bound again. */
+/* Streams: queue a message. False: the bound (4 MiB, or see shared_bytes) is reached; nothing was
+ * queued, and `message` was released. `drained` (optional) is called when the queue is below half
+ * its bound again (with shared_bytes: empty). */
 bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message);
+/* A stream with shared_bytes, after bus_rpc_send returned false: is nothing of it queued? Then it
+ * waits for others, `drained` does not come, and the caller tries again after a while. */
+bool bus_rpc_flushed(const struct bus_rpc *rpc);
 /* Is there room for a message of so many bytes in the host's memory for callers? */
 bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes);
 /* Count memory that the handler holds for the call, such as a waiting request: from now on `bytes`,

@@ -168,6 +168,12 @@ struct bus_pipe_events {
     /* The last event; on a client with the status of the call. */
     void (*closed)(void *ctx, const struct thole_status *st);
 };
+/* What pipes have queued or are sending together. */
+struct bus_share {
+    size_t bytes_max;
+    _Atomic size_t bytes;
+};
+
 struct bus_pipe_options {
     struct bus_loop *loop;
     struct bus *budget; /* counts the queued bytes; NULL: they are not counted */
@@ -177,6 +183,7 @@ struct bus_pipe_options {
     bool join;
     bool half_close; /* client: after the first message */
     size_t queue_bytes;
+    struct bus_share *share; /* instead of queue_bytes; NULL: none */
     const struct bus_pipe_events *events;
     void *ctx;
 };
@@ -195,6 +202,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
                            uint64_t *ret_seq);
 bool bus__pipe_taken(struct bus_pipe *p, uint64_t seq); /* has it been handed to gRPC? */
 size_t bus__pipe_queued(struct bus_pipe *p);
+bool bus__pipe_flushed(struct bus_pipe *p); /* nothing is queued, or with gRPC */
 void bus__pipe_headers(struct bus_pipe *p); /* send the initial metadata now */
 /* Server: send the queue, then end with this status; `details` is taken over. */
 void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *message,
@@ -289,9 +297,10 @@ struct bus_entry { /* a method on the server */
     void *registered; /* gRPC's handle; NULL: the catch-all */
     /* Used instead of m.handle: passes the message with its owner. */
     void (*handle_buf)(void *ctx, struct bus_rpc *rpc, struct bufslice message);
-    bool join;        /* queued messages may be concatenated */
-    bool ends_itself; /* BIDI: a cancelled call needs no finish by the handler */
-    bool inward;      /* between hosts: no call metrics, not bounded by unary_slots */
+    struct bus_share share; /* of m.shared_bytes */
+    bool join;              /* queued messages may be concatenated */
+    bool ends_itself;       /* BIDI: a cancelled call needs no finish by the handler */
+    bool inward;            /* between hosts: no call metrics, not bounded by unary_slots */
 };
 
 struct bus_rpc {

@@ -37,6 +37,7 @@ struct bus_pipe {
     struct bus_writer writer;
     size_t sending_bytes; /* with gRPC */
     size_t charged;       /* bytes of both that are counted in the budget */
+    size_t shared;        /* and in o.share */
     bool sending, receiving, paused, read_end;
     bool pump_promised; /* late_pump is posted: a corked thread will send */
     struct cork_item late_pump;
@@ -115,6 +116,7 @@ void bus__pipe_unref(struct bus_pipe *p)
         return;
     }
     ASSERT(!p->sending && !p->receiving && !p->pump_promised);
+    ASSERT(p->shared == 0); /* break_off */
     bus__charge(p->o.budget, &p->charged, 0);
     grpc_call_unref(p->o.call);
     grpc_byte_buffer_destroy(p->outgoing);
@@ -250,7 +252,13 @@ static void pump_soon(struct bus_pipe *p)
 /* The mutex is held. */
 static void charge(struct bus_pipe *p)
 {
-    bus__charge(p->o.budget, &p->charged, p->writer.bytes + p->sending_bytes);
+    size_t now = p->writer.bytes + p->sending_bytes;
+
+    if (p->o.share != NULL) {
+        atomic_fetch_add_explicit(&p->o.share->bytes, now - p->shared, memory_order_relaxed);
+        p->shared = now;
+    }
+    bus__charge(p->o.budget, &p->charged, now);
 }
 
 /* Nothing more is sent. The mutex is held. */
@@ -276,8 +284,8 @@ static void send_returned(struct bus_tag *tag, bool ok)
         break_off(p);
     }
     charge(p);
-    bool drained =
-        p->want_drained && p->state < PIPE_BROKEN && p->writer.bytes <= p->o.queue_bytes / 2;
+    size_t low = p->o.share != NULL ? 0 : p->o.queue_bytes / 2;
+    bool drained = p->want_drained && p->state < PIPE_BROKEN && p->writer.bytes <= low;
     bool resume = drained && p->paused;
     if (drained) {
         p->want_drained = p->paused = false;
@@ -294,9 +302,26 @@ static void send_returned(struct bus_tag *tag, bool ok)
     bus__pipe_unref(p);
 }
 
+/* See shared_bytes in bus.h. The mutex is held. */
+static bool share_is_full(const struct bus_pipe *p, size_t bytes)
+{
+    const struct bus_share *share = p->o.share;
+    size_t used = atomic_load_explicit(&share->bytes, memory_order_relaxed);
+    size_t free = used < share->bytes_max ? share->bytes_max - used : 0;
+    size_t own = p->writer.bytes + p->sending_bytes;
+    size_t limit = free / 64 > BUS_RPC_SHARE_BYTES_MIN ? free / 64 : BUS_RPC_SHARE_BYTES_MIN;
+    if (own + bytes <= limit) {
+        return false;
+    }
+    return own > 0 || (used > 0 && used + bytes > share->bytes_max / 2);
+}
+
 /* One message always fits: a sender that waits for room is notified when that message was sent. */
 static bool is_full(const struct bus_pipe *p, size_t bytes)
 {
+    if (p->o.share != NULL) {
+        return share_is_full(p, bytes);
+    }
     if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes) {
         return true;
     }
@@ -343,6 +368,14 @@ size_t bus__pipe_queued(struct bus_pipe *p)
     size_t bytes = p->writer.bytes;
     pthread_mutex_unlock(&p->mutex);
     return bytes;
+}
+
+bool bus__pipe_flushed(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    bool flushed = bus__writer_empty(&p->writer) && !p->sending;
+    pthread_mutex_unlock(&p->mutex);
+    return flushed;
 }
 
 void bus__pipe_headers(struct bus_pipe *p)

@@ -385,6 +385,7 @@ static void begin_stream(struct bus_rpc *r)
         .server = true,
         .join = r->entry->join,
         .queue_bytes = r->entry->inward ? r->bus->o.peer_queue_bytes : BUS_RPC_QUEUE_BYTES,
+        .share = r->entry->m.shared_bytes > 0 ? &r->entry->share : NULL,
         .events = &stream_events,
         .ctx = r,
     };
@@ -416,8 +417,7 @@ static void end_stream(struct bus_task *task)
 {
     struct bus_rpc *r = CONTAINER_OF(task, struct bus_rpc, end_task);
     struct thole_status st;
-    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
-                     "the host is stopping");
+    (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
     bus__rpc_end(r, &st);
     bus__rpc_unref(r);
 }
@@ -659,6 +659,11 @@ static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice 
 bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
 {
     return bus__has_room(rpc->bus, bytes);
+}
+
+bool bus_rpc_flushed(const struct bus_rpc *rpc)
+{
+    return bus__pipe_flushed(rpc->pipe);
 }
 
 bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)

@@ -148,6 +148,7 @@ struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
     struct bus_entry *e = xcalloc(1, sizeof *e);
     e->bus = b;
     e->m = *m;
+    e->share.bytes_max = m->shared_bytes;
     e->registered = grpc_server_register_method(b->server, m->path, NULL, GRPC_SRM_PAYLOAD_NONE, 0);
     ASSERT(e->registered != NULL); /* otherwise the path is registered twice */
     b->entries = xrealloc(b->entries, (b->entry_count + 1) * sizeof(struct bus_entry *));

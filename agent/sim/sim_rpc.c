@@ -350,6 +350,12 @@ bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
     return true;
 }
 
+bool bus_rpc_flushed(const struct bus_rpc *rpc)
+{
+    (void)rpc;
+    return true;
+}
+
 bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)
 {
     (void)rpc;

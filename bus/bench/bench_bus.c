@@ -260,7 +260,7 @@ static void serve(struct uuid cluster)
     struct bus *server;
     struct bus_options o = options(server_id, cluster);
     o.handler = (struct bus_handler){.frame = on_frame, .request = on_request};
-    const struct bus_method echo = {"/bench.Bench/Echo", BUS_RPC_UNARY, NULL, on_echo, NULL};
+    const struct bus_method echo = {"/bench.Bench/Echo", BUS_RPC_UNARY, NULL, on_echo, NULL, 0};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     enum thole_code code = bus_new(&o, &server, &st);
     ASSERT(code == THOLE_OK);

@@ -36,8 +36,8 @@ static struct scene *scene_new(bool two_addresses)
     struct bus_options o = host_options(s->h, 1, 9, 1, "127.0.0.1:0");
     assert_int_equal(bus_new(&o, &s->h->bus, &st), THOLE_OK);
     const struct bus_method methods[] = {
-        {"/test.Test/Hold", BUS_RPC_UNARY, s, hold, NULL},
-        {"/test.Test/Watch", BUS_RPC_SERVER_STREAM, s, hold, NULL},
+        {"/test.Test/Hold", BUS_RPC_UNARY, s, hold, NULL, 0},
+        {"/test.Test/Watch", BUS_RPC_SERVER_STREAM, s, hold, NULL, 0},
     };
     bus_register(s->h->bus, methods, 2);
     bus_start(s->h->bus);

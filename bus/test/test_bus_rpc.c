@@ -28,6 +28,7 @@ struct served {
     struct bus_rpc *held[HELD_RPCS_MAX];
     int held_count, cancels, ends, freed;
     bool drained;
+    int sent[HELD_RPCS_MAX]; /* by `fill`, one count for each stream */
     uint64_t deadline_ns;
     char peer[64];
 };
@@ -151,6 +152,33 @@ static void flood(void *ctx, struct bus_rpc *rpc, struct slice message)
     ASSERT(false);
 }
 
+#define FILL_BYTES 1000
+#define SHARED_BYTES ((size_t)1 * MIB)
+
+/* Sends until the stream has no room, and once more each time that it has drained. */
+static void fill(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct served *s = ctx;
+    int sent = 0;
+    hold(ctx, rpc, message);
+    bus_rpc_on_drained(rpc, note_drained, s);
+    for (;;) {
+        struct buf *b = buf_new(FILL_BYTES);
+        memset(b->data, 0, b->size);
+        if (!bus_rpc_send(rpc, (struct bufslice){b, {b->data, b->size}})) {
+            break;
+        }
+        sent++;
+    }
+    struct buf *large = buf_new(SHARED_BYTES);
+    memset(large->data, 0, large->size);
+    ASSERT(!bus_rpc_flushed(rpc));
+    ASSERT(!bus_rpc_send(rpc, (struct bufslice){large, {large->data, large->size}}));
+    pthread_mutex_lock(&s->mutex);
+    s->sent[s->held_count - 1] = sent;
+    pthread_mutex_unlock(&s->mutex);
+}
+
 static void bidi_cancelled(void *ctx)
 {
     bus_rpc_reply(ctx, (struct bufslice){0});
@@ -189,13 +217,14 @@ static struct served *served_new_bounded(uint32_t unary_slots, uint32_t streams_
     }
     snprintf(s->h->address, sizeof s->h->address, "%s", bus_address(s->h->bus));
     const struct bus_method methods[] = {
-        {"/test.Test/Echo", BUS_RPC_UNARY, s, echo, NULL},
-        {"/test.Test/Fail", BUS_RPC_UNARY, s, fail_rich, NULL},
-        {"/test.Test/Hold", BUS_RPC_UNARY, s, hold, NULL},
-        {"/test.Test/Count", BUS_RPC_SERVER_STREAM, s, count_up, NULL},
-        {"/test.Test/Watch", BUS_RPC_SERVER_STREAM, s, hold, NULL},
-        {"/test.Test/Flood", BUS_RPC_SERVER_STREAM, s, flood, NULL},
-        {"/test.Test/Bidi", BUS_RPC_BIDI_STREAM, s, bidi_message, bidi_end},
+        {"/test.Test/Echo", BUS_RPC_UNARY, s, echo, NULL, 0},
+        {"/test.Test/Fail", BUS_RPC_UNARY, s, fail_rich, NULL, 0},
+        {"/test.Test/Hold", BUS_RPC_UNARY, s, hold, NULL, 0},
+        {"/test.Test/Count", BUS_RPC_SERVER_STREAM, s, count_up, NULL, 0},
+        {"/test.Test/Watch", BUS_RPC_SERVER_STREAM, s, hold, NULL, 0},
+        {"/test.Test/Flood", BUS_RPC_SERVER_STREAM, s, flood, NULL, 0},
+        {"/test.Test/Fill", BUS_RPC_SERVER_STREAM, s, fill, NULL, SHARED_BYTES},
+        {"/test.Test/Bidi", BUS_RPC_BIDI_STREAM, s, bidi_message, bidi_end, 0},
     };
     bus_register(s->h->bus, methods, sizeof methods / sizeof *methods);
     bus_start(s->h->bus);
@@ -454,6 +483,36 @@ static void test_slow_reader_meets_the_bound_and_drains(void **state)
     }
     assert_int_equal(code, THOLE_OUT_OF_RANGE);
     bus_stream_free(stream);
+    served_free(s);
+}
+
+/* Each stream gets a 64th of what is free, at least BUS_RPC_SHARE_BYTES_MIN. */
+static void test_streams_that_share_their_queue_get_a_part_of_what_is_free(void **state)
+{
+    (void)state;
+    enum { STREAMS = 40 };
+    struct served *s = served_new(0);
+    struct bus_stream *streams[STREAMS];
+    struct thole_status st;
+    struct buf *m;
+    for (int i = 0; i < STREAMS; i++) {
+        assert_int_equal(
+            bus_channel_stream(s->c, "/test.Test/Fill", slice_str(""), &streams[i], &st), THOLE_OK);
+        eventually(s, s->sent[i] > 0);
+        assert_in_range(s->sent[i], BUS_RPC_SHARE_BYTES_MIN / FILL_BYTES,
+                        SHARED_BYTES / 64 / FILL_BYTES);
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        for (int n = 0; n < s->sent[i]; n++) {
+            assert_int_equal(bus_stream_next(streams[i], 5000, &m, &st), THOLE_OK);
+            assert_int_equal(m->size, FILL_BYTES);
+            buf_unref(m);
+        }
+    }
+    eventually(s, s->drained);
+    for (int i = 0; i < STREAMS; i++) {
+        bus_stream_free(streams[i]);
+    }
     served_free(s);
 }
 
@@ -1012,6 +1071,7 @@ int main(void)
         cmocka_unit_test(test_server_streams),
         cmocka_unit_test(test_stream_times_out_and_is_cancelled),
         cmocka_unit_test(test_slow_reader_meets_the_bound_and_drains),
+        cmocka_unit_test(test_streams_that_share_their_queue_get_a_part_of_what_is_free),
         cmocka_unit_test(test_bidi_stream),
         cmocka_unit_test(test_reflection_under_both_names),
         cmocka_unit_test(test_health),

@@ -37,7 +37,7 @@ static void who(void *ctx, struct bus_rpc *rpc, struct slice message)
 
 static struct host *serve_aged(uint8_t n, struct bus_tls *tls, uint32_t connection_age_ms)
 {
-    static const struct bus_method method = {"/test.Test/Who", BUS_RPC_UNARY, NULL, who, NULL};
+    static const struct bus_method method = {"/test.Test/Who", BUS_RPC_UNARY, NULL, who, NULL, 0};
     struct host *h = host_alloc();
     struct thole_status st = {0};
     struct bus_options o = host_options(h, n, 9, 1, "127.0.0.1:0");

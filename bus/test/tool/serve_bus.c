@@ -47,8 +47,8 @@ int main(void)
     struct thole_status st;
     struct bus *b;
     const struct bus_method methods[] = {
-        {"/thole.v1.Test/Fail", BUS_RPC_UNARY, NULL, on_fail, NULL},
-        {"/thole.v1.Test/Watch", BUS_RPC_SERVER_STREAM, NULL, on_watch, NULL},
+        {"/thole.v1.Test/Fail", BUS_RPC_UNARY, NULL, on_fail, NULL, 0},
+        {"/thole.v1.Test/Watch", BUS_RPC_SERVER_STREAM, NULL, on_watch, NULL, 0},
     };
     struct bus_options o = {.listen_address = "127.0.0.1:0",
                             .host_id = uuid_random(),
