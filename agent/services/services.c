@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "agent/services/etcd_service.h"
+#include "agent/services/etcd_watch.h"
 #include "agent/services/services.h"
 #include "agent/services/services_internal.h"
 #include "thole/v1/repair.upb.h"
@@ -120,6 +121,11 @@ static const struct bus_method other_methods[] = {
      .kind = BUS_RPC_BIDI_STREAM,
      .handle = services__etcd_keep_alive,
      .end = services__etcd_keep_alive_end},
+    {.path = "/etcdserverpb.Watch/Watch",
+     .kind = BUS_RPC_BIDI_STREAM,
+     .shared_bytes = WATCH_QUEUED_BYTES_MAX,
+     .handle = services__etcd_watch,
+     .end = services__etcd_watch_end},
 };
 
 #define OTHER_METHODS (sizeof other_methods / sizeof other_methods[0])
@@ -143,6 +149,7 @@ void services_register(struct agent *a)
     pthread_mutex_init(&s->pool_mutex, NULL);
     s->executor = executor_threaded_new(&clock_system);
     s->worker = worker_new(s->executor, "services", 1u << 16, services__cluster_watch_turn, s);
+    s->etcd_watches = services__etcd_watches_new(s);
     registry_subscribe(agent_registry(a), services__cluster_watch_changed, s);
 
     struct bus_method methods[UNARY_METHODS + OTHER_METHODS + ETCD_UNARY_METHODS];
@@ -188,6 +195,7 @@ void services_unregister(struct agent *a)
     if (s == NULL) {
         return;
     }
+    services__etcd_watches_free(s->etcd_watches);
     worker_stop(s->worker);
     worker_free(s->worker);
     executor_free(s->executor);

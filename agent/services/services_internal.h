@@ -42,6 +42,7 @@ struct services {
     uint64_t look_ns; /* the next check of availability */
 
     _Atomic uint64_t kv_shard; /* a shard of type kv that etcd's clients used; 0: none */
+    struct etcd_watches *etcd_watches; /* etcd_watch.h */
 
     /* A pool of unused data calls. */
     pthread_mutex_t pool_mutex;

@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,28 @@ def main():
     etcdctl("compact", "5")
     assert "required revision has been compacted" in etcdctl("get", "a", "--rev", "4", fails=True)
     assert "required revision is a future revision" in etcdctl("get", "a", "--rev", "99", fails=True)
+
+    # Watches: what was, then what comes. etcdctl ends with the test's SIGINT.
+    def watched(*words, until):
+        command = ["etcdctl", "--endpoints", address, "watch", *words]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "ETCDCTL_API": "3"}) as w:
+            text = ""
+            while not text.endswith(until):
+                line = w.stdout.readline()
+                assert line != "", text
+                text += line
+            w.send_signal(signal.SIGINT)
+        return text
+
+    assert etcdctl("put", "w/1", "one") == "OK\n"
+    revision = answer("get", "w/1")["header"]["revision"]
+    etcdctl("put", "w/1", "two")
+    etcdctl("del", "--prefix", "w/")
+    etcdctl("put", "w/2", "end")
+    expected = "PUT\nw/1\none\nPUT\nw/1\none\nw/1\ntwo\nDELETE\nw/1\ntwo\nw/1\n\nPUT\nw/2\nend\n"
+    assert watched("--rev", str(revision), "--prefix", "w/", "--prev-kv", until="end\n") == expected
+    assert watched("--rev", str(revision + 2), "w/", "w0", until="end\n") == "DELETE\nw/1\n\nPUT\nw/2\nend\n"
+    assert "required revision has been compacted" in etcdctl("watch", "--rev", "2", "a", fails=True)
 
     # Leases.
     lease = etcdctl("lease", "grant", "100").split()[1]

@@ -1,0 +1,552 @@
+/* etcdserverpb.Watch: the streams of clients. Requests of a stream are answered in order. Before a
+ * watcher is created, the store's revision is read (linearizable), once for all requests that have
+ * arrived by then: a watcher without a start gets what is written after that. */
+#include "agent/services/etcd_watch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "proto/decode.h"
+
+#define WAITING_BYTES_MAX ((size_t)2 * MIB) /* requests of one stream */
+#define REQUEST_BYTES 64                    /* what a request takes beside its bytes */
+#define LOOK_NS (NS_PER_S / 4)
+
+static void go_on(struct etcd_stream *t);
+
+static void stream_release(struct ref *refs)
+{
+    struct etcd_stream *t = CONTAINER_OF(refs, struct etcd_stream, refs);
+
+    ASSERT(t->watchers.count == 0);
+    map_deinit(&t->watchers);
+    free(t);
+}
+
+static void stream_unref(struct etcd_stream *t)
+{
+    ref_drop(&t->refs, stream_release);
+}
+
+static void call_freed(void *data)
+{
+    stream_unref(data);
+}
+
+/* ---- Sending --------------------------------------------------------------------------------- */
+
+void services__etcd_response(const struct etcd_stream *t, int64_t revision, int64_t watch_id,
+                             struct bytes *out)
+{
+    struct bytes header = {0};
+
+    services__wire_varint(&header, 1, t->feed->cluster_id);
+    services__wire_varint(&header, 2, t->feed->member_id);
+    services__wire_varint(&header, 3, (uint64_t)revision);
+    services__wire_bytes(out, RESPONSE_HEADER, bytes_slice(&header));
+    services__wire_varint(out, RESPONSE_WATCH_ID, (uint64_t)watch_id);
+    bytes_deinit(&header);
+}
+
+static void stall(struct etcd_stream *t)
+{
+    if (!t->stalled) {
+        t->stalled = true;
+        TAILQ_INSERT_TAIL(&t->set->stalled, t, stalled_link);
+    }
+}
+
+static void unstall(struct etcd_stream *t)
+{
+    if (t->stalled) {
+        t->stalled = false;
+        TAILQ_REMOVE(&t->set->stalled, t, stalled_link);
+    }
+}
+
+bool services__etcd_stream_send(struct etcd_stream *t, const struct etcd_watcher *w,
+                                struct bytes *message)
+{
+    bool sent = false;
+
+    if (!t->stalled && (t->fragmenting == NULL || t->fragmenting == w)) {
+        struct buf *b = buf_copy(message->data, message->size);
+        sent = bus_rpc_send(t->rpc, (struct bufslice){b, slice_of(b->data, b->size)});
+        if (!sent) {
+            stall(t);
+        }
+    }
+    bytes_deinit(message);
+    return sent;
+}
+
+static void resume(struct etcd_stream *t)
+{
+    struct etcd_watcher *w;
+
+    unstall(t);
+    while ((w = TAILQ_FIRST(&t->blocked)) != NULL) {
+        services__etcd_watcher_leave(w);
+        services__etcd_watcher_enter(w, WATCHER_QUEUED);
+    }
+}
+
+void services__etcd_stream_progress(struct etcd_stream *t)
+{
+    struct bytes message = {0};
+
+    if (!t->progress_wanted || t->unsynced > 0) {
+        return;
+    }
+    services__etcd_response(t, services__etcd_feed_sent(t->feed), -1, &message);
+    t->progress_wanted = !services__etcd_stream_send(t, NULL, &message);
+}
+
+/* ---- The end --------------------------------------------------------------------------------- */
+
+static void drop_requests(struct etcd_stream *t)
+{
+    struct etcd_request *q;
+
+    while ((q = TAILQ_FIRST(&t->requests)) != NULL) {
+        TAILQ_REMOVE(&t->requests, q, link);
+        free(q);
+    }
+}
+
+static void drop_watchers(struct etcd_stream *t)
+{
+    struct map watchers = t->watchers;
+    struct etcd_watcher *w;
+
+    t->watchers = (struct map){0};
+    for (size_t it = 0; (w = map_next(&watchers, &it, NULL)) != NULL;) {
+        services__etcd_watcher_free(w);
+    }
+    map_deinit(&watchers);
+}
+
+/* `st` NULL: the client has ended it. */
+static void finish(struct etcd_stream *t, const struct thole_status *st)
+{
+    if (t->over) {
+        return;
+    }
+    t->over = true;
+    drop_requests(t);
+    drop_watchers(t);
+    unstall(t);
+    if (t->feed != NULL) {
+        services__etcd_feed_part(t);
+    }
+    if (st != NULL) {
+        services__etcd_fail(t->rpc, st);
+    } else {
+        bus_rpc_reply(t->rpc, (struct bufslice){NULL, {NULL, 0}});
+    }
+    stream_unref(t);
+}
+
+void services__etcd_stream_fail(struct etcd_stream *t, const struct thole_status *st)
+{
+    finish(t, st);
+}
+
+/* ---- The store's revision -------------------------------------------------------------------- */
+
+static void read_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
+{
+    struct etcd_stream *t = CONTAINER_OF(r, struct etcd_stream, read);
+
+    (void)answer;
+    t->read_status = *st;
+    t->read_msg.kind = WATCH_READ;
+    if (!worker_post_internal(t->set->worker, &t->read_msg)) {
+        bufslice_unref(r->route.result);
+        stream_unref(t);
+    }
+}
+
+static void start_read(struct etcd_stream *t)
+{
+    t->reading = true;
+    t->read_number = t->number;
+    ref_take(&t->refs);
+    t->read = (struct etcd_route){.s = t->set->s, .done = read_done};
+    t->read.route.deadline_ns = t->set->now_ns + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
+    services__etcd_send(&t->read, ROUTER_QUERY, thole_kv_v1_Query_op_status, (struct slice){0});
+}
+
+/* Takes the message's reference over. */
+static void read_answered(struct etcd_stream *t)
+{
+    const struct router_request *r = &t->read.route;
+    struct thole_status st = t->read_status;
+
+    t->reading = false;
+    if (st.code == THOLE_OK && t->feed != NULL && t->feed->shard_id != r->shard_id) {
+        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                         "the shard was deleted, and another one has its name");
+    }
+    if (!t->over && st.code == THOLE_OK) {
+        upb_Arena *arena = upb_Arena_New();
+        const thole_kv_v1_StoreStatus *m =
+            PROTO_DECODE(thole_kv_v1_StoreStatus, r->result.bytes, arena);
+        if (m == NULL) {
+            (void)THOLE_FAIL(&st, THOLE_INTERNAL, THOLE_REASON_NONE, "malformed status");
+        } else {
+            services__etcd_feed_join(t, r->shard_id);
+            t->known_number = t->read_number;
+            t->known_revision = thole_kv_v1_StoreStatus_revision(m);
+            t->known_index = r->index;
+        }
+        upb_Arena_Free(arena);
+    }
+    bufslice_unref(r->result);
+    if (st.code != THOLE_OK) {
+        finish(t, &st);
+    } else if (!t->over) {
+        go_on(t);
+    }
+    stream_unref(t);
+}
+
+/* ---- Requests -------------------------------------------------------------------------------- */
+
+/* False: no room. */
+static bool create(struct etcd_stream *t, const etcdserverpb_WatchCreateRequest *m)
+{
+    struct bytes message = {0};
+    const char *why;
+    int64_t current = t->known_revision;
+    struct etcd_watcher *w = services__etcd_watcher_new(t, m, &why);
+
+    services__etcd_response(t, current, w != NULL ? w->id : -1, &message);
+    services__wire_varint(&message, RESPONSE_CREATED, true);
+    if (w == NULL) {
+        services__wire_varint(&message, RESPONSE_CANCELED, true);
+        services__wire_bytes(&message, RESPONSE_CANCEL_REASON, slice_str(why));
+    }
+    if (!services__etcd_stream_send(t, NULL, &message)) {
+        if (w != NULL) {
+            t->next_id = etcdserverpb_WatchCreateRequest_watch_id(m) == 0 ? w->id : t->next_id;
+            services__etcd_watcher_free(w);
+        }
+        return false;
+    }
+    if (w == NULL) {
+        return true;
+    }
+    w->next = w->next == 0 ? current + 1 : w->next;
+    services__etcd_feed_place(t->feed, w, current, t->known_index);
+    return true;
+}
+
+static bool cancel(struct etcd_stream *t, int64_t id)
+{
+    struct bytes message = {0};
+    struct etcd_watcher *w = map_get(&t->watchers, (uint64_t)id);
+
+    if (w == NULL) {
+        return true;
+    }
+    services__etcd_response(t, t->feed->current, id, &message);
+    services__wire_varint(&message, RESPONSE_CANCELED, true);
+    /* The rest of a revision that is divided is not wanted any more. */
+    if (!services__etcd_stream_send(t, w, &message)) {
+        return false;
+    }
+    if (t->fragmenting == w) {
+        services__etcd_stream_resume(t);
+    }
+    services__etcd_watcher_free(w);
+    return true;
+}
+
+/* False: not now. */
+static bool answer(struct etcd_stream *t, const etcdserverpb_WatchRequest *m)
+{
+    switch (etcdserverpb_WatchRequest_request_union_case(m)) {
+    case etcdserverpb_WatchRequest_request_union_create_request:
+        return create(t, etcdserverpb_WatchRequest_create_request(m));
+    case etcdserverpb_WatchRequest_request_union_cancel_request:
+        return cancel(t, etcdserverpb_WatchCancelRequest_watch_id(
+                             etcdserverpb_WatchRequest_cancel_request(m)));
+    case etcdserverpb_WatchRequest_request_union_progress_request:
+        t->progress_wanted = true;
+        services__etcd_stream_progress(t);
+        return true;
+    case etcdserverpb_WatchRequest_request_union_NOT_SET:
+    default: /* of a later version */
+        return true;
+    }
+}
+
+static void fail_with(struct etcd_stream *t, enum thole_code code, enum thole_reason reason,
+                      const char *what)
+{
+    struct thole_status st;
+
+    (void)THOLE_FAIL(&st, code, reason, "%s", what);
+    finish(t, &st);
+}
+
+/* False: not now, or the stream is over. */
+static bool take(struct etcd_stream *t, const struct etcd_request *q)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const etcdserverpb_WatchRequest *m =
+        PROTO_DECODE(etcdserverpb_WatchRequest, slice_of(q->bytes, q->size), arena);
+    bool done = false;
+
+    if (m == NULL) {
+        fail_with(t, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: is malformed");
+    } else if (t->feed == NULL ||
+               (etcdserverpb_WatchRequest_has_create_request(m) && q->number > t->known_number)) {
+        if (!t->reading) {
+            start_read(t);
+        }
+    } else {
+        done = answer(t, m);
+    }
+    upb_Arena_Free(arena);
+    return done;
+}
+
+static void go_on(struct etcd_stream *t)
+{
+    struct etcd_request *q;
+
+    services__etcd_stream_progress(t);
+    while (!t->over && !t->stalled && (q = TAILQ_FIRST(&t->requests)) != NULL && take(t, q)) {
+        TAILQ_REMOVE(&t->requests, q, link);
+        atomic_fetch_sub(&t->waiting_bytes, q->size + REQUEST_BYTES);
+        free(q);
+    }
+}
+
+static void requested(struct etcd_request *q)
+{
+    struct etcd_stream *t = q->stream;
+
+    q->number = ++t->number;
+    if (t->over) {
+        free(q);
+    } else {
+        TAILQ_INSERT_TAIL(&t->requests, q, link);
+        if (atomic_load(&t->waiting_bytes) > WAITING_BYTES_MAX && TAILQ_FIRST(&t->requests) != q) {
+            fail_with(t, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                      "etcdserver: too many requests");
+        } else {
+            go_on(t);
+        }
+    }
+    stream_unref(t);
+}
+
+/* ---- The bus --------------------------------------------------------------------------------- */
+
+/* At most one such message of a stream is on its way. */
+static void post_once(struct etcd_stream *t, _Atomic bool *posted, struct worker_msg *m,
+                      enum etcd_watch_message kind)
+{
+    if (atomic_exchange(posted, true)) {
+        return;
+    }
+    ref_take(&t->refs);
+    m->kind = kind;
+    if (!worker_post_internal(t->set->worker, m)) {
+        stream_unref(t);
+    }
+}
+
+static void drained(void *ctx)
+{
+    struct etcd_stream *t = ctx;
+
+    post_once(t, &t->drained_posted, &t->drained_msg, WATCH_DRAINED);
+}
+
+void services__etcd_stream_resume(struct etcd_stream *t)
+{
+    drained(t);
+}
+
+static void ended(void *ctx)
+{
+    struct etcd_stream *t = ctx;
+
+    post_once(t, &t->end_posted, &t->end_msg, WATCH_END);
+}
+
+static struct etcd_stream *stream_of(struct services *s, struct bus_rpc *rpc)
+{
+    struct etcd_stream *t = bus_rpc_data(rpc);
+
+    if (t == NULL) {
+        t = xcalloc(1, sizeof *t);
+        t->set = s->etcd_watches;
+        t->rpc = rpc;
+        ref_init(&t->refs, 2); /* the call's and the worker's */
+        TAILQ_INIT(&t->requests);
+        TAILQ_INIT(&t->blocked);
+        t->needs_leader = slice_equal(bus_rpc_metadata(rpc, "hasleader"), slice_str("true"));
+        bus_rpc_set_data(rpc, t, call_freed);
+        bus_rpc_on_drained(rpc, drained, t);
+        bus_rpc_on_cancel(rpc, ended, t);
+    }
+    return t;
+}
+
+void services__etcd_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct etcd_stream *t = stream_of(ctx, rpc);
+    struct etcd_request *q = xmalloc(sizeof *q + message.size);
+
+    q->stream = t;
+    q->size = message.size;
+    if (message.size > 0) {
+        memcpy(q->bytes, message.data, message.size);
+    }
+    atomic_fetch_add(&t->waiting_bytes, q->size + REQUEST_BYTES);
+    ref_take(&t->refs);
+    q->msg.kind = WATCH_REQUEST;
+    if (!worker_post_internal(t->set->worker, &q->msg)) {
+        stream_unref(t);
+        free(q);
+    }
+}
+
+void services__etcd_watch_end(void *ctx, struct bus_rpc *rpc)
+{
+    ended(stream_of(ctx, rpc));
+}
+
+/* ---- The worker ------------------------------------------------------------------------------ */
+
+static void handle_drained(struct etcd_stream *t)
+{
+    atomic_store(&t->drained_posted, false);
+    if (!t->over) {
+        resume(t);
+        go_on(t);
+    }
+    stream_unref(t);
+}
+
+static void handle(struct worker_msg *m)
+{
+    struct etcd_stream *t;
+
+    switch ((enum etcd_watch_message)m->kind) {
+    case WATCH_REQUEST:
+        requested(CONTAINER_OF(m, struct etcd_request, msg));
+        break;
+    case WATCH_DRAINED:
+        handle_drained(CONTAINER_OF(m, struct etcd_stream, drained_msg));
+        break;
+    case WATCH_END:
+        t = CONTAINER_OF(m, struct etcd_stream, end_msg);
+        finish(t, NULL);
+        stream_unref(t);
+        break;
+    case WATCH_READ:
+        read_answered(CONTAINER_OF(m, struct etcd_stream, read_msg));
+        break;
+    case WATCH_WOKEN:
+        services__etcd_feed_woken(m);
+        break;
+    case WATCH_LOST:
+        services__etcd_feed_lost(m);
+        break;
+    case WATCH_PAGE:
+        services__etcd_feed_page(m);
+        break;
+    }
+}
+
+/* Streams that had to wait for memory which others held have nothing of their own that drains. */
+static void look_at_stalled(struct etcd_watches *set)
+{
+    struct etcd_stream *t = TAILQ_FIRST(&set->stalled), *last;
+
+    last = TAILQ_LAST(&set->stalled, etcd_stream_list);
+    while (t != NULL) {
+        struct etcd_stream *next = t != last ? TAILQ_NEXT(t, stalled_link) : NULL;
+        if (bus_rpc_flushed(t->rpc)) {
+            ref_take(&t->refs);
+            resume(t);
+            go_on(t);
+            stream_unref(t);
+        }
+        t = next;
+    }
+}
+
+static void look(struct etcd_watches *set)
+{
+    struct etcd_feed *f;
+    struct etcd_feed **all = xmalloc((set->feeds.count + 1) * sizeof(struct etcd_feed *));
+    size_t n = 0;
+
+    look_at_stalled(set);
+    for (size_t it = 0; (f = map_next(&set->feeds, &it, NULL)) != NULL;) {
+        all[n++] = f;
+    }
+    for (size_t i = 0; i < n; i++) {
+        services__etcd_feed_look(all[i]);
+    }
+    free(all);
+}
+
+static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    struct etcd_watches *set = ctx;
+    struct worker_msg *m;
+    struct etcd_feed *f;
+
+    set->now_ns = now_ns;
+    while ((m = msgq_pop(batch)) != NULL) {
+        handle(m);
+    }
+    bool looks = now_ns >= set->look_ns;
+    if (looks) {
+        look(set);
+    }
+    while ((f = TAILQ_FIRST(&set->marked)) != NULL) {
+        TAILQ_REMOVE(&set->marked, f, marked_link);
+        f->marked = false;
+        services__etcd_feed_read_on(f); /* may free it */
+    }
+    bool waits = set->feeds.count > 0 || !TAILQ_EMPTY(&set->stalled);
+    if (looks || set->look_ns == CLOCK_NEVER) {
+        set->look_ns = waits ? now_ns + LOOK_NS : CLOCK_NEVER;
+    }
+    return set->look_ns;
+}
+
+struct etcd_watches *services__etcd_watches_new(struct services *s)
+{
+    struct etcd_watches *set = xcalloc(1, sizeof *set);
+
+    set->s = s;
+    set->look_ns = CLOCK_NEVER;
+    TAILQ_INIT(&set->stalled);
+    TAILQ_INIT(&set->marked);
+    set->worker = worker_new(s->executor, "etcd-watches", 1u << 16, turn, set);
+    return set;
+}
+
+void services__etcd_watches_free(struct etcd_watches *set)
+{
+    struct etcd_feed *f;
+
+    worker_stop(set->worker);
+    worker_free(set->worker);
+    for (size_t it = 0; (f = map_next(&set->feeds, &it, NULL)) != NULL;) {
+        services__etcd_feed_free(f);
+    }
+    map_deinit(&set->feeds);
+    free(set);
+}
