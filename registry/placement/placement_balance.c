@@ -50,12 +50,14 @@ static bool may_go(const struct placement *p, const struct placement_member *m)
     return m->mine && !m->pinned && m->target >= 0 && (!m->leader || p->hosts[m->host_index].over);
 }
 
-/* A failed replica is not moved: heal.c rebuilds it elsewhere. */
+/* A failed replica is not moved: heal.c rebuilds it elsewhere. A time far ahead is that of a clock
+ * that was wrong. */
 static bool failed_lately(const struct placement *p, const struct placement_host *h)
 {
+    int64_t passed_ms = registry__ms_between(h->failed_ms, p->o != NULL ? p->o->now_ms : 0);
     return h->failing ||
-           (h->failures > 0 && registry__ms_between(h->failed_ms, p->o != NULL ? p->o->now_ms : 0) <
-                                   PLACEMENT_FAILURE_RECENT_MS);
+           (h->failures > 0 && passed_ms < PLACEMENT_FAILURE_RECENT_MS &&
+            passed_ms > -PLACEMENT_FAILURE_RECENT_MS);
 }
 
 /* The host with the least replicas that may take the member's place; NULL: none gains. */

@@ -40,6 +40,46 @@ static void judge_placed(const struct placement *p, const struct placement_resul
     snprintf(c->message, sizeof c->message, "%s", c->status ? "" : decided->explanation);
 }
 
+/* A replica that is being removed votes until it is out. */
+static bool still_votes(const struct placement_member *m)
+{
+    return m->voting && !m->out && (m->run || m->running || m->failed);
+}
+
+/* Voting replicas: those that are wanted; or all that still vote, if the quorum of these is lost. */
+struct lost {
+    uint32_t voting, lost;
+    bool quorum;
+};
+
+static struct lost count_lost(const struct placement *p)
+{
+    struct lost c = {0};
+    uint32_t votes = 0;
+    uint32_t lost_votes = 0;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        bool lost = !m->host_up || m->failed;
+        c.voting += m->run && m->voting;
+        c.lost += m->run && m->voting && lost;
+        votes += still_votes(m);
+        lost_votes += still_votes(m) && lost;
+    }
+    c.quorum = lost_votes > 0 && lost_votes * 2 >= votes;
+    if (c.quorum) {
+        c.voting = votes;
+        c.lost = lost_votes;
+    }
+    return c;
+}
+
+static void describe_lost(const struct lost *n, struct condition *c)
+{
+    snprintf(c->message, sizeof c->message, "%" PRIu32 " of %" PRIu32 " voting replicas %s%s",
+             n->lost, n->voting, n->lost == 1 ? "is lost" : "are lost",
+             n->quorum ? ", and with them the quorum" : "");
+}
+
 static void judge_ready(const struct placement *p, const struct condition *placed,
                         struct condition *c)
 {
@@ -65,6 +105,12 @@ static void judge_ready(const struct placement *p, const struct condition *place
     snprintf(c->message, sizeof c->message,
              "%" PRIu32 " of %" PRIu32 " voting and %" PRIu32 " of %" PRIu32 " non-voting run",
              running[true], wanted[true], running[false], wanted[false]);
+    struct lost n = count_lost(p);
+    if (c->status && n.quorum) {
+        c->status = false;
+        c->reason = "Waiting";
+        describe_lost(&n, c);
+    }
 }
 
 /* Replicas fail wherever they are placed: the controllers wait. */
@@ -105,24 +151,14 @@ static void judge_failing(const struct placement *p, struct condition *c)
 /* A voting replica is lost with its host, or has failed, and is not yet replaced. */
 static void judge_degraded(const struct placement *p, struct condition *c)
 {
-    uint32_t voting = 0;
-    uint32_t lost = 0;
-    for (size_t i = 0; i < p->member_count; i++) {
-        const struct placement_member *m = &p->members[i];
-        voting += m->run && m->voting;
-        lost += m->run && m->voting && (!m->host_up || m->failed);
-    }
+    struct lost n = count_lost(p);
     c->type = "Degraded";
-    c->status = lost > 0 && thole_v1_ShardStatus_formed(thole_v1_Shard_status(p->shard));
-    c->reason = !c->status                     ? "Healthy"
-                : (voting - lost) * 2 > voting ? "ReplicasLost"
-                                               : "QuorumLost";
+    c->status = n.lost > 0 && thole_v1_ShardStatus_formed(thole_v1_Shard_status(p->shard));
+    c->reason = !c->status ? "Healthy" : n.quorum ? "QuorumLost" : "ReplicasLost";
     if (c->status) {
-        snprintf(c->message, sizeof c->message, "%" PRIu32 " of %" PRIu32 " voting replicas %s%s",
-                 lost, voting, lost == 1 ? "is lost" : "are lost",
-                 (voting - lost) * 2 > voting ? "" : ", and with them the quorum");
+        describe_lost(&n, c);
     }
-    if (!c->status || (voting - lost) * 2 > voting) {
+    if (!c->status || !n.quorum) {
         judge_failing(p, c);
     }
 }

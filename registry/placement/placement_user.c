@@ -208,16 +208,28 @@ static struct voting count_voting(const struct placement *p)
     return v;
 }
 
+/* The replica's host is dead, and an operator has said that it will not come back. */
+static bool is_given_up(const struct placement_member *m)
+{
+    return m->host == NULL || placement__host_has_state(m->host, thole_v1_HOST_STATE_REMOVED) ||
+           (placement__host_is_dead(m->host) &&
+            placement__host_has_state(m->host, thole_v1_HOST_STATE_DRAINING));
+}
+
 /* Remove all surplus votes at once, so that the group does not pass through an even number of
  * voters. All wanted voters must vote, and most of them run. A replica that never got its vote is
- * removed in any case. False: surplus voters have to stay for now. */
+ * removed in any case. So is one on a host that is given up, while another voter is being removed:
+ * without its answers, that other voter might never be able to leave. False: surplus voters have
+ * to stay for now. */
 static bool reduce_voting(struct placement *p)
 {
     struct voting v = count_voting(p);
-    bool all = !v.leaving && v.in_place >= v.wanted && v.stay_run * 2 > v.stay;
+    bool rest_runs = v.stay_run * 2 > v.stay;
+    bool all = !v.leaving && v.in_place >= v.wanted && rest_runs;
     for (size_t i = 0; i < p->member_count; i++) {
         struct placement_member *m = &p->members[i];
-        if (is_surplus(m) && (all || is_unfinished(m))) {
+        if (is_surplus(m) &&
+            (all || is_unfinished(m) || (v.leaving && rest_runs && is_given_up(m)))) {
             take_vote(p, m);
             v.surplus--;
         }

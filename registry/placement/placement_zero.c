@@ -8,8 +8,9 @@
  *            comes or goes
  *   add      running replicas on active hosts, up to the target
  *   fill     what is then missing, and was there: voters on draining hosts keep their vote; in
- *            place of removed ones, replicas on cordoned and on draining hosts get it; voters on
- *            removed hosts that live keep it while another host may still be ready for it
+ *            place of removed ones, and as the third beside two, replicas on cordoned and on
+ *            draining hosts get it; voters on removed hosts that live keep it while another host
+ *            may still be ready for it
  *   dead     voters on dead hosts keep their vote only up to three, while the cluster has three
  *            hosts: of three, one dead, every entry is still on two disks
  *   odd      four tolerate no more than three, two no more than one: one newcomer waits, or the
@@ -179,8 +180,8 @@ static bool is_wanted(const struct zero *z, const struct placement_member *m, si
         return have < kept && !CANARY(drain_shrinks_zero);
     case RANK_CORDONED:
     case RANK_LEAVING:
-    case RANK_REMOVED:
-        return have < z->target && have < z->had;
+    case RANK_REMOVED: /* two voters tolerate no failure, so they get a third one */
+        return have < z->target && (have < z->had || z->had == 2);
     case RANK_DEAD:
         return have < least;
     case RANK_NEVER:

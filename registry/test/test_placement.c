@@ -437,6 +437,27 @@ static void test_placement_zero_keeps_the_votes_of_draining_hosts(void **state)
     fixture_deinit(&f);
 }
 
+/* A draining host that dies loses its vote. It gets it back when it lives again, if two voters are
+ * left, which tolerate no failure. */
+static void test_placement_zero_gives_a_third_vote_to_a_draining_host(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct rand rng;
+    rand_seed(&rng, 5);
+    fixture_init(&f);
+    do_bootstrap(&f, 3);
+    (void)settle(&f, 0, &rng);
+    do_host_state(&f, 1, thole_v1_HOST_STATE_DRAINING);
+    do_liveness(&f, 1, thole_v1_HOST_LIVENESS_DEAD);
+    (void)settle(&f, 0, &rng);
+    assert_int_equal(count_shard(&f, 0).voters, 2);
+    do_liveness(&f, 1, thole_v1_HOST_LIVENESS_LIVE);
+    (void)settle(&f, 0, &rng);
+    assert_int_equal(count_shard(&f, 0).voters, 3);
+    fixture_deinit(&f);
+}
+
 /* ---- Particular cases ------------------------------------------------------------------------ */
 
 static void test_placement_balances_many_shards(void **state)
@@ -676,6 +697,75 @@ static void test_placement_promotes_before_it_places(void **state)
     fixture_deinit(&f);
 }
 
+/* Three running voters, on h0, h1 and h2. */
+static void create_on_three_hosts(struct fixture *f)
+{
+    do_bootstrap(f, 3);
+    assert_int_equal(do_create_shard(f, "s", 3, 0), THOLE_OK);
+    assert_int_equal(do_place(f, 1, 0, 3), THOLE_OK);
+    assert_int_equal(do_formed(f, 1, replica_on(f, 1, 0), 1), THOLE_OK);
+    for (uint64_t host = 0; host < 3; host++) {
+        uint64_t id = replica_on(f, 1, host);
+        assert_int_equal(do_observe(f, id, thole_v1_REPLICA_PHASE_RUNNING, 0), THOLE_OK);
+    }
+}
+
+/* No other host is left. The deleted replica can only leave if the voter on the dead host leaves,
+ * too: without it, the remaining one is no majority. A host that may come back is waited for. */
+static void test_placement_voter_that_will_not_return_does_not_hold_up_another(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f);
+    create_on_three_hosts(&f);
+    uint64_t dead = replica_on(&f, 1, 2);
+    do_remove_replica(&f, replica_on(&f, 1, 1));
+    do_liveness(&f, 2, thole_v1_HOST_LIVENESS_DEAD);
+    assert_int_not_equal(decide(&f, 1, true).verdict, PLACEMENT_ACT);
+    assert_int_equal(replica_on(&f, 1, 2), dead);
+    do_host_state(&f, 2, thole_v1_HOST_STATE_DRAINING);
+    assert_int_equal(decide(&f, 1, true).verdict, PLACEMENT_ACT);
+    assert_int_equal(count_shard(&f, 1).voters, 1);
+    fixture_deinit(&f);
+}
+
+static bool has_condition(struct fixture *f, uint64_t shard, const char *type)
+{
+    struct registry_shard_buf buf;
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_ShardStatus *st = thole_v1_Shard_status(registry_shard(v, shard, &buf));
+    size_t n = 0;
+    const thole_v1_Condition *const *all = thole_v1_ShardStatus_conditions(st, &n);
+    bool status = false;
+    for (size_t i = 0; i < n; i++) {
+        if (slice_equal(registry_str(thole_v1_Condition_type(all[i])), slice_str(type))) {
+            status = thole_v1_Condition_status(all[i]);
+        }
+    }
+    registry_view_release(v);
+    return status;
+}
+
+/* The spec asks for the one voter that is left, but the two that are lost still vote. */
+static void test_placement_quorum_lost_with_replicas_that_leave_is_not_ready(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f);
+    create_on_three_hosts(&f);
+    (void)decide(&f, 1, true);
+    assert_true(has_condition(&f, 1, "Ready"));
+    do_liveness(&f, 1, thole_v1_HOST_LIVENESS_DEAD);
+    do_liveness(&f, 2, thole_v1_HOST_LIVENESS_DEAD);
+    assert_int_equal(do_update_shard(&f, "s", 1, 0, ""), THOLE_OK);
+    assert_int_equal(decide(&f, 1, true).verdict, PLACEMENT_ACT);
+    assert_int_equal(count_shard(&f, 1).voters, 1);
+    (void)decide(&f, 1, true);
+    assert_false(has_condition(&f, 1, "Ready"));
+    assert_true(has_condition(&f, 1, "Degraded"));
+    fixture_deinit(&f);
+}
+
 static void test_placement_draining_voter_is_replaced_first(void **state)
 {
     struct registry_replica_buf replica_buf, replica_buf2;
@@ -736,12 +826,15 @@ int main(void)
         cmocka_unit_test(test_placement_random_clusters_converge),
         cmocka_unit_test(test_placement_zero_follows_hosts),
         cmocka_unit_test(test_placement_zero_keeps_the_votes_of_draining_hosts),
+        cmocka_unit_test(test_placement_zero_gives_a_third_vote_to_a_draining_host),
         cmocka_unit_test(test_placement_balances_many_shards),
         cmocka_unit_test(test_placement_unsatisfiable_explains_constraint),
         cmocka_unit_test(test_placement_host_that_keeps_failing_gets_nothing_new),
         cmocka_unit_test(test_placement_spare_voter_stays_the_one_that_lost_its_vote),
         cmocka_unit_test(test_placement_shard_that_fails_everywhere_counts_against_no_host),
         cmocka_unit_test(test_placement_promotes_before_it_places),
+        cmocka_unit_test(test_placement_voter_that_will_not_return_does_not_hold_up_another),
+        cmocka_unit_test(test_placement_quorum_lost_with_replicas_that_leave_is_not_ready),
         cmocka_unit_test(test_placement_draining_voter_is_replaced_first),
         cmocka_unit_test(test_placement_extra_load_spreads_one_view),
     };
