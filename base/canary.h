@@ -48,17 +48,21 @@
     X(timer_lost_asleep, 51)
 
 /* Those of whole hosts, as in the catalogue of agent/sim/README.md. */
-#define CANARY_HOST_LIST(X)       \
-    X(promoted_unanswered, 101)   \
-    X(drain_shrinks_zero, 103)    \
-    X(ready_without_leader, 104)  \
-    X(addresses_from_rows, 105)   \
-    X(low_space_leads, 106)       \
-    X(request_forgotten, 107)     \
-    X(replica_id_reused, 108)     \
-    X(two_replicas, 109)          \
-    X(forward_drops_session, 110) \
-    X(forward_drops_request_id, 111)
+#define CANARY_HOST_LIST(X)          \
+    X(promoted_unanswered, 101)      \
+    X(drain_shrinks_zero, 103)       \
+    X(ready_without_leader, 104)     \
+    X(addresses_from_rows, 105)      \
+    X(low_space_leads, 106)          \
+    X(request_forgotten, 107)        \
+    X(replica_id_reused, 108)        \
+    X(two_replicas, 109)             \
+    X(forward_drops_session, 110)    \
+    X(forward_drops_request_id, 111) \
+    X(removed_ends_early, 112)       \
+    X(failed_voter_counts, 113)      \
+    X(stalled_host_vouches, 114)     \
+    X(pause_by_wall_clock, 115)
 
 enum canary {
     CANARY_none = 0,

@@ -137,11 +137,13 @@ void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s)
     if (r == NULL) {
         return;
     }
-    /* The clocks of two machines may differ: never wait longer than the pause. */
+    if (s->work->failed_seen != thole_v1_Replica_id(r)) {
+        hostctl__work(s)->failed_seen = thole_v1_Replica_id(r);
+        hostctl__work(s)->failed_seen_ms = h->now_ms;
+    }
     uint64_t failed_ms = 0;
     uint64_t pause_ms = pause_of(shard, r, &failed_ms);
-    uint64_t wall_ms = h->clock->wall_ms(h->clock);
-    uint64_t passed_ms = wall_ms > failed_ms ? wall_ms - failed_ms : 0;
+    uint64_t passed_ms = hostctl__passed_ms(h, failed_ms, s->work->failed_seen_ms);
     if (passed_ms < pause_ms) {
         hostctl__again(h, s, h->now_ms + (pause_ms - passed_ms));
         return;

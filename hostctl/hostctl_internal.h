@@ -119,6 +119,7 @@ struct ctl_work {
     char *explanation;       /* NULL: none */
     /* Rebuilding of failed replicas. */
     uint64_t heal_after_ms;
+    uint64_t failed_seen, failed_seen_ms; /* the replica that is to be rebuilt; since when it is */
     /* Reports. */
     struct ctl_shard *next_report;
     uint64_t report_after_ms;
@@ -164,6 +165,8 @@ struct ctl_host {
     uint64_t asked_ms; /* 0: no other host yet */
     bool reporting;
     uint64_t report_after_ms, report_revision;
+    int64_t failed_ms;       /* when replicas last failed there, as its row says */
+    uint64_t failed_seen_ms; /* and since when it says so */
 };
 
 /* Signs of life arrive on the bus's threads, far more often than the worker reads them. */
@@ -326,6 +329,10 @@ const thole_v1_Host *hostctl__own_row(const struct hostctl *h);
 bool hostctl__host_has_state(const thole_v1_Host *row, thole_v1_HostState state);
 
 /* ---- The controllers ------------------------------------------------------------------------- */
+
+/* How long ago it was `at_ms` by the wall clock of some host; at least since `seen_ms` of this
+ * host's own clock. Wall clocks differ and jump: no pause may depend on them alone. */
+uint64_t hostctl__passed_ms(const struct hostctl *h, uint64_t at_ms, uint64_t seen_ms);
 
 /* host_controller.c. `local` NULL: the shard has no replica here. */
 void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,

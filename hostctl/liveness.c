@@ -15,6 +15,7 @@
  * A new leader restarts its clocks, so a change of leader never shortens a grace. A host without a
  * connection then becomes suspect as if its connection had broken. A suspect or dead host stays so
  * until it is heard. A pause of the leader's own process does not count as silence. */
+#include "base/canary.h"
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -199,16 +200,27 @@ static void judge(struct hostctl *h, size_t i, const thole_v1_Host *row, struct 
     }
 }
 
-/* The clocks of two machines may differ: never wait longer than the pause. */
-static void judge_failures(struct hostctl *h, const thole_v1_Host *row, struct judgement *ret)
+uint64_t hostctl__passed_ms(const struct hostctl *h, uint64_t at_ms, uint64_t seen_ms)
+{
+    uint64_t wall_ms = h->clock->wall_ms(h->clock);
+    uint64_t passed_ms = wall_ms > at_ms ? wall_ms - at_ms : 0;
+    uint64_t seen_for_ms = h->now_ms - seen_ms;
+    return passed_ms > seen_for_ms || CANARY(pause_by_wall_clock) ? passed_ms : seen_for_ms;
+}
+
+static void judge_failures(struct hostctl *h, struct ctl_host *host, const thole_v1_Host *row,
+                           struct judgement *ret)
 {
     const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(thole_v1_Host_status(row));
     if (f == NULL || ret->liveness != thole_v1_HOST_LIVENESS_UNSPECIFIED) {
         return; /* after that */
     }
-    uint64_t wall_ms = h->clock->wall_ms(h->clock);
-    uint64_t failed_ms = (uint64_t)thole_v1_HostFailures_time_ms(f);
-    uint64_t passed_ms = wall_ms > failed_ms ? wall_ms - failed_ms : 0;
+    int64_t failed_ms = thole_v1_HostFailures_time_ms(f);
+    if (host->failed_ms != failed_ms) {
+        host->failed_ms = failed_ms;
+        host->failed_seen_ms = h->now_ms;
+    }
+    uint64_t passed_ms = hostctl__passed_ms(h, (uint64_t)failed_ms, host->failed_seen_ms);
     if (passed_ms < PLACEMENT_HOST_QUIET_MS) {
         look_at(h, h->now_ms + (PLACEMENT_HOST_QUIET_MS - passed_ms));
         return;
@@ -294,7 +306,7 @@ void hostctl__liveness_run(struct hostctl *h)
         if (j.liveness == thole_v1_HostStatus_liveness(thole_v1_Host_status(row))) {
             j.liveness = thole_v1_HOST_LIVENESS_UNSPECIFIED;
         }
-        judge_failures(h, row, &j);
+        judge_failures(h, host, row, &j);
         if (j.liveness == thole_v1_HOST_LIVENESS_UNSPECIFIED && !j.forgive) {
             continue;
         }

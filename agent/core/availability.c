@@ -55,7 +55,7 @@ uint64_t agent_view_age_ms(struct agent *a)
 void agent__outages_disk_changed(struct agent *a)
 {
     uint64_t since = 0;
-    if (engine_disk(a->engine) != ENGINE_DISK_STALLED) {
+    if (engine_disk(a->engine) != ENGINE_DISK_STALLED || CANARY(stalled_host_vouches)) {
         atomic_store(&a->stalled_ns, 0);
     } else {
         (void)atomic_compare_exchange_strong(&a->stalled_ns, &since, clock_now(&clock_system));
@@ -387,6 +387,9 @@ static bool has_vote(const thole_v1_Replica *r)
 static bool has_failed(const struct availability_check *check, const thole_v1_Replica *r)
 {
     struct engine_replica_status s;
+    if (CANARY(failed_voter_counts)) {
+        return false;
+    }
     return thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_FAILED ||
            (engine_shard_status(check->agent->engine, thole_v1_Replica_shard_id(r), &s) &&
             s.failed && s.replica_id == thole_v1_Replica_id(r));
@@ -549,7 +552,8 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     /* A replica that never campaigns does not notice that its leader is none any more. */
     here = here && ((s.voter && !s.witness) || ret->silent * 2 < ret->voters);
     /* Nor does any replica while it cannot write. */
-    here = here && engine_disk(check->agent->engine) != ENGINE_DISK_STALLED;
+    here = here && (engine_disk(check->agent->engine) != ENGINE_DISK_STALLED ||
+                    CANARY(stalled_host_vouches));
     if (here) {
         check_by_local_replica(check, &s, ret);
     } else {

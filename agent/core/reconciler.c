@@ -23,6 +23,7 @@
 #include "agent/join/peer_addresses.h"
 #include "agent/join/replace_zero.h"
 #include "base/assert.h"
+#include "base/canary.h"
 #include "base/log.h"
 
 #define COMMAND_NS (5 * NS_PER_S)
@@ -193,6 +194,16 @@ static bool is_permanent(const struct thole_status *st)
            st->reason == THOLE_REASON_WRONG_CLUSTER || st->reason == THOLE_REASON_WRONG_HOST;
 }
 
+/* A removed host that restarted while its replica of shard zero still votes goes on until that vote
+ * is taken (decommission_step): the others may need it to take it. */
+static bool is_removed_too_early(const struct reconciler *r, const struct thole_status *st)
+{
+    struct engine_replica_status zero;
+    return st->reason == THOLE_REASON_REMOVED && !CANARY(removed_ends_early) &&
+           engine_shard_status(r->agent->engine, REGISTRY_SHARD_ID, &zero) && zero.voter &&
+           !zero.failed && !zero.removed_by_peer;
+}
+
 static void on_outcome(struct reconciler *r, struct pending_command *c, uint64_t now)
 {
     ASSERT(c->in_flight);
@@ -208,6 +219,8 @@ static void on_outcome(struct reconciler *r, struct pending_command *c, uint64_t
     }
     if (c->outcome.code == THOLE_OK) {
         r->admitted = true;
+    } else if (is_removed_too_early(r, &c->outcome)) {
+        c->retry_ns = now + NS_PER_S;
     } else if (is_permanent(&c->outcome)) {
         agent__fail(r->agent, &c->outcome);
         c->retry_ns = CLOCK_NEVER;

@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "proto/decode.h"
 #include "registry/registry.h"
+#include "shards/engine/engine.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/operations.upb.h"
 #include "thole/v1/repair.upb.h"
@@ -459,6 +460,24 @@ static void remove_lost_hosts(const struct registry_view *v, int through)
     }
 }
 
+static bool is_led(uint64_t shard_id)
+{
+    bool led = false;
+    for (int n = 0; n < world__host_count(); n++) {
+        struct world_host *h = world__host(n);
+        struct engine_replica_status s;
+        if (h->life != NULL && h->life->agent != NULL) {
+            struct life *earlier = life__enter(h->life);
+            led |= engine_shard_status(agent_engine(h->life->agent), shard_id, &s) &&
+                   s.role == RAFT_LEADER;
+            life__leave(earlier);
+        }
+    }
+    return led;
+}
+
+/* A member may have lost its disk while it was given its vote, which the configurations of before
+ * do not tell (disks.c). So in the end whatever does not serve is repaired, if that is possible. */
 void data_verbs__mend(int through, bool give_up_shards)
 {
     struct registry_view *v = checks__view(through);
@@ -473,8 +492,10 @@ void data_verbs__mend(int through, bool give_up_shards)
         struct slice text = registry_str(thole_v1_Shard_name(row));
         uint64_t id = thole_v1_Shard_id(row);
         snprintf(name, sizeof name, "%.*s", (int)text.size, (const char *)text.data);
-        if (disks__is_lost(id) && !checks__is_ready(row) && !thole_v1_Shard_deleting(row)) {
-            plan_repair(name, id, through, give_up_shards);
+        bool lost = disks__is_lost(id);
+        if ((lost || (disks__any_lost() && give_up_shards)) && id != 0 && !checks__is_ready(row) &&
+            !thole_v1_Shard_deleting(row) && !is_led(id)) {
+            plan_repair(name, id, through, lost && give_up_shards);
         }
     }
     registry_view_release(v);

@@ -83,6 +83,7 @@ static void odd_disk_ends(void *ctx)
         host__crash(copy, false);
     }
     odd.host = -1;
+    play.copy_until_ns = 0;
     odd.own = NULL;
 }
 

@@ -13,6 +13,7 @@
 #define SUPERVISE_NS (100 * NS_PER_MS)
 #define RESTART_NS NS_PER_S /* delay until a supervisor restarts a failed daemon */
 #define SETTLE_NS (240 * NS_PER_S)
+#define STEADY_NS (3 * NS_PER_S)
 #define QUIET_NS (40 * NS_PER_S)
 #define MEND_NS (20 * NS_PER_S)     /* the operator looks for what is lost this often */
 #define GIVE_UP_NS (100 * NS_PER_S) /* from then on, shards that cannot be repaired are deleted */
@@ -186,16 +187,19 @@ static void plan_steps(const struct story *s)
 
 /* ---- The last phase -------------------------------------------------------------------------- */
 
+/* One change of rows may follow from another, so it must stay settled for a while. */
 static bool settled(void *ctx)
 {
     (void)ctx;
-    static uint64_t looked_ns;
+    static uint64_t looked_ns, unsettled_ns;
     char why[256];
     if (world__now_ns() < looked_ns + 100 * NS_PER_MS) {
         return false;
     }
     looked_ns = world__now_ns();
-    return checks__settled(why, sizeof why);
+    bool ok = checks__settled(why, sizeof why) && unsettled_ns != 0;
+    unsettled_ns = ok ? unsettled_ns : world__now_ns();
+    return world__now_ns() - unsettled_ns > STEADY_NS;
 }
 
 static bool probed(void *ctx)
@@ -214,7 +218,7 @@ bool play__calm_for(uint64_t ns)
 static void mend(void *ctx)
 {
     (void)ctx;
-    for (int n = 0; n < world__host_count(); n++) {
+    for (int n = 0; n < world__host_count() && !play.settled; n++) {
         if (host__ready(world__host(n)) && !play.wanted[n].out) {
             data_verbs__mend(n, world__now_ns() > calm_from_ns + GIVE_UP_NS);
             break;
@@ -246,6 +250,7 @@ static void last_phase(void)
     if (!world__failed() && !checks__settled(why, sizeof why)) {
         world__fail("%.0f s after the last fault %s", (double)SETTLE_NS / 1e9, why);
     }
+    play.settled = true;
     clients__stop();
     clients__probe();
     world__run(world__now_ns() + 30 * NS_PER_S, probed, NULL);
@@ -292,6 +297,9 @@ void play__run(const struct story *s, bool trace, struct play_report *ret)
         last_phase();
     }
     ret->failed = world__failed();
+    if (ret->failed) {
+        checks__trace_state();
+    }
     snprintf(ret->failure, sizeof ret->failure, "%s", world__failure());
     ret->fingerprint = world__fingerprint();
     ret->events = world__events();

@@ -20,6 +20,7 @@ struct play {
     const struct story *story;
     struct wanted wanted[WORLD_HOSTS_MAX];
     bool calm;              /* the faults have ended */
+    bool settled;           /* ... and the cluster has recovered: nobody does anything any more */
     bool formed;            /* all hosts have been ready at the same time */
     uint64_t copy_until_ns; /* a copy of a disk runs on WORLD_COPY */
     uint64_t verbs, verbs_ok;
@@ -95,6 +96,9 @@ struct registry_view *checks__view(int n);
 
 /* A fault may change which hosts answer, so discard earlier observations. */
 void checks__note_fault(void);
+
+/* state_dump.c: if the story is traced, describe the rows of shard zero. */
+void checks__trace_state(void);
 
 /* claims_checks.c: the claims of hosts, and limits on the work done per minute. */
 void claims__start(void);

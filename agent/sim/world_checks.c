@@ -107,6 +107,11 @@ static void note_answers(void)
     }
 }
 
+static bool ran_lately(uint64_t replica_id)
+{
+    return (uintptr_t)map_get(&ran_ns, replica_id) + SILENCE_NS > world__now_ns();
+}
+
 static bool member_runs(const struct raft_member *m, uint64_t shard_id)
 {
     for (int n = 0; n < world__host_count(); n++) {
@@ -128,9 +133,9 @@ static bool member_runs(const struct raft_member *m, uint64_t shard_id)
         if (here) {
             (void)map_put(&ran_ns, m->replica_id, (void *)(uintptr_t)world__now_ns());
         }
-        return here || (uintptr_t)map_get(&ran_ns, m->replica_id) + SILENCE_NS > world__now_ns();
+        return here || ran_lately(m->replica_id);
     }
-    return false;
+    return ran_lately(m->replica_id); /* its host has lost its disk */
 }
 
 static bool votes(uint8_t role)
@@ -143,9 +148,10 @@ static bool half_has_quorum(const struct raft_config *c, uint64_t shard_id, bool
     uint32_t all = 0, run = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
+        bool running = member_runs(m, shard_id); /* remembered for learners, too */
         if (votes(outgoing ? m->outgoing_role : m->role)) {
             all++;
-            run += member_runs(m, shard_id);
+            run += running;
         }
     }
     return run * 2 > all;
@@ -346,6 +352,21 @@ static bool operations_settled(const struct registry_view *v, char *ret, size_t 
     return true;
 }
 
+/* Rows speak the truth of a silent host once it is dead by its row. */
+static bool hosts_settled(const struct registry_view *v, char *ret, size_t size)
+{
+    const thole_v1_Host *h = NULL;
+    for (struct slice name = {0}; (h = registry_next_host(v, name)) != NULL;) {
+        name = registry_str(thole_v1_Host_name(h));
+        if (thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) ==
+            thole_v1_HOST_LIVENESS_SUSPECT) {
+            snprintf(ret, size, "host %.*s is suspect", (int)name.size, (const char *)name.data);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool votes_in_zero(const struct registry_view *v, const thole_v1_Host *h)
 {
     struct registry_replica_buf buf;
@@ -410,8 +431,8 @@ bool checks__settled(char *ret, size_t size)
         snprintf(ret, size, "no host is left");
         return false;
     }
-    bool ok = zero_settled(v, ret, size) && shards_settled(v, ret, size) &&
-              operations_settled(v, ret, size);
+    bool ok = hosts_settled(v, ret, size) && zero_settled(v, ret, size) &&
+              shards_settled(v, ret, size) && operations_settled(v, ret, size);
     registry_view_release(v);
     return ok;
 }

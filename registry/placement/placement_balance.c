@@ -55,9 +55,8 @@ static bool may_go(const struct placement *p, const struct placement_member *m)
 static bool failed_lately(const struct placement *p, const struct placement_host *h)
 {
     int64_t passed_ms = registry__ms_between(h->failed_ms, p->o != NULL ? p->o->now_ms : 0);
-    return h->failing ||
-           (h->failures > 0 && passed_ms < PLACEMENT_FAILURE_RECENT_MS &&
-            passed_ms > -PLACEMENT_FAILURE_RECENT_MS);
+    return h->failing || (h->failures > 0 && passed_ms < PLACEMENT_FAILURE_RECENT_MS &&
+                          passed_ms > -PLACEMENT_FAILURE_RECENT_MS);
 }
 
 /* The host with the least replicas that may take the member's place; NULL: none gains. */

@@ -46,7 +46,7 @@ static bool still_votes(const struct placement_member *m)
     return m->voting && !m->out && (m->run || m->running || m->failed);
 }
 
-/* Voting replicas: those that are wanted; or all that still vote, if the quorum of these is lost. */
+/* Of the replicas that should vote; if the quorum is lost, of all that still vote. */
 struct lost {
     uint32_t voting, lost;
     bool quorum;

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/sim/known_stories.h"
 #include "agent/sim/play.h"
 #include "base/log.h"
 #include "shards/sim/sim.h"
@@ -24,7 +25,9 @@ static uint64_t wall_s_max = 120;  /* limit for one story: a longer one counts a
 static void run_child(const struct story *s, bool trace)
 {
     (void)alarm((unsigned)wall_s_max);
-    if (!trace) {
+    if (trace) { /* one stream with the log lines, in order */
+        (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    } else {
         int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
         (void)dup2(null, STDERR_FILENO);
     }
@@ -103,21 +106,17 @@ static double cpu_s(void)
 struct options {
     uint64_t seed, seeds, seconds;
     bool trace, minimize, story, replay;
-    const char *canary;
+    const char *canary, *known;
 };
 
 static bool parse(int argc, char **argv, struct options *ret)
 {
     static const struct option known[] = {
-        {"seed", required_argument, NULL, 's'},
-        {"seeds", required_argument, NULL, 'n'},
-        {"seconds", required_argument, NULL, 't'},
-        {"trace", no_argument, NULL, 'v'},
-        {"minimize", no_argument, NULL, 'm'},
-        {"story", no_argument, NULL, 'p'},
-        {"canary", required_argument, NULL, 'c'},
-        {"replay", no_argument, NULL, 'r'},
-        {NULL, 0, NULL, 0},
+        {"seed", required_argument, NULL, 's'},    {"seeds", required_argument, NULL, 'n'},
+        {"seconds", required_argument, NULL, 't'}, {"trace", no_argument, NULL, 'v'},
+        {"minimize", no_argument, NULL, 'm'},      {"story", no_argument, NULL, 'p'},
+        {"canary", required_argument, NULL, 'c'},  {"replay", no_argument, NULL, 'r'},
+        {"known", required_argument, NULL, 'k'},   {NULL, 0, NULL, 0},
     };
     *ret = (struct options){.seed = 1, .seeds = 1};
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) >= 0;) {
@@ -146,9 +145,13 @@ static bool parse(int argc, char **argv, struct options *ret)
         case 'c':
             ret->canary = optarg;
             break;
+        case 'k':
+            ret->known = optarg;
+            break;
         default:
             fprintf(stderr, "usage: thole-host-sim [--seed N] [--seeds N | --seconds N] [--trace] "
-                            "[--minimize] [--replay] [--story] [--canary NAME|all]\n");
+                            "[--minimize] [--replay] [--story] [--canary NAME|all] "
+                            "[--known NAME|all]\n");
             return false;
         }
     }
@@ -199,6 +202,48 @@ static bool find_canaries(const char *only, uint64_t seeds)
     printf("%" PRIu64 " canaries, %" PRIu64 " not found; %.1f s of processor\n", tried, missed,
            cpu_s());
     return tried > 0 && missed == 0;
+}
+
+/* ---- Stories that failed once ---------------------------------------------------------------- */
+
+/* Play the story with each seed. With its injected bug it must fail with one of them, without it
+ * with none. */
+static bool play_known(int i, const struct options *o)
+{
+    static struct story s;
+    struct play_report r = {0};
+    const char *canary = known_story_canary(i);
+    bool ok = true, found = false;
+    (void)sim_canary_set(NULL);
+    for (uint64_t n = 0; n < o->seeds && ok; n++) {
+        known_story_draw(i, o->seed + n, &s);
+        ok = run(&s, o->trace, &r);
+    }
+    if (!ok) {
+        printf("%-20s seed %" PRIu64 ": %s\n", known_story_name(i), s.seed, r.failure);
+        return false;
+    }
+    (void)sim_canary_set(canary);
+    for (uint64_t n = 0; n < o->seeds && !found; n++) {
+        known_story_draw(i, o->seed + n, &s);
+        found = !run(&s, o->trace, &r);
+    }
+    printf("%-20s ok; with %s %s\n", known_story_name(i), canary,
+           found ? r.failure : "IT IS OK, TOO");
+    return found;
+}
+
+static bool play_all_known(const struct options *o)
+{
+    int played = 0, failed = 0;
+    for (int i = 0; known_story_name(i) != NULL; i++) {
+        if (strcmp(o->known, "all") == 0 || strcmp(o->known, known_story_name(i)) == 0) {
+            played++;
+            failed += !play_known(i, o);
+        }
+    }
+    printf("%d known stories, %d failed; %.1f s of processor\n", played, failed, cpu_s());
+    return played > 0 && failed == 0;
 }
 
 /* Returns whether the story succeeded. */
@@ -252,6 +297,9 @@ int main(int argc, char **argv)
         return 2;
     }
     log_configure(o.trace ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR, false);
+    if (o.known != NULL) {
+        return play_all_known(&o) ? 0 : 1;
+    }
     bool one_story = o.seeds == 1 || o.story || o.minimize;
     if (o.canary != NULL && (strcmp(o.canary, "all") == 0 || !one_story)) {
         return find_canaries(o.canary, o.seeds) ? 0 : 1;

@@ -1,0 +1,104 @@
+#include "agent/sim/known_stories.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+
+#define AT(ms) (WORLD_START_NS + UINT64_C(ms) * NS_PER_MS)
+#define FOR(ms) (UINT64_C(ms) * NS_PER_MS)
+#define END_MS 120000
+
+struct known_story {
+    const char *name, *canary;
+    int hosts;
+    enum agent_bootstrap formed_by;
+    bool names;
+    uint32_t election_timeout_ms;
+    const struct step *steps;
+    size_t count;
+};
+
+/* ---- What `amount` means to the verbs -------------------------------------------------------- */
+
+#define ONE_VOTER_NEW 3 /* of STEP_CREATE */
+#define THREE_VOTERS_NEW 1
+#define OF_ZERO 0 /* of STEP_FLIP_LOG */
+#define OF_SHARD 1
+
+/* ---- The stories ----------------------------------------------------------------------------- */
+
+/* A host is removed while it votes in shard zero, and restarts before that vote is taken. It ended
+ * at once, and its vote was missing when another host failed. */
+static const struct step removed_restarts[] = {
+    {.at_ns = AT(21392), .kind = STEP_CRASH, .host = 3, .for_ns = FOR(23300)},
+    {.at_ns = AT(23183), .kind = STEP_DECOMMISSION, .host = 1},
+    {.at_ns = AT(30619), .kind = STEP_POWER_LOSS, .host = 1, .for_ns = FOR(4300)},
+    {.at_ns = AT(34500), .kind = STEP_CUT_ONE_WAY, .host = 0, .other = 2, .for_ns = FOR(27500)},
+    {.at_ns = AT(56501), .kind = STEP_FLIP_LOG, .host = 2, .amount = OF_ZERO, .for_ns = FOR(2400)},
+};
+
+/* A shard's only voter fails while its host lives. */
+static const struct step only_voter_fails[] = {
+    {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 0, .amount = ONE_VOTER_NEW},
+    {.at_ns = AT(20000), .kind = STEP_FLIP_LOG, .host = 0, .amount = OF_SHARD},
+    {.at_ns = AT(30000), .kind = STEP_FLIP_LOG, .host = 1, .amount = OF_SHARD},
+    {.at_ns = AT(40000), .kind = STEP_FLIP_LOG, .host = 2, .amount = OF_SHARD},
+};
+
+/* A host's disk hangs, so it does not learn that shards are deleted of which it has no replica. */
+static const struct step disk_hangs[] = {
+    {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 0, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 1, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 2, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(10000), .kind = STEP_SLOW_DISK, .host = 4, .for_ns = FOR(40000)},
+    {.at_ns = AT(18000), .kind = STEP_DELETE, .shard = 0},
+    {.at_ns = AT(18000), .kind = STEP_DELETE, .shard = 1},
+    {.at_ns = AT(18000), .kind = STEP_DELETE, .shard = 2},
+};
+
+/* A replica fails on a host whose wall clock is 22 hours ahead. It was rebuilt 22 hours later. */
+static const struct step clock_ahead[] = {
+    {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 0, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(10000), .kind = STEP_WALL, .host = 2, .for_ns = 166400000},
+    {.at_ns = AT(15000), .kind = STEP_FLIP_LOG, .host = 2, .amount = OF_SHARD},
+};
+
+#define STEPS(s) (s), sizeof(s) / sizeof(s)[0]
+#define PEERS AGENT_BOOTSTRAP_PEERS
+#define JOIN AGENT_BOOTSTRAP_JOIN
+
+static const struct known_story all[] = {
+    {"removed_restarts", "removed_ends_early", 4, PEERS, false, 0, STEPS(removed_restarts)},
+    {"only_voter_fails", "failed_voter_counts", 3, JOIN, false, 0, STEPS(only_voter_fails)},
+    {"disk_hangs", "stalled_host_vouches", 5, JOIN, false, 0, STEPS(disk_hangs)},
+    {"clock_ahead", "pause_by_wall_clock", 3, JOIN, false, 0, STEPS(clock_ahead)},
+};
+
+const char *known_story_name(int i)
+{
+    return (size_t)i < sizeof all / sizeof all[0] ? all[i].name : NULL;
+}
+
+const char *known_story_canary(int i)
+{
+    return all[i].canary;
+}
+
+void known_story_draw(int i, uint64_t seed, struct story *ret)
+{
+    const struct known_story *k = &all[i];
+    memset(ret, 0, sizeof *ret);
+    ret->seed = seed;
+    ret->hosts = k->hosts;
+    ret->formed_by = k->formed_by;
+    ret->names = k->names;
+    ret->election_timeout_ms = k->election_timeout_ms;
+    ret->begin_ns = WORLD_START_NS;
+    ret->end_ns = AT(END_MS);
+    ASSERT(k->count <= STORY_STEPS_MAX);
+    memcpy(ret->steps, k->steps, k->count * sizeof k->steps[0]);
+    ret->count = k->count;
+    for (size_t step = 0; step < ret->count; step++) {
+        ret->steps[step].request_id = step + 1;
+    }
+}
