@@ -92,6 +92,18 @@ struct bufslice bufslice_ref(struct bufslice s)
     return s;
 }
 
+struct bufslice bufslice_keep(struct bufslice s)
+{
+    if (s.bytes.size == 0) {
+        return (struct bufslice){0};
+    }
+    if (s.owner != NULL) {
+        return bufslice_ref(s);
+    }
+    struct buf *b = buf_copy(s.bytes.data, s.bytes.size);
+    return (struct bufslice){b, slice_of(b->data, b->size)};
+}
+
 void bufslice_unref(struct bufslice s)
 {
     buf_unref(s.owner);

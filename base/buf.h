@@ -40,6 +40,8 @@ struct bufslice {
 };
 struct bufslice bufslice_ref(struct bufslice s);
 void bufslice_unref(struct bufslice s);
+/* A reference to the owner, or, without one, a copy of the bytes. Empty: nothing. */
+struct bufslice bufslice_keep(struct bufslice s);
 
 /* A growable byte builder. Zero-initialise, then append; release with bytes_deinit, or take the
  * result as a buf. Allocation failure aborts the process (see base/README.md). */

@@ -10,6 +10,13 @@
 #define LIMIT_PAYLOAD_BYTES (1 * MIB)
 /* Results of proposals and queries. */
 #define LIMIT_RESULT_BYTES (2 * MIB)
+/* Streamed answers: a piece, unless one item of the machine is larger, and the readers of a host. A
+ * reader keeps a view of its machine for at most LIMIT_ANSWER_IDLE_MS between two pieces, and
+ * LIMIT_ANSWER_MS in all. */
+#define LIMIT_PIECE_BYTES (512 * KIB)
+#define LIMIT_READERS 64
+#define LIMIT_ANSWER_IDLE_MS (30 * 1000)
+#define LIMIT_ANSWER_MS (10 * 60 * 1000)
 /* One run of entries in the log; a run holds at least one entry, so a payload must fit. */
 #define LIMIT_RUN_BYTES (1 * MIB + 64 * KIB)
 /* Entries of one append message: at least one entry, then up to this. */

@@ -93,6 +93,7 @@ static const struct access_rule rules[] = {
     DATA(Data, CloseSession, WRITE),
     DATA(Data, Stream, WRITE),
     DATA(Data, Query, READ),
+    DATA(Data, QueryStream, READ),
     DATA(Data, Watch, READ),
     DATA(Snapshots, SaveSnapshot, ADMIN),
     DATA(Snapshots, UploadSnapshot, ADMIN),  /* of some shard: the file does not say which */
@@ -134,6 +135,7 @@ static const struct access_rule requests[] = {
     [thole_bus_v1_METHOD_REACHES] = {"Reaches", ACCESS_HOSTS, 0, 0, NULL},
     [thole_bus_v1_METHOD_CALL] = {"Call", ACCESS_HOSTS, 0, 0, NULL},
     [thole_bus_v1_METHOD_ADDRESSES] = {"Addresses", ACCESS_HOSTS, 0, 0, NULL},
+    [thole_bus_v1_METHOD_ANSWER] = {"Answer", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, NULL},
 };
 
 #define RULES (sizeof rules / sizeof rules[0])

@@ -51,6 +51,7 @@ enum cli_option_id {
     OPT_FOR,
     OPT_STALE,
     OPT_MAX_STALENESS,
+    OPT_STREAM,
     OPT_TEXT,
     OPT_DATA_FILE,
     OPT_DATA_BASE64,

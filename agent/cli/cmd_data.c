@@ -20,6 +20,7 @@
 
 /* Read slightly more than a host accepts, so that the host refuses it. */
 #define FILE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES)
+#define PIECE_MS 60000 /* of a streamed answer */
 
 static bool read_data_file(const char *path, struct bytes *to)
 {
@@ -151,8 +152,8 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
     return CLI_CALL(c, Data, Propose, request, ret, ProposeResponse, st);
 }
 
-enum thole_code cli_data_query(struct cli *c, const char *shard, const struct payload *p,
-                               const thole_v1_QueryResponse **ret, struct thole_status *st)
+static thole_v1_QueryRequest *query_request(struct cli *c, const char *shard,
+                                            const struct payload *p)
 {
     thole_v1_QueryRequest *request = thole_v1_QueryRequest_new(c->arena);
     thole_v1_QueryRequest_set_shard(request, cli__sv(shard));
@@ -164,6 +165,13 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
     }
     thole_v1_QueryRequest_set_stale(request, cli_flag(c, OPT_STALE));
     thole_v1_QueryRequest_set_max_staleness_ms(request, (uint32_t)cli_number(c, OPT_MAX_STALENESS));
+    return request;
+}
+
+enum thole_code cli_data_query(struct cli *c, const char *shard, const struct payload *p,
+                               const thole_v1_QueryResponse **ret, struct thole_status *st)
+{
+    thole_v1_QueryRequest *request = query_request(c, shard, p);
     enum thole_code code = CLI_CALL(c, Data, Query, request, ret, QueryResponse, st);
     if (code != THOLE_OK && st->reason == THOLE_REASON_OUTCOME_UNKNOWN) {
         st->reason = THOLE_REASON_NONE; /* a query changes nothing, so it can be repeated */
@@ -210,6 +218,53 @@ int cli__command_propose(struct cli *c)
     return result == CLI_OK && thole_v1_ProposeResponse_code(reply) != 0 ? CLI_FAILED : result;
 }
 
+static enum thole_code print_piece(struct slice message, struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_v1_QueryStreamResponse *m =
+        PROTO_DECODE_ALIAS(thole_v1_QueryStreamResponse, message, arena);
+    if (m != NULL) {
+        upb_StringView data = thole_v1_QueryStreamResponse_data(m);
+        cli__print(slice_of(data.data, data.size));
+    }
+    if (m == NULL) {
+        code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "the host's answer is malformed");
+    } else if (fflush(stdout) != 0) {
+        code =
+            THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_NONE, "cannot write: %s", strerror(errno));
+    }
+    upb_Arena_Free(arena);
+    return code;
+}
+
+static int query_stream(struct cli *c, const struct payload *p)
+{
+    struct thole_status st;
+    struct bus_stream *stream = NULL;
+    size_t size = 0;
+    thole_v1_QueryRequest *request = query_request(c, cli__strip(c->args[0], "shard"), p);
+    const char *bytes = thole_v1_QueryRequest_serialize(request, c->arena, &size);
+    enum thole_code code = cli__connect(c, &st);
+    if (code == THOLE_OK) {
+        code = bus_channel_stream(c->channel, "/thole.v1.Data/QueryStream", slice_of(bytes, size),
+                                  &stream, &st);
+    }
+    while (code == THOLE_OK) {
+        struct buf *b = NULL;
+        code = bus_stream_next(stream, PIECE_MS, &b, &st);
+        if (code == THOLE_OK) {
+            code = print_piece(slice_of(b->data, b->size), &st);
+        }
+        buf_unref(b);
+    }
+    bus_stream_free(stream);
+    if (code != THOLE_OUT_OF_RANGE || st.reason != THOLE_REASON_NONE) { /* the regular end */
+        return cli_data_failed("query of", c, &st);
+    }
+    return cli__flush();
+}
+
 int cli__command_query(struct cli *c)
 {
     struct thole_status st;
@@ -217,6 +272,9 @@ int cli__command_query(struct cli *c)
     const thole_v1_QueryResponse *reply = NULL;
     if (!read_payload(c, &p)) {
         return CLI_USAGE;
+    }
+    if (cli_flag(c, OPT_STREAM)) {
+        return query_stream(c, &p);
     }
     if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
         return cli_data_failed("query of", c, &st);

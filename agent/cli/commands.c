@@ -64,7 +64,7 @@ const struct cli_command cli_commands[] = {
      "SHARD [TEXT...]",
      "query a shard; linearizable without --stale",
      "The machine defines what the text means; kv: \"get KEY\", counter: \"get\".",
-     {OPT_KEY, OPT_TEXT, OPT_DATA_FILE, OPT_DATA_BASE64, OPT_STALE, OPT_MAX_STALENESS},
+     {OPT_KEY, OPT_TEXT, OPT_DATA_FILE, OPT_DATA_BASE64, OPT_STALE, OPT_MAX_STALENESS, OPT_STREAM},
      cli__command_query},
     {"watch",
      "SHARD",

@@ -15,6 +15,7 @@
 
 #include "agent/core/agent_internal.h"
 #include "agent/core/agent_options.h"
+#include "agent/core/answers.h"
 #include "agent/core/availability.h"
 #include "agent/core/health.h"
 #include "agent/core/outages.h"
@@ -66,6 +67,11 @@ struct engine *agent_engine(struct agent *a)
 struct bus_tls *agent_tls(const struct agent *a)
 {
     return a->tls;
+}
+
+struct answers *agent_answers(struct agent *a)
+{
+    return a->answers;
 }
 
 struct bus *agent_bus(struct agent *a)
@@ -487,6 +493,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     a->watches = router_watches_new(a);
     a->peer_addresses = join__addresses_new(a);
     a->reconciler = agent__reconciler_new(a);
+    a->answers = answers_new(a->executor, a->bus);
     a->exports = exports_new(a);
     char *restores = datadir_file(&a->dir, "restores");
     code = uploads_new(a, restores, &a->uploads, st);
@@ -627,6 +634,7 @@ void agent_stop(struct agent *a)
     if (a->peer_addresses != NULL) {
         join__addresses_stop(a->peer_addresses);
     }
+    answers_stop(a->answers);
     if (a->exports != NULL) {
         exports_stop(a->exports);
     }
@@ -650,6 +658,7 @@ void agent_free(struct agent *a)
         hostctl_free(h);
     }
     exports_free(a->exports);
+    answers_free(a->answers);
     if (a->engine != NULL) {
         engine_free(a->engine);
     }

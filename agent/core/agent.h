@@ -33,6 +33,7 @@ enum {
     METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
     METHOD_ADDRESSES = thole_bus_v1_METHOD_ADDRESSES,
     METHOD_CALL = thole_bus_v1_METHOD_CALL,
+    METHOD_ANSWER = thole_bus_v1_METHOD_ANSWER,
 };
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -119,6 +120,7 @@ struct engine *agent_engine(struct agent *a);
 struct bus *agent_bus(struct agent *a);
 struct exports *agent_exports(struct agent *a); /* exports.h */
 struct uploads *agent_uploads(struct agent *a); /* uploads.h */
+struct answers *agent_answers(struct agent *a); /* answers.h */
 const struct uuid *agent_host_id(const struct agent *a);
 const char *agent_version(void);
 /* Does this host know shard zero's leader, and does its view have a row for this host? */
@@ -149,6 +151,7 @@ struct router_request {
     struct bufslice payload;
     uint64_t session, sequence;
     struct slice request_id; /* of a proposal without a session; lives until `done` */
+    bool streamed; /* a query that may be answered in pieces: give the request to answers_add */
     bool stale;
     uint32_t max_staleness_ms;
     uint32_t hops;           /* how often the request was forwarded before */
@@ -163,6 +166,11 @@ struct router_request {
     bool forgotten;         /* a duplicate whose first answer is not remembered */
     bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */
+    /* Streamed, with OK: what makes the answer, here or on another host (id 0: none). NULL and 0:
+     * `result` is the whole answer. */
+    struct engine_reader *reader;
+    uint64_t answer_id;
+    struct uuid answer_host;
 
     struct engine_request engine; /* the router's, while a local replica has the request */
     struct thole_status status;   /* of the result, too */

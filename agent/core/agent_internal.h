@@ -18,6 +18,7 @@
 
 struct access;
 struct addresses;
+struct answers;
 struct exports;
 struct outages;
 struct peer_bootstrap;
@@ -53,6 +54,7 @@ struct agent {
     struct router *router;
     struct pool forwarded; /* requests of other hosts, see router_serve.c */
     struct router_watches *watches;
+    struct answers *answers;
     struct exports *exports;
     struct uploads *uploads;
     struct addresses *peer_addresses; /* peer_addresses.h */

@@ -118,6 +118,13 @@ enum thole_code agent_check_machine_type(const struct thole_machine_type *type,
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the machine type lacks its size, its name or a function");
     }
+    if (THOLE_HAS(type, read_close) && ((type->read_open != NULL) != (type->read_next != NULL) ||
+                                        (type->read_open != NULL) != (type->read_close != NULL) ||
+                                        (type->read_open != NULL && type->view_acquire == NULL))) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "the machine type needs all of read_open, read_next, read_close and "
+                          "view_acquire, or none of the first three");
+    }
     if (!registry_check_machine_type("the name of the machine type", slice_str(type->name), &v)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, v.reason, "the name of the machine type: %s",
                           v.message);

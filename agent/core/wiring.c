@@ -298,6 +298,9 @@ static void on_request(void *ctx, struct bus_request *q)
     case METHOD_SNAPSHOT:
         exports_serve(a->exports, q);
         return;
+    case METHOD_ANSWER:
+        router_serve_answer(a, q);
+        return;
     case METHOD_ADDRESSES:
         join__addresses_serve(a->peer_addresses, q);
         return;

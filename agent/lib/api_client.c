@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/core/answers.h"
 #include "agent/lib/api_internal.h"
 #include "base/address.h"
 
@@ -30,6 +31,7 @@ struct client {
     struct bus_tls *tls;
     char *token; /* NULL: none */
     struct router *router;
+    struct answers *answers;
     struct worker *worker;
     struct worker_msg wake;
     _Atomic bool woken;
@@ -191,6 +193,11 @@ struct bus *api__client_bus(struct client *c)
     return c->bus;
 }
 
+struct answers *api__client_answers(struct client *c)
+{
+    return c->answers;
+}
+
 bool api__client_host(struct client *c, struct uuid *ret)
 {
     return client_pick_host(c, 0, 0, &(struct uuid){{0}}, ret);
@@ -288,6 +295,7 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
         .host_unreachable = client_host_unreachable,
     };
     c->router = router_new(&ro);
+    c->answers = answers_new(c->t->executor, c->bus);
     c->worker = worker_new(c->t->executor, "client", 16, client_turn, c);
     return THOLE_OK;
 }
@@ -341,6 +349,7 @@ void api__client_stop(struct client *c)
     if (c->bus != NULL) {
         bus_stop(c->bus, 0);
     }
+    answers_stop(c->answers);
 }
 
 void api__client_free(struct client *c)
@@ -348,6 +357,7 @@ void api__client_free(struct client *c)
     if (c == NULL) {
         return;
     }
+    answers_free(c->answers);
     bus_free(c->bus);
     bus_tls_unref(c->tls);
     free(c->token);

@@ -11,6 +11,7 @@
 #include "base/map.h"
 #include "base/ref.h"
 
+struct answers;
 struct client;
 struct results;
 
@@ -95,6 +96,7 @@ void api__client_stop(struct client *c);
 void api__client_free(struct client *c);
 void api__client_route(struct client *c, struct router_request *r, const char *shard_name);
 struct bus *api__client_bus(struct client *c);
+struct answers *api__client_answers(struct client *c);
 const char *api__client_token(const struct client *c);     /* NULL: none */
 struct bus_tls *api__client_tls(struct client *c);         /* NULL: plain text */
 bool api__client_host(struct client *c, struct uuid *ret); /* the endpoint in use */

@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/core/answers.h"
 #include "agent/lib/api_internal.h"
 #include "base/assert.h"
 #include "base/cork.h"
+#include "base/latch.h"
 #include "base/slot.h"
 
 #define RESULTS_BATCH 256
@@ -312,6 +314,86 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
             memcpy(ret->data, q.r.result.bytes.data, size);
         }
         ((char *)ret->data)[size] = 0;
+    }
+    bufslice_unref(q.r.result);
+    return code;
+}
+
+/* ---- Answers in pieces ----------------------------------------------------------------------- */
+
+struct next_piece {
+    struct latch read;
+    struct bufslice bytes; /* a reference */
+    bool end;
+};
+
+static void piece_read(void *ctx, const struct thole_status *st, struct bufslice piece, bool end)
+{
+    struct next_piece *n = ctx;
+    n->bytes = bufslice_keep(piece);
+    n->end = end;
+    latch_open(&n->read, st);
+}
+
+static enum thole_code read_pieces(struct answers *a, uint64_t id, thole_piece_fn piece, void *ctx,
+                                   struct thole_status *st)
+{
+    for (bool end = false; !end;) {
+        struct next_piece n = {.end = false};
+        bool go_on = true;
+        latch_init(&n.read);
+        answers_next(a, id, piece_read, &n);
+        enum thole_code code = latch_wait(&n.read, st);
+        latch_deinit(&n.read);
+        if (code == THOLE_OK && n.bytes.bytes.size > 0) {
+            go_on = piece(ctx, (struct thole_slice){n.bytes.bytes.data, n.bytes.bytes.size});
+        }
+        bufslice_unref(n.bytes);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        if (!go_on) {
+            answers_close(a, id);
+            return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_NONE,
+                              "the caller stopped the answer");
+        }
+        end = n.end;
+    }
+    return THOLE_OK;
+}
+
+enum thole_code thole_query_stream(struct thole *t, const struct thole_op *op, thole_piece_fn piece,
+                                   void *ctx, uint64_t *ret_index, struct thole_status *st)
+{
+    enum thole_code code = api__need_running(t, st);
+    if (code == THOLE_OK) {
+        code = check_op(t, op, st);
+    }
+    if (code == THOLE_OK && op->kind != THOLE_QUERY) {
+        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "op.kind must be THOLE_QUERY");
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct api_request q;
+    uint64_t id = 0;
+    struct answers *a = t->is_client ? api__client_answers(t->client) : agent_answers(t->agent);
+    fill_request(t, op, clock_now(&clock_system), &q);
+    q.r.streamed = true;
+    api__run(&q);
+    code = api__finish(&q, st);
+    if (code == THOLE_OK) {
+        code = answers_add(a, &q.r, &id, st);
+    }
+    if (code == THOLE_OK && ret_index != NULL) {
+        *ret_index = q.r.index;
+    }
+    if (code == THOLE_OK && id != 0) {
+        code = read_pieces(a, id, piece, ctx, st);
+    } else if (code == THOLE_OK && q.r.result.bytes.size > 0) {
+        const struct thole_slice whole = {q.r.result.bytes.data, q.r.result.bytes.size};
+        (void)piece(ctx, whole); /* it was the last one anyway */
     }
     bufslice_unref(q.r.result);
     return code;

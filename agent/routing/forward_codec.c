@@ -12,7 +12,7 @@
 #include "proto/status_decode.h"
 
 #define NUMBER_BYTES_MAX (1 + VARINT_BYTES_MAX) /* a tag of one byte; a length is no longer */
-#define FIELDS_MAX 12
+#define FIELDS_MAX 14
 #define FORWARD_PAYLOAD_FIELD 3
 #define REPLY_RESULT_FIELD 3
 
@@ -72,6 +72,7 @@ struct bufslice router_encode_forward(const struct router_request *r, const char
     p = put_number(p, 9, r->hops);
     p = put_bytes(p, 10, r->request_id);
     p = put_number(p, 11, r->kind == ROUTER_CLOSE_SESSION);
+    p = put_number(p, 14, r->streamed);
     p = put_number(p, 15, shard_name != NULL ? r->slot_plus_1 : 0);
     return used(out, p);
 }
@@ -100,6 +101,8 @@ struct bufslice router_encode_reply(const struct forward_reply *in, struct forwa
     p = put_bytes(p, 10, in->key);
     p = put_number(p, 11, in->bookmark);
     p = put_number(p, 12, in->forgotten);
+    p = put_number(p, 14, in->answer);
+    p = put_number(p, 15, in->end);
     return used(out, p);
 }
 
@@ -186,6 +189,9 @@ bool router_decode_forward(struct slice body, struct forwarded *ret)
         case 11:
             ret->close_session = f.value != 0;
             break;
+        case 14:
+            ret->streamed = f.value != 0;
+            break;
         case 15:
             ret->slot_plus_1 = (uint32_t)f.value;
             break;
@@ -242,6 +248,12 @@ bool router_decode_reply(struct slice body, struct forward_reply *ret)
             break;
         case 12:
             ret->forgotten = f.value != 0;
+            break;
+        case 14:
+            ret->answer = f.value;
+            break;
+        case 15:
+            ret->end = f.value != 0;
             break;
         default:
             break;

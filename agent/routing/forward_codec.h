@@ -17,7 +17,7 @@ struct forwarded {
     uint64_t shard_id;
     struct slice shard_name, payload, request_id; /* borrowed from the body */
     uint64_t session, sequence;
-    bool open_session, close_session, stale;
+    bool open_session, close_session, stale, streamed;
     uint32_t max_staleness_ms, hops, slot_plus_1;
 };
 bool router_decode_forward(struct slice body, struct forwarded *ret);
@@ -30,6 +30,8 @@ struct forward_reply {
     struct uuid leader_host;
     struct slice key;
     bool bookmark;
+    uint64_t answer;             /* of a streamed query: the result comes by METHOD_ANSWER */
+    bool end;                    /* METHOD_ANSWER: this was the last piece */
     struct thole_status failure; /* code THOLE_OK: none, and the other fields are undefined */
 };
 static inline void router_reply_init(struct forward_reply *f)

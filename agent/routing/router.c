@@ -163,6 +163,7 @@ static void local_done(struct engine_request *e)
         r->forgotten = e->forgotten;
         r->here = true;
         r->result = e->result;
+        r->reader = e->reader;
         finish(r);
         return;
     }
@@ -232,6 +233,7 @@ static void submit_local(struct router *ro, struct router_request *r)
     e->session = r->session;
     e->sequence = r->sequence;
     e->request_id = r->request_id;
+    e->streamed = r->streamed;
     e->stale = r->stale;
     e->max_staleness_ms = r->max_staleness_ms;
     e->deadline_ns = r->deadline_ns;
@@ -240,19 +242,6 @@ static void submit_local(struct router *ro, struct router_request *r)
 }
 
 /* ---- Remote ---------------------------------------------------------------------------------- */
-
-/* Keep the bytes of an answer: reference their owner, or copy them. */
-static struct bufslice retain(struct bufslice body, struct slice part)
-{
-    if (part.size == 0) {
-        return (struct bufslice){0};
-    }
-    if (body.owner != NULL) {
-        return (struct bufslice){.owner = buf_ref(body.owner), .bytes = part};
-    }
-    struct buf *b = buf_copy(part.data, part.size);
-    return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
-}
 
 static void remote_failed(struct router *ro, struct router_request *r,
                           const struct thole_status *st)
@@ -316,7 +305,9 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     r->duplicate = f.duplicate;
     r->forgotten = f.forgotten;
     r->here = false;
-    r->result = retain(body, f.result);
+    r->result = bufslice_keep((struct bufslice){body.owner, f.result});
+    r->answer_id = f.answer;
+    r->answer_host = rt->target;
     finish(r);
 }
 
@@ -481,7 +472,8 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
     r->status.reason = THOLE_REASON_NONE;
     r->status.message[0] = 0;
     r->result = (struct bufslice){0};
-    r->index = r->code = 0;
+    r->index = r->code = r->answer_id = 0;
+    r->reader = NULL;
     r->duplicate = r->forgotten = false;
     if (atomic_load_explicit(&ro->stopping, memory_order_relaxed)) {
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,

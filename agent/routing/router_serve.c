@@ -5,6 +5,7 @@
 
 #include "agent/access/access.h"
 #include "agent/core/agent_internal.h"
+#include "agent/core/answers.h"
 #include "agent/routing/forward_codec.h"
 #include "agent/routing/registry_command.h"
 #include "agent/routing/router.h"
@@ -13,6 +14,7 @@
 #include "agent/routing/router_watches.h"
 #include "base/assert.h"
 #include "base/pool.h"
+#include "proto/decode.h"
 
 struct forwarded_request {
     struct agent *agent;
@@ -40,6 +42,10 @@ static void answer(struct forwarded_request *s)
     f.duplicate = r->duplicate;
     f.forgotten = r->forgotten;
     f.result = r->result.bytes;
+    if (r->status.code == THOLE_OK && r->streamed &&
+        answers_add(s->agent->answers, r, &f.answer, &r->status) != THOLE_OK) {
+        f.answer = 0;
+    }
     if (r->status.code != THOLE_OK) {
         f.failure = r->status;
     }
@@ -196,6 +202,7 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
     r->sequence = f.sequence;
     r->request_id = f.request_id; /* as the payload */
     r->target_replica = f.sequence;
+    r->streamed = f.streamed;
     r->stale = f.stale;
     r->max_staleness_ms = f.max_staleness_ms;
     r->slot_plus_1 = f.slot_plus_1;
@@ -210,6 +217,46 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
         agent_resolve(a, f.shard_name, f.slot_plus_1, r->deadline_ns, resolved, s);
     } else {
         route(s, f.shard_id);
+    }
+}
+
+/* ---- Answers in pieces ----------------------------------------------------------------------- */
+
+static void piece_read(void *ctx, const struct thole_status *st, struct bufslice piece, bool end)
+{
+    struct forward_reply f;
+    struct forward_space space;
+    router_reply_init(&f);
+    f.result = piece.bytes;
+    f.end = end;
+    f.failure = *st;
+    bus_answer(ctx, router_encode_reply(&f, &space), false);
+}
+
+void router_serve_answer(struct agent *a, struct bus_request *q)
+{
+    struct thole_status st = {0};
+    uint64_t id = 0, shard_id = 0;
+    bool close = false;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_bus_v1_AnswerRead *m =
+        PROTO_DECODE(thole_bus_v1_AnswerRead, bus_request_body(q), arena);
+    if (m != NULL) {
+        id = thole_bus_v1_AnswerRead_id(m);
+        close = thole_bus_v1_AnswerRead_close(m);
+    }
+    upb_Arena_Free(arena);
+    if (m == NULL) {
+        refuse(q, "malformed request for a piece of an answer");
+    } else if (answers_shard(a->answers, id, &shard_id) &&
+               check_data(a, q, shard_id, &st) != THOLE_OK) {
+        answers_close(a->answers, id);
+        piece_read(q, &st, (struct bufslice){0}, false);
+    } else if (close) {
+        answers_close(a->answers, id);
+        piece_read(q, &st, (struct bufslice){0}, true);
+    } else {
+        answers_next(a->answers, id, piece_read, q);
     }
 }
 

@@ -7,6 +7,7 @@
 /* METHOD_PROPOSE, QUERY and TRANSFER; METHOD_WATCH. Answer the bus request, now or later. */
 void router_serve_forward(struct agent *a, struct bus_request *q);
 void router_serve_watch(struct agent *a, struct bus_request *q);
+void router_serve_answer(struct agent *a, struct bus_request *q); /* METHOD_ANSWER */
 size_t router_forwarded_bytes(void); /* of an object in the pool agent.forwarded */
 
 #endif

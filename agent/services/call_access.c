@@ -186,8 +186,9 @@ enum thole_code services__data_allowed(struct data_call *d, struct thole_status 
                                                    ? thole_v1_DATA_RIGHT_READ
                                                    : thole_v1_DATA_RIGHT_WRITE,
                                        .name = slice_str(d->shard)};
-    enum thole_code code =
-        access_require_of(agent_access(d->s->agent), d->rpc, &right, paths[d->route.kind], &denial);
+    enum thole_code code = access_require_of(
+        agent_access(d->s->agent), d->rpc, &right,
+        d->route.streamed ? "/thole.v1.Data/QueryStream" : paths[d->route.kind], &denial);
     if (code != THOLE_OK) {
         *st = denial.st;
         d->right = denial.right[0] != '\0' ? xstrdup(denial.right) : NULL;

@@ -172,8 +172,15 @@ static void data_done(struct router_request *r)
         services__data_stream_done(d);
         return;
     }
+    if (r->streamed) {
+        (void)bus_rpc_hold(d->rpc, &d->held, 0);
+    }
     if (r->status.code != THOLE_OK) {
         data_fail(d, &r->status);
+        return;
+    }
+    if (r->streamed) {
+        services__data_answer(d);
         return;
     }
     struct bufslice reply = r->kind == ROUTER_PROPOSE ? services__data_propose_response(d)
@@ -233,7 +240,8 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
     }
     struct buf *copy = NULL;
     if (payload.size > sizeof d->copied) {
-        if (!bus_rpc_hold(d->rpc, d->stream != NULL ? &d->held : NULL, payload.size)) {
+        if (!bus_rpc_hold(d->rpc, d->stream != NULL || d->route.streamed ? &d->held : NULL,
+                          payload.size)) {
             (void)services__no_room(st);
             return false;
         }
@@ -356,7 +364,7 @@ static bool read_close(struct data_call *d, const thole_v1_CloseSessionRequest *
 
 /* Decode without copying strings, check, and route. */
 static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice message,
-                       const upb_MiniTable *kind)
+                       const upb_MiniTable *kind, bool streamed)
 {
     _Alignas(16) char memory[DECODE_BYTES];
     upb_Arena *arena = upb_Arena_Init(memory, sizeof memory, &upb_alloc_global);
@@ -364,6 +372,7 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
     const void *q = proto_decode(kind, message, true, arena, &why);
     struct data_call *d = services__data_call_new(s, rpc);
     d->route.deadline_ns = services__deadline(rpc);
+    d->route.streamed = streamed;
     struct thole_status st;
     bool ok = q != NULL;
     if (!ok) {
@@ -388,20 +397,25 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
 
 void services__data_propose(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
-    data_begin(ctx, rpc, message, &thole_v1_ProposeRequest_msginit);
+    data_begin(ctx, rpc, message, &thole_v1_ProposeRequest_msginit, false);
 }
 
 void services__data_query(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
-    data_begin(ctx, rpc, message, &thole_v1_QueryRequest_msginit);
+    data_begin(ctx, rpc, message, &thole_v1_QueryRequest_msginit, false);
+}
+
+void services__data_query_begin(struct services *s, struct bus_rpc *rpc, struct slice message)
+{
+    data_begin(s, rpc, message, &thole_v1_QueryRequest_msginit, true);
 }
 
 void services__data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
-    data_begin(ctx, rpc, message, &thole_v1_OpenSessionRequest_msginit);
+    data_begin(ctx, rpc, message, &thole_v1_OpenSessionRequest_msginit, false);
 }
 
 void services__data_close_session(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
-    data_begin(ctx, rpc, message, &thole_v1_CloseSessionRequest_msginit);
+    data_begin(ctx, rpc, message, &thole_v1_CloseSessionRequest_msginit, false);
 }

@@ -41,7 +41,7 @@ struct services {
     struct worker_msg change;
     uint64_t look_ns; /* the next check of availability */
 
-    _Atomic uint64_t kv_shard; /* a shard of type kv that etcd's clients used; 0: none */
+    _Atomic uint64_t kv_shard;         /* a shard of type kv that etcd's clients used; 0: none */
     struct etcd_watches *etcd_watches; /* etcd_watch.h */
 
     /* A pool of unused data calls. */
@@ -405,6 +405,11 @@ void services__data_propose_response_append(const struct data_call *d, struct by
 
 void services__data_propose(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_query(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_query_stream(void *ctx, struct bus_rpc *rpc, struct slice message);
+/* The call of a QueryStream: as data_query, once its state is set up (data_answer.c). */
+void services__data_query_begin(struct services *s, struct bus_rpc *rpc, struct slice message);
+/* The query of a QueryStream succeeded: send its answer. Frees the call. */
+void services__data_answer(struct data_call *d);
 void services__data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_close_session(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message);

@@ -38,7 +38,10 @@ static void serve_one(struct replica *r, void *view, struct engine_request *q, s
     struct machine *m = r->machine;
     bytes_clear(out);
     q->index = m->applied;
-    if (q->kind != ENGINE_READ_POINT &&
+    if (q->streamed && engine__machine_has_reader(m)) {
+        (void)engine__reader_open(r, q->payload.bytes, &q->reader, &q->status);
+    }
+    if (q->kind != ENGINE_READ_POINT && q->reader == NULL && q->status.code == THOLE_OK &&
         engine__machine_query(m, view, q->payload.bytes, out, &q->status) == THOLE_OK &&
         out->size > 0) {
         q->result.owner = buf_copy(out->data, out->size);

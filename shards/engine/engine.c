@@ -125,6 +125,7 @@ void engine_submit(struct engine *e, struct engine_request *r)
     r->index = r->code = r->leader_term = 0;
     r->duplicate = false;
     r->result = (struct bufslice){0};
+    r->reader = NULL;
     r->leader_host = (struct uuid){0};
     r->msg.kind = MSG_REQUEST;
     if (worker_post(l->w, &r->msg)) {
@@ -301,6 +302,7 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     atomic_init(&e->transfer_id, o->incarnation << 32);
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->kinds_lock, NULL);
+    pthread_mutex_init(&e->readers_lock, NULL);
     start_workers(e);
     const struct store_replica *s;
     for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i)) != NULL;) {
@@ -404,6 +406,8 @@ void engine_free(struct engine *e)
     map_deinit(&e->forgotten);
     engine__heartbeats_free(e);
     map_deinit(&e->kinds);
+    ASSERT(e->readers == NULL);
+    pthread_mutex_destroy(&e->readers_lock);
     pthread_mutex_destroy(&e->kinds_lock);
     pthread_mutex_destroy(&e->lock);
     if (e->owns_files) {

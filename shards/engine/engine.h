@@ -233,6 +233,7 @@ struct engine_request {
     /* Proposals without a session: at most LIMIT_REQUEST_ID_BYTES, which live until `done`. A
      * repeat within LIMIT_REQUEST_ID_MS gets the first answer. */
     struct slice request_id;
+    bool streamed;             /* queries: the answer may be left to `reader` */
     bool stale;                /* queries: read the local state ... */
     uint32_t max_staleness_ms; /* ... if it heard a leader this recently; 0: however old */
     uint64_t deadline_ns;      /* monotonic; CLOCK_NEVER for none */
@@ -244,6 +245,9 @@ struct engine_request {
     bool duplicate;         /* the first answer of a retried proposal ... */
     bool forgotten;         /* ... which was too large or is too old to be remembered: no result */
     struct bufslice result; /* owned by the request's owner after done: release it */
+    /* Of a streamed query: makes the answer, instead of `result`; NULL: `result` is all of it.
+     * Close it. */
+    struct engine_reader *reader;
     /* With NOT_LEADER: the leader, if it is known. */
     uint64_t leader_term;
     struct uuid leader_host; /* nil: unknown */
@@ -253,6 +257,17 @@ struct engine_request {
 /* Any thread. Never fails inline: `done` reports refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER,
  * QUEUE_FULL, ...). */
 void engine_submit(struct engine *e, struct engine_request *r);
+
+/* An answer in pieces, on a view of the machine (reader.c). Calls for one reader come one at a
+ * time, on any thread; a call may take as long as the machine does for a piece. At most
+ * LIMIT_READERS are open. If the replica is removed, they end: UNAVAILABLE STOPPED. */
+struct engine_reader;
+/* The next piece of about LIMIT_PIECE_BYTES; NULL: nothing yet, call again. After *ret_end or an
+ * error only engine_reader_close may be called. */
+THOLE_MUST_CHECK enum thole_code engine_reader_next(struct engine_reader *rd,
+                                                    struct buf **ret_piece, bool *ret_end,
+                                                    struct thole_status *st);
+void engine_reader_close(struct engine_reader *rd); /* before engine_free; NULL is fine */
 
 /* Watch the events of a local shard's machine from now on. `event` runs on an applier thread with
  * borrowed bytes and must not block. `ended` runs once when the replica stops or installs a

@@ -74,6 +74,15 @@ enum thole_code engine__machine_destroy(struct replica *r, uint64_t generation,
                                         struct thole_status *st);
 enum thole_code engine__machine_query(struct machine *m, void *view, struct slice query,
                                       struct bytes *out, struct thole_status *st);
+bool engine__machine_has_reader(const struct machine *m);
+enum thole_code engine__machine_read(struct machine *m, void *reader, struct bytes *out,
+                                     bool *ret_end, struct thole_status *st);
+/* Begin a streamed answer. OK with *ret NULL: the type has no reader for this query. On the
+ * applier. */
+enum thole_code engine__reader_open(struct replica *r, struct slice query,
+                                    struct engine_reader **ret, struct thole_status *st);
+/* End all readers of these data, which are about to be deleted; UINT64_MAX: of any generation. */
+void engine__readers_end(struct replica *r, uint64_t generation);
 const struct thole_machine_type *engine__machine_type_find(const struct engine *e,
                                                            const char *name);
 
@@ -589,6 +598,10 @@ struct engine {
     _Atomic uint64_t *type_proposals; /* appended here, by index in o.types */
     _Atomic uint64_t transfer_id;
     _Atomic uint64_t bad_logged_ns;
+
+    pthread_mutex_t readers_lock; /* struct engine_reader has its own */
+    struct engine_reader *readers;
+    size_t reader_count;
 
     struct found_snapshot *found; /* written by engine_new, then read only */
     size_t found_count;

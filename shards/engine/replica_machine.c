@@ -183,12 +183,14 @@ enum thole_code engine__machine_destroy(struct replica *r, uint64_t generation,
 struct bytes_sink {
     struct thole_sink base;
     struct bytes *out;
+    bool full;
 };
 
 static enum thole_code write_bytes(struct thole_sink *s, const void *data, size_t size)
 {
     struct bytes_sink *sink = CONTAINER_OF(s, struct bytes_sink, base);
     if (size > LIMIT_RESULT_BYTES - sink->out->size) {
+        sink->full = true;
         return THOLE_RESOURCE_EXHAUSTED;
     }
     bytes_append(sink->out, data, size);
@@ -198,7 +200,27 @@ static enum thole_code write_bytes(struct thole_sink *s, const void *data, size_
 enum thole_code engine__machine_query(struct machine *m, void *view, struct slice query,
                                       struct bytes *out, struct thole_status *st)
 {
-    struct bytes_sink sink = {{sizeof(struct thole_sink), write_bytes}, out};
+    struct bytes_sink sink = {{sizeof(struct thole_sink), write_bytes}, out, false};
     struct thole_slice q = {query.data, query.size};
-    return engine__machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
+    enum thole_code code =
+        engine__machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
+    if (code == THOLE_RESOURCE_EXHAUSTED && sink.full) {
+        return THOLE_FAIL(st, code, THOLE_REASON_TOO_LARGE,
+                          "the answer is larger than 2 MiB: ask for less, or for a stream");
+    }
+    return code;
+}
+
+bool engine__machine_has_reader(const struct machine *m)
+{
+    const struct thole_machine_type *type = m->type;
+    return THOLE_HAS(type, read_close) && type->read_close != NULL;
+}
+
+enum thole_code engine__machine_read(struct machine *m, void *reader, struct bytes *out,
+                                     bool *ret_end, struct thole_status *st)
+{
+    struct bytes_sink sink = {{sizeof(struct thole_sink), write_bytes}, out, false};
+    return engine__machine_result(
+        m->type->read_next(m->state, reader, LIMIT_PIECE_BYTES, &sink.base, ret_end, st), st);
 }

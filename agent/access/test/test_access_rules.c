@@ -143,7 +143,8 @@ static void test_access_every_request_has_a_rule(void **state)
         }
         bool for_clients =
             method == thole_bus_v1_METHOD_PROPOSE || method == thole_bus_v1_METHOD_QUERY ||
-            method == thole_bus_v1_METHOD_WATCH || method == thole_bus_v1_METHOD_PEER_BOOTSTRAP;
+            method == thole_bus_v1_METHOD_ANSWER || method == thole_bus_v1_METHOD_WATCH ||
+            method == thole_bus_v1_METHOD_PEER_BOOTSTRAP;
         assert_true(rule == NULL || (rule->level == ACCESS_HOSTS) == !for_clients);
     }
     assert_null(access_request_rule(4711));

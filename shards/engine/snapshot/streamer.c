@@ -49,6 +49,7 @@ static void handle_task(struct streamer *s, struct task *t)
             engine__receives_stop(s->receives, t->r);
         }
         engine__sends_stop(s->sends, t->r, t->everything ? ANY_GENERATION : t->generation);
+        engine__readers_end(t->r, t->everything ? ANY_GENERATION : t->generation);
         engine__jobs_destroy(s->jobs, t);
     } else if (t->kind == TASK_RESTORE && !t->ran) {
         engine__receives_restore(s->receives, t);

@@ -314,4 +314,7 @@ const struct thole_machine_type machine_kv = {
     .restore = kv__restore,
     .flush = NULL, /* the engine flushes the state database of the host */
     .destroy = kv_destroy,
+    .read_open = kv__read_open,
+    .read_next = kv__read_next,
+    .read_close = kv__read_close,
 };

@@ -383,6 +383,14 @@ uint64_t kv__parse_quota(struct thole_slice config);
 
 enum thole_code kv__query(void *machine, const void *view, struct thole_slice query,
                           struct thole_sink *answer, struct thole_status *st);
+
+/* Answers in pieces: those of Range that come in the order of the keys. Each piece is a
+ * RangeResponse, and so are all of them together (kv_range.c). */
+enum thole_code kv__read_open(void *machine, const void *view, struct thole_slice query,
+                              void **ret_reader, struct thole_status *st);
+enum thole_code kv__read_next(void *machine, void *reader, size_t bytes, struct thole_sink *piece,
+                              bool *ret_end, struct thole_status *st);
+void kv__read_close(void *machine, void *reader);
 enum thole_code kv__events(const struct kv_reader *r, const thole_kv_v1_EventsRequest *m,
                            struct bytes *out, const struct kv_refusal **ret_refusal,
                            struct thole_status *st);

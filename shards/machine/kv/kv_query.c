@@ -70,7 +70,9 @@ enum thole_code kv__query(void *machine, const void *view, struct thole_slice qu
         upb_Arena_Free(arena);
     }
     if (code == THOLE_OK && refusal != NULL) {
-        code = THOLE_FAIL(st, refusal->code, THOLE_REASON_NONE, "%s", refusal->text);
+        enum thole_reason reason =
+            refusal == &kv__too_large ? THOLE_REASON_TOO_LARGE : THOLE_REASON_NONE;
+        code = THOLE_FAIL(st, refusal->code, reason, "%s", refusal->text);
     }
     if (code == THOLE_OK && out.size > 0) {
         code = answer->write(answer, out.data, out.size);

@@ -1,9 +1,15 @@
-/* Range. Options work in etcd's order: collect, leave out by revision, sort, cut. */
+/* Range. Options work in etcd's order: collect, leave out by revision, sort, cut.
+ *
+ * The answer is whole, or in pieces: then each piece is a RangeResponse, and so are all pieces
+ * together, one after the other. The first has the header, the last `more` and `count`. */
 #include <stdlib.h>
 
+#include "proto/decode.h"
 #include "shards/machine/kv/kv_internal.h"
 
 enum { RANGE_KVS = 2, RANGE_MORE = 3, RANGE_COUNT = 4 };
+
+#define RANGE_BYTES_MAX (LIMIT_RESULT_BYTES + 1) /* is too large already */
 
 struct range {
     const struct kv_reader *r;
@@ -11,9 +17,10 @@ struct range {
     struct kv_keys keys;
     int64_t revision;
     int64_t limit; /* 0: none */
-    bool keys_only, filtered, sorted;
-    int64_t count;
-    bool more;
+    bool keys_only, count_only, filtered, sorted, sort_after_cut;
+    bool counted; /* `count` is known without a scan */
+    int64_t count, matched, walked;
+    struct kv_scan *scan; /* NULL: not needed */
     struct bytes scratch;
     /* Sorted answers */
     struct arena *arena;
@@ -105,53 +112,55 @@ static void sort_items(struct range *g)
 /* ---- Collecting ------------------------------------------------------------------------------ */
 
 /* Whether the answer needs no more items, if the count is known otherwise. */
-static bool enough(const struct range *g, int64_t matched)
+static bool enough(const struct range *g)
 {
-    return g->limit != 0 && matched > g->limit;
+    return g->limit != 0 && g->matched > g->limit;
 }
 
-static enum thole_code walk(struct range *g, struct bytes *out, struct thole_status *st)
+static void walk_begin(struct range *g)
 {
-    bool count_only = etcdserverpb_RangeRequest_count_only(g->m);
-    bool with_values =
-        !count_only && (!g->keys_only || g->filtered || g->sorted || g->revision < g->r->revision);
+    bool with_values = !g->count_only &&
+                       (!g->keys_only || g->filtered || g->sorted || g->revision < g->r->revision);
+
     /* Without order and bounds, etcd reads one item beyond the limit and sorts those. */
-    bool sort_after_cut =
+    g->sort_after_cut =
         g->sorted && !g->filtered &&
         etcdserverpb_RangeRequest_sort_order(g->m) == etcdserverpb_RangeRequest_NONE;
-    bool counted = !g->keys.one && kv__count(g->r, &g->keys, g->revision, &g->count);
-    int64_t matched = 0, walked = 0;
+    g->counted = !g->keys.one && kv__count(g->r, &g->keys, g->revision, &g->count);
+    if (!g->counted || !g->count_only) {
+        g->scan = kv__scan_new(g->r, &g->keys, g->revision, with_values);
+    }
+}
+
+static void take(struct range *g, const struct kv_item *item, struct bytes *out)
+{
+    g->walked++;
+    if (g->count_only || (g->filtered && left_out(g->m, item))) {
+        return;
+    }
+    g->matched++;
+    if (g->sorted && !(g->sort_after_cut && g->limit != 0 && g->matched > g->limit + 1)) {
+        remember(g, item);
+    } else if (!g->sorted && !enough(g)) {
+        append_item(g, item, out);
+    }
+}
+
+/* Returns false at the end. Stops after `items`, or once `out` has `bytes`. */
+static bool walk(struct range *g, size_t items, size_t bytes, struct bytes *out)
+{
     struct kv_item item;
 
-    if (counted && count_only) {
-        return THOLE_OK;
-    }
-    struct kv_scan *scan = kv__scan_new(g->r, &g->keys, g->revision, with_values);
-    while (kv__scan_next(scan, &item)) {
-        walked++;
-        if (count_only || (g->filtered && left_out(g->m, &item))) {
-            continue;
+    while (g->scan != NULL && items-- > 0 && out->size < bytes) {
+        if (!kv__scan_next(g->scan, &item)) {
+            return false;
         }
-        matched++;
-        if (g->sorted && !(sort_after_cut && matched > g->limit + 1 && g->limit != 0)) {
-            remember(g, &item);
-        } else if (!g->sorted && !enough(g, matched)) {
-            append_item(g, &item, out);
-        }
-        if (counted && enough(g, matched) && (!g->sorted || sort_after_cut)) {
-            break;
+        take(g, &item, out);
+        if (g->counted && enough(g) && (!g->sorted || g->sort_after_cut)) {
+            return false;
         }
     }
-    enum thole_code code = kv__scan_status(scan, st);
-    kv__scan_free(scan);
-    if (!counted) {
-        g->count = walked;
-    }
-    if (!counted && !g->sorted && (count_only || enough(g, matched))) {
-        kv__count_scanned(g->r, walked - (count_only ? 0 : g->limit));
-    }
-    g->more = enough(g, matched);
-    return code;
+    return g->scan != NULL;
 }
 
 static void append_sorted(struct range *g, struct bytes *out)
@@ -167,44 +176,169 @@ static void append_sorted(struct range *g, struct bytes *out)
     }
 }
 
-enum thole_code kv__range(const struct kv_reader *r, const etcdserverpb_RangeRequest *m,
-                          struct bytes *out, const struct kv_refusal **ret_refusal,
-                          struct thole_status *st)
+static enum thole_code walk_end(struct range *g, struct bytes *out, struct thole_status *st)
+{
+    enum thole_code code = g->scan != NULL ? kv__scan_status(g->scan, st) : THOLE_OK;
+
+    if (!g->counted) {
+        g->count = g->walked;
+    }
+    if (!g->counted && !g->sorted && (g->count_only || enough(g))) {
+        kv__count_scanned(g->r, g->walked - (g->count_only ? 0 : g->limit));
+    }
+    if (g->sorted) {
+        append_sorted(g, out);
+    }
+    kv__wire_number(out, RANGE_MORE, enough(g));
+    kv__wire_number(out, RANGE_COUNT, (uint64_t)g->count);
+    return code;
+}
+
+/* ---- Whole answers --------------------------------------------------------------------------- */
+
+static void range_init(struct range *g, const struct kv_reader *r,
+                       const etcdserverpb_RangeRequest *m)
 {
     int64_t revision = etcdserverpb_RangeRequest_revision(m);
     int64_t limit = etcdserverpb_RangeRequest_limit(m);
-    struct range g = {
+
+    *g = (struct range){
         .r = r,
         .m = m,
         .keys = kv__keys(etcdserverpb_RangeRequest_key(m), etcdserverpb_RangeRequest_range_end(m)),
         .revision = revision > 0 ? revision : r->revision,
         .limit = limit > 0 ? limit : 0,
         .keys_only = etcdserverpb_RangeRequest_keys_only(m),
+        .count_only = etcdserverpb_RangeRequest_count_only(m),
         .filtered = etcdserverpb_RangeRequest_min_mod_revision(m) != 0 ||
                     etcdserverpb_RangeRequest_max_mod_revision(m) != 0 ||
                     etcdserverpb_RangeRequest_min_create_revision(m) != 0 ||
                     etcdserverpb_RangeRequest_max_create_revision(m) != 0,
+        /* Keys come in ascending order anyway. */
+        .sorted = etcdserverpb_RangeRequest_sort_target(m) != etcdserverpb_RangeRequest_KEY ||
+                  etcdserverpb_RangeRequest_sort_order(m) == etcdserverpb_RangeRequest_DESCEND,
     };
+    g->arena = g->sorted ? arena_new() : NULL;
+}
 
-    *ret_refusal = g.revision > r->revision           ? &kv__future
-                   : g.revision < r->state->compacted ? &kv__compacted
-                                                      : NULL;
-    if (*ret_refusal != NULL) {
+static void range_deinit(struct range *g)
+{
+    kv__scan_free(g->scan);
+    if (g->arena != NULL) {
+        arena_free(g->arena);
+    }
+    free(g->items);
+    bytes_deinit(&g->scratch);
+}
+
+static const struct kv_refusal *refusal_of(const struct range *g)
+{
+    return g->revision > g->r->revision           ? &kv__future
+           : g->revision < g->r->state->compacted ? &kv__compacted
+                                                  : NULL;
+}
+
+enum thole_code kv__range(const struct kv_reader *r, const etcdserverpb_RangeRequest *m,
+                          struct bytes *out, const struct kv_refusal **ret_refusal,
+                          struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+    struct range g;
+
+    range_init(&g, r, m);
+    *ret_refusal = refusal_of(&g);
+    if (*ret_refusal == NULL) {
+        kv__wire_header(out, r->revision);
+        walk_begin(&g);
+        /* What is too large to answer is not collected in memory either. */
+        if (walk(&g, SIZE_MAX, RANGE_BYTES_MAX, out)) {
+            *ret_refusal = &kv__too_large;
+        } else {
+            code = walk_end(&g, out, st);
+        }
+    }
+    range_deinit(&g);
+    return code;
+}
+
+/* ---- Answers in pieces ----------------------------------------------------------------------- */
+
+/* Bounds the work of one call, if few items are answered. */
+#define PIECE_ITEMS_MAX 20000
+
+struct range_reader {
+    struct kv_reader r;
+    upb_Arena *arena; /* of the query, with a copy of its bytes */
+    struct range g;
+    bool begun;
+};
+
+enum thole_code kv__read_open(void *machine, const void *view, struct thole_slice query,
+                              void **ret_reader, struct thole_status *st)
+{
+    const struct kv_view *v = view;
+    const uint8_t *in = query.data;
+    enum thole_code code = THOLE_OK;
+
+    if (query.size == 0 || in[0] != KV_PROTO_BYTE) {
         return THOLE_OK;
     }
-    /* Keys come in ascending order anyway. */
-    g.sorted = etcdserverpb_RangeRequest_sort_target(m) != etcdserverpb_RangeRequest_KEY ||
-               etcdserverpb_RangeRequest_sort_order(m) == etcdserverpb_RangeRequest_DESCEND;
-    g.arena = g.sorted ? arena_new() : NULL;
-    kv__wire_header(out, r->revision);
-    enum thole_code code = walk(&g, out, st);
-    if (g.sorted) {
-        append_sorted(&g, out);
-        arena_free(g.arena);
-        free(g.items);
+    upb_Arena *arena = upb_Arena_New();
+    const thole_kv_v1_Query *q =
+        PROTO_DECODE(thole_kv_v1_Query, slice_of(in + 1, query.size - 1), arena);
+    if (q == NULL || thole_kv_v1_Query_op_case(q) != thole_kv_v1_Query_op_range) {
+        upb_Arena_Free(arena);
+        return THOLE_OK;
     }
-    kv__wire_number(out, RANGE_MORE, g.more);
-    kv__wire_number(out, RANGE_COUNT, (uint64_t)g.count);
-    bytes_deinit(&g.scratch);
+    struct range_reader *p = xcalloc(1, sizeof *p);
+    const etcdserverpb_RangeRequest *m = thole_kv_v1_Query_range(q);
+    p->arena = arena;
+    p->r = (struct kv_reader){
+        .kv = machine, .view = v->db, .state = &v->state, .revision = v->state.revision};
+    range_init(&p->g, &p->r, m);
+    const struct kv_refusal *refusal = kv__check_range(m);
+    refusal = refusal != NULL ? refusal : refusal_of(&p->g);
+    if (refusal != NULL) {
+        code = THOLE_FAIL(st, refusal->code, THOLE_REASON_NONE, "%s", refusal->text);
+    }
+    if (code != THOLE_OK || p->g.sorted) { /* sorting needs all of it: `query` answers */
+        kv__read_close(machine, p);
+        return code;
+    }
+    *ret_reader = p;
+    return THOLE_OK;
+}
+
+enum thole_code kv__read_next(void *machine, void *reader, size_t bytes, struct thole_sink *piece,
+                              bool *ret_end, struct thole_status *st)
+{
+    struct range_reader *p = reader;
+    struct bytes out = {0};
+    enum thole_code code = THOLE_OK;
+
+    (void)machine;
+    if (!p->begun) {
+        p->begun = true;
+        kv__wire_header(&out, p->r.revision);
+        walk_begin(&p->g);
+    }
+    if (!walk(&p->g, PIECE_ITEMS_MAX, bytes, &out)) {
+        *ret_end = true;
+        code = walk_end(&p->g, &out, st);
+    }
+    if (code == THOLE_OK && out.size > 0) {
+        code = piece->write(piece, out.data, out.size);
+    }
+    bytes_deinit(&out);
     return code;
+}
+
+void kv__read_close(void *machine, void *reader)
+{
+    struct range_reader *p = reader;
+
+    (void)machine;
+    range_deinit(&p->g);
+    upb_Arena_Free(p->arena);
+    free(p);
 }

@@ -722,6 +722,136 @@ static void test_kv_an_answer_that_is_too_large_undoes_the_command(void **state)
     assert_int_equal(thole_kv_v1_StoreStatus_keys(status(f)), 0);
 }
 
+/* ---- Answers in pieces ----------------------------------------------------------------------- */
+
+/* All pieces of about that size, of a view that is older than the change of `meanwhile`. */
+static void read_in_pieces(struct fixture *f, const thole_kv_v1_Query *m, size_t bytes,
+                           const char *meanwhile, size_t *ret_pieces)
+{
+    struct test_sink sink;
+    size_t n = 0;
+    void *view = NULL, *reader = NULL;
+    bool end = false;
+    char *data = thole_kv_v1_Query_serialize(m, f->arena, &n);
+    struct slice q = with_marker(f, data, n);
+    const struct thole_machine_type *type = f->t.type;
+
+    test_sink_init(&sink);
+    assert_int_equal(type->view_acquire(f->t.m, &view, NULL), THOLE_OK);
+    assert_int_equal(
+        type->read_open(f->t.m, view, (struct thole_slice){q.data, q.size}, &reader, NULL),
+        THOLE_OK);
+    assert_non_null(reader);
+    put(f, meanwhile, "later", 0);
+    for (*ret_pieces = 0; !end; ++*ret_pieces) {
+        size_t before = sink.out.size;
+        assert_int_equal(type->read_next(f->t.m, reader, bytes, &sink.base, &end, NULL), THOLE_OK);
+        assert_true(sink.out.size - before <= bytes + 128); /* one item more, and the counts */
+    }
+    type->read_close(f->t.m, reader);
+    type->view_release(f->t.m, view);
+    bytes_clear(&f->out);
+    bytes_append_slice(&f->out, bytes_slice(&sink.out));
+    bytes_deinit(&sink.out);
+}
+
+static void test_kv_pieces_of_a_range_are_its_answer(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes whole = {0};
+    char key[16];
+
+    for (unsigned i = 0; i < 300; i++) {
+        (void)snprintf(key, sizeof key, "k%03u", i);
+        put(f, key, "0123456789", 0);
+        put(f, key, i % 7 == 0 ? "" : "9876543210", 0);
+    }
+    for (unsigned i = 0; i < 64; i++) {
+        thole_kv_v1_Query *q;
+        size_t pieces = 0;
+        etcdserverpb_RangeRequest *r = range_query(f, &q, "k", sv("l"));
+
+        etcdserverpb_RangeRequest_set_limit(r, i % 3 == 0 ? 100 : i % 3 == 1 ? 300 : 0);
+        etcdserverpb_RangeRequest_set_keys_only(r, (i & 4) != 0);
+        etcdserverpb_RangeRequest_set_revision(r, (i & 8) != 0 ? 201 : 0);
+        etcdserverpb_RangeRequest_set_min_mod_revision(r, (i & 16) != 0 ? 150 : 0);
+        etcdserverpb_RangeRequest_set_count_only(r, (i & 32) != 0);
+        assert_int_equal(query(f, q, NULL), THOLE_OK);
+        bytes_clear(&whole);
+        bytes_append_slice(&whole, bytes_slice(&f->out));
+        (void)snprintf(key, sizeof key, "m%u", i); /* is not in the range */
+        read_in_pieces(f, q, 1 + i * 40, key, &pieces);
+        assert_true(i >= 8 || pieces > 5);
+        assert_true(slice_equal(bytes_slice(&whole), bytes_slice(&f->out)));
+    }
+    bytes_deinit(&whole);
+}
+
+static void test_kv_a_reader_keeps_to_its_view(void **state)
+{
+    struct fixture *f = *state;
+    thole_kv_v1_Query *q;
+    size_t pieces = 0, n = 0;
+
+    put(f, "k1", "one", 0);
+    put(f, "k2", "two", 0);
+    (void)range_query(f, &q, "k", sv("l"));
+    read_in_pieces(f, q, 1, "k2", &pieces);
+    const mvccpb_KeyValue *const *kvs =
+        etcdserverpb_RangeResponse_kvs(ANSWER(f, etcdserverpb_RangeResponse), &n);
+    assert_int_equal(n, 2);
+    assert_true(upb_StringView_IsEqual(mvccpb_KeyValue_value(kvs[1]), sv("two")));
+}
+
+static void test_kv_what_cannot_be_read_in_pieces_is_left_to_the_query(void **state)
+{
+    struct fixture *f = *state;
+    thole_kv_v1_Query *q;
+    void *view = NULL, *reader = NULL;
+    size_t n = 0;
+    struct thole_status st = {0};
+    etcdserverpb_RangeRequest *r = range_query(f, &q, "k", sv("l"));
+
+    assert_int_equal(f->t.type->view_acquire(f->t.m, &view, NULL), THOLE_OK);
+    assert_int_equal(
+        f->t.type->read_open(f->t.m, view, (struct thole_slice){"get k", 5}, &reader, &st),
+        THOLE_OK);
+    assert_null(reader);
+    etcdserverpb_RangeRequest_set_sort_target(r, etcdserverpb_RangeRequest_VALUE);
+    char *data = thole_kv_v1_Query_serialize(q, f->arena, &n);
+    struct slice in = with_marker(f, data, n);
+    assert_int_equal(
+        f->t.type->read_open(f->t.m, view, (struct thole_slice){in.data, in.size}, &reader, &st),
+        THOLE_OK);
+    assert_null(reader);
+    etcdserverpb_RangeRequest_set_revision(r, 1000);
+    data = thole_kv_v1_Query_serialize(q, f->arena, &n);
+    in = with_marker(f, data, n);
+    assert_int_equal(
+        f->t.type->read_open(f->t.m, view, (struct thole_slice){in.data, in.size}, &reader, &st),
+        THOLE_OUT_OF_RANGE);
+    assert_null(reader);
+    f->t.type->view_release(f->t.m, view);
+}
+
+static void test_kv_a_whole_answer_that_is_too_large_says_so(void **state)
+{
+    struct fixture *f = *state;
+    char *large = xmalloc(900 * KIB + 1), key[] = "a";
+    thole_kv_v1_Query *q;
+    struct thole_status st = {0};
+
+    memset(large, 'x', 900 * KIB);
+    large[900 * KIB] = '\0';
+    for (; key[0] <= 'c'; key[0]++) {
+        put(f, key, large, 0);
+    }
+    free(large);
+    (void)range_query(f, &q, "a", sv("z"));
+    assert_int_equal(query(f, q, &st), THOLE_RESOURCE_EXHAUSTED);
+    assert_int_equal(st.reason, THOLE_REASON_TOO_LARGE);
+}
+
 /* ---- Counts ---------------------------------------------------------------------------------- */
 
 static int64_t count(struct fixture *f, const char *from, const char *to, int64_t revision)
@@ -820,6 +950,10 @@ int main(void)
         KV(test_kv_values_are_modified_in_a_transaction),
         KV(test_kv_a_transaction_that_fails_half_way_leaves_nothing),
         KV(test_kv_an_answer_that_is_too_large_undoes_the_command),
+        KV(test_kv_pieces_of_a_range_are_its_answer),
+        KV(test_kv_a_reader_keeps_to_its_view),
+        KV(test_kv_what_cannot_be_read_in_pieces_is_left_to_the_query),
+        KV(test_kv_a_whole_answer_that_is_too_large_says_so),
         KV(test_kv_counts_stay_exact_while_keys_come_and_go),
         KV(test_kv_data_of_the_first_layout_is_refused),
     };

@@ -7,10 +7,11 @@
  * the first.
  *
  * Threads: `apply`, `view_acquire`, `restore`, `flush` and `close` of a machine are called one at a
- * time, possibly on different threads, with full memory ordering between calls. `query`, `save` and
- * `view_release` run concurrently with them and with each other, on any thread, on a view. A type
- * without views (view_acquire NULL) is guarded by a reader-writer lock of the engine instead: its
- * `query` and `save` get view == NULL, and never run concurrently with apply or flush.
+ * time, possibly on different threads, with full memory ordering between calls. `query`, `save`,
+ * `read_open`, `read_next`, `read_close` and `view_release` run concurrently with them and with
+ * each other, on any thread, on a view. A type without views (view_acquire NULL) is guarded by a
+ * reader-writer lock of the engine instead: its `query` and `save` get view == NULL, and never run
+ * concurrently with apply or flush.
  *
  * Determinism: the effect and results of `apply` must depend on the machine's state and the entries
  * alone: no clock, randomness, addresses or locale. Batches may be cut differently on each replica.
@@ -40,6 +41,12 @@
  * before it drops entries from the log: when the log has grown by compact_log_bytes (64 MiB),
  * before a snapshot replaces the log, and at no fixed interval. After a crash the engine opens the
  * machine, reads the applied index from the metadata, and applies the log from there again.
+ *
+ * Long answers: a query that is streamed (Data.QueryStream, thole_query_stream) may be answered in
+ * pieces, by a reader of a view: `read_open`, `read_next` until it reports the end, `read_close`.
+ * Calls for one reader come one at a time, on any thread, beside everything else on its view. The
+ * client sets the pace, so a reader should hold little memory between calls. It may be closed at
+ * any time: the caller is gone, reads too slowly, or the replica is removed.
  *
  * Growth: a struct that crosses this interface begins with the size that the side which made it
  * knows. A field is there if the size covers it (THOLE_HAS). Fields are only added at the end.
@@ -232,6 +239,20 @@ struct thole_machine_type {
     /* Persistent: delete the data of env->generation. The machine is not open. NOT_FOUND counts as
      * success. Without it, only env->directory is deleted. */
     enum thole_code (*destroy)(const struct thole_machine_env *env, struct thole_status *st);
+
+    /* Answers of any size, in pieces; all three or none, and only with view_acquire. See "Long
+     * answers" above.
+     *
+     * Begin to answer `query` from the view, which outlives the reader. Leave *ret_reader NULL to
+     * let `query` answer in one piece. Errors as in `query`. */
+    enum thole_code (*read_open)(void *machine, const void *view, struct thole_slice query,
+                                 void **ret_reader, struct thole_status *st);
+    /* Write the next piece: stop soon after `bytes` of it, at 2 MiB at the latest. Set *ret_end
+     * (false at first) with the last. A piece may be empty, to bound the work of one call. Any
+     * error but DATA_LOSS (as in `query`) ends this answer only. */
+    enum thole_code (*read_next)(void *machine, void *reader, size_t bytes,
+                                 struct thole_sink *piece, bool *ret_end, struct thole_status *st);
+    void (*read_close)(void *machine, void *reader);
 };
 
 /* A shared object with machine types, for `tholed --plugin FILE.so`, defines this function. tholed
