@@ -261,6 +261,7 @@ upb_StringView cli__sv(const char *text);
 
 int cli__command_status(struct cli *c);
 int cli__command_members(struct cli *c);
+int cli__command_top(struct cli *c);
 int cli__command_apply(struct cli *c);
 int cli__command_diff(struct cli *c);
 int cli__command_get(struct cli *c);

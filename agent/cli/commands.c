@@ -10,6 +10,16 @@ const struct cli_command cli_commands[] = {
      NULL,
      {0},
      cli__command_status},
+    {"top",
+     "",
+     "show hosts and shards as they change: leaders, rates, lag, health, operations",
+     "Follows the cluster's rows; load is asked of each host every two seconds. Keys: tab changes\n"
+     "between shards, operations and events (since it began); s sorts, / filters, arrows scroll,\n"
+     "q quits. A column per host says what it has of a shard: L leader, v voter, n non-voting,\n"
+     "w witness, + not running yet, x being removed, ! failed, ? its host does not answer. LAG is\n"
+     "what the slowest replica has not applied. Without a terminal it prints one screen.",
+     {0},
+     cli__command_top},
     {"get",
      "hosts|shards|pools|replicas|operations|events|roles|tokens [NAME]",
      "list objects",
