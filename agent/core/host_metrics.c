@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/metrics.h"
 
-#define SECONDS_PER_DAY 86400
 #define COUNTED_TYPES (AGENT_TYPES_MAX + 2) /* and "other" */
 
 static void gauge(struct bytes *out, const char *name, double value, const char *help)
@@ -107,10 +106,12 @@ static bool has_condition(const thole_v1_Shard *row, const char *type)
     return false;
 }
 
+/* Without a leader of shard zero, only a replica here can tell. */
 static bool is_leaderless(const struct shard_availability *now)
 {
     return !now->available &&
-           (strcmp(now->reason, "NoLeader") == 0 || strcmp(now->reason, "LeaderSilent") == 0 ||
+           ((strcmp(now->reason, "ViewOld") == 0 && !now->available_here) ||
+            strcmp(now->reason, "NoLeader") == 0 || strcmp(now->reason, "LeaderSilent") == 0 ||
             strcmp(now->reason, "QuorumSilent") == 0);
 }
 
@@ -258,12 +259,12 @@ static void render_disk(struct agent *a, struct bytes *out)
 
 static void render_certificate(struct agent *a, struct bytes *out)
 {
-    double days = INFINITY;
+    double left_s = INFINITY;
     if (a->tls != NULL) {
-        days = difftime((time_t)bus_tls_expiry_s(a->tls), time(NULL)) / SECONDS_PER_DAY;
+        left_s = difftime((time_t)bus_tls_expiry_s(a->tls), time(NULL));
     }
-    gauge(out, "thole_tls_certificate_days_left", days,
-          "Days until this host's certificate, or its CA's, ceases to count; +Inf: plain text");
+    gauge(out, "thole_tls_certificate_left_seconds", left_s,
+          "Time until this host's certificate, or its CA's, ceases to count; +Inf: plain text");
 }
 
 void agent_metrics(struct agent *a, struct bytes *out)
