@@ -126,6 +126,27 @@ static enum thole_code check_keys(struct txn *t, const thole_v1_ShardPoolSpec *h
     return THOLE_OK;
 }
 
+static bool is_protected(const thole_v1_ShardPoolSpec *spec)
+{
+    const thole_v1_ShardSpec *shard = thole_v1_ShardPoolSpec_shard(spec);
+    return shard != NULL && thole_v1_ShardSpec_deletion_protection(shard);
+}
+
+/* Fewer shards would be deletions. */
+static enum thole_code check_protection(struct txn *t, const thole_v1_ShardPoolSpec *have,
+                                        const thole_v1_ShardPoolSpec *given)
+{
+    if (!is_protected(given) || has_keys(have) ||
+        thole_v1_ShardPoolSpec_count(given) >= thole_v1_ShardPoolSpec_count(have)) {
+        return THOLE_OK;
+    }
+    return registry__refuse(t, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST, "spec.count",
+                            "cannot fall from %" PRIu32 " to %" PRIu32
+                            ": the shards are protected from deletion (shard.deletion_protection)",
+                            thole_v1_ShardPoolSpec_count(have),
+                            thole_v1_ShardPoolSpec_count(given));
+}
+
 /* The pool's shards are gone through again, from the first. */
 static void reconcile_again(struct txn *t, struct row *pool)
 {
@@ -158,6 +179,9 @@ static enum thole_code set_spec(struct txn *t, struct row *pool,
     enum thole_code code = check_spec(t, given, REGISTRY_SPEC_CHANGE);
     if (code == THOLE_OK) {
         code = check_keys(t, have, given);
+    }
+    if (code == THOLE_OK) {
+        code = check_protection(t, have, given);
     }
     if (code == THOLE_OK) {
         code = registry__merge_spec(t, "spec.shard", thole_v1_ShardPoolSpec_shard(have),
@@ -234,6 +258,12 @@ enum thole_code registry__op_delete_pool(struct txn *t, const thole_registry_v1_
     registry__txn_show(t, pool);
     if (thole_v1_ShardPool_deleting(pool->pool)) {
         return THOLE_OK;
+    }
+    if (is_protected(thole_v1_ShardPool_spec(pool->pool))) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "pools/%.*s is protected from deletion; apply its spec with "
+                          "shard.deletion_protection: false first",
+                          (int)name.size, name.data);
     }
     struct row *row = begin_generation(t, pool);
     thole_v1_ShardPool_set_deleting(row->pool, true);

@@ -313,6 +313,21 @@ static enum thole_code delete_in_pool(struct txn *t, struct row *shard)
     return THOLE_OK;
 }
 
+/* Restores that fail, and groups that cannot form, are not the user's deletions. */
+static enum thole_code refuse_protected(struct txn *t, const struct row *shard)
+{
+    upb_StringView name = thole_v1_Shard_name(shard->shard);
+    upb_StringView pool = thole_v1_Shard_pool(shard->shard);
+    if (!thole_v1_ShardSpec_deletion_protection(thole_v1_Shard_spec(shard->shard)) ||
+        thole_v1_Shard_deleting(shard->shard)) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                      "shards/%.*s is protected from deletion; apply %s spec with "
+                      "deletion_protection: false first",
+                      (int)name.size, name.data, pool.size > 0 ? "its pool's" : "its");
+}
+
 enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1_Operation *op)
 {
     const thole_registry_v1_DeleteShard *d = thole_registry_v1_Operation_delete_shard(op);
@@ -329,6 +344,9 @@ enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1
     if (code == THOLE_OK) {
         code = registry__check_etag(t, thole_v1_Shard_etag(shard->shard),
                                     thole_registry_v1_DeleteShard_etag(d));
+    }
+    if (code == THOLE_OK && !thole_registry_v1_DeleteShard_restore_failed(d)) {
+        code = refuse_protected(t, shard);
     }
     if (code == THOLE_OK && thole_registry_v1_DeleteShard_restore_failed(d)) {
         retire(t, shard, thole_v1_Shard_awaits_restore(shard->shard));

@@ -120,6 +120,9 @@ static void show_spec(const thole_v1_ShardSpec *spec)
     constraints = thole_v1_ShardSpec_leader_preference(spec, &n);
     constraints_line("Leader on", constraints, n);
     line("Lease reads", "%s", thole_v1_ShardSpec_lease_reads(spec) ? "yes" : "no");
+    line("Protected", "%s",
+         thole_v1_ShardSpec_deletion_protection(spec) ? "yes: not deleted until the spec says so"
+                                                      : "no");
 }
 
 static bool has_keys(const thole_v1_ShardPool *pool)

@@ -47,6 +47,31 @@ static const char *file_of(const char *text)
     return path;
 }
 
+static void test_protected_specs_are_deleted_only_after_a_change(void **state)
+{
+    (void)state;
+    apply_yaml(cluster, 0,
+               "kind: Shard\nname: kept\nspec: {type: kv, voters: 1, deletion_protection: true}\n"
+               "---\nkind: ShardPool\nname: p\n"
+               "spec: {count: 2, shard: {type: kv, voters: 1, deletion_protection: true}}\n");
+    assert_int_equal(cli(cluster, 1, out, sizeof out, "delete shard kept"), 1);
+    expect(
+        "shards/kept is protected from deletion; apply its spec with deletion_protection: false");
+    assert_int_equal(cli(cluster, 1, out, sizeof out, "delete pool p"), 1);
+    expect("pools/p is protected from deletion");
+    const char *fewer =
+        file_of("kind: ShardPool\nname: p\n"
+                "spec: {count: 1, shard: {voters: 1, deletion_protection: true}}\n");
+    assert_int_equal(cli(cluster, 1, out, sizeof out, "apply -f %s", fewer), 1);
+    expect("cannot fall from 2 to 1: the shards are protected from deletion");
+    assert_non_null(strstr(cli_ok(cluster, 0, "describe shard kept"), "Protected"));
+    apply_yaml(cluster, 0,
+               "kind: Shard\nname: kept\nspec: {type: kv, voters: 1}\n"
+               "---\nkind: ShardPool\nname: p\nspec: {count: 2, shard: {voters: 1}}\n");
+    cli_ok(cluster, 0, "delete shard kept --wait");
+    cli_ok(cluster, 0, "delete pool p --wait");
+}
+
 /* A dead host has a replica of the deleted shard. */
 static bool refuses_calls(void *ctx)
 {
@@ -161,6 +186,7 @@ static void test_waiting_in_vain_fails_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_protected_specs_are_deleted_only_after_a_change),
         cmocka_unit_test(test_deletion_that_waits_for_a_dead_host_says_so),
         cmocka_unit_test(test_pool_takes_a_name_when_it_is_freed),
         cmocka_unit_test(test_drain_that_cannot_end_says_so_before_and_while_it_is_waited_for),

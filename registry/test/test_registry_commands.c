@@ -423,6 +423,29 @@ static void test_lease_reads_cannot_change(void **state)
     assert_false(thole_v1_ShardSpec_lease_reads(thole_v1_Shard_spec(shard_row(f, 2))));
 }
 
+static uint64_t do_protect(struct fixture *f, const char *name, bool protect)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_UpdateShard *s =
+        thole_registry_v1_Operation_mutable_update_shard(cmd_op(&c), c.arena);
+    thole_registry_v1_UpdateShard_set_name(s, upb_StringView_FromString(name));
+    thole_v1_ShardSpec *spec = thole_registry_v1_UpdateShard_mutable_spec(s, c.arena);
+    thole_v1_ShardSpec_set_voters(spec, 3);
+    thole_v1_ShardSpec_set_deletion_protection(spec, protect);
+    return fixture_run(f, &c);
+}
+
+static void test_protected_shard_is_deleted_only_after_a_change_of_its_spec(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    EXPECT_OK(f, do_protect(f, "orders", true));
+    EXPECT(f, do_delete_shard(f, "orders"), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
+    assert_false(thole_v1_Shard_deleting(shard_row(f, 1)));
+    EXPECT_OK(f, do_protect(f, "orders", false));
+    EXPECT_OK(f, do_delete_shard(f, "orders"));
+}
+
 static void test_first_placement_writes_initial_list(void **state)
 {
     struct fixture *f = *state;
@@ -916,6 +939,7 @@ int main(void)
         TEST(test_failed_replica_of_zero_is_replaced),
         TEST(test_update_shard_follows_etag),
         TEST(test_lease_reads_cannot_change),
+        TEST(test_protected_shard_is_deleted_only_after_a_change_of_its_spec),
         TEST(test_first_placement_writes_initial_list),
         TEST(test_members_are_not_edited_before_formed),
         TEST(test_removal_is_a_handshake),

@@ -15,6 +15,7 @@ struct pool_args {
     const char *etag, *zone;
     bool validate_only;
     int32_t keys;
+    bool protect;
 };
 
 static uint64_t apply_pool(struct fixture *f, const char *name, struct pool_args a)
@@ -32,6 +33,7 @@ static uint64_t apply_pool(struct fixture *f, const char *name, struct pool_args
     thole_v1_ShardPoolSpec_set_count(spec, a.count);
     thole_v1_ShardPoolSpec_set_keys(spec, a.keys);
     fill_spec(shard, c.arena, a.voters, 0);
+    thole_v1_ShardSpec_set_deletion_protection(shard, a.protect);
     if (a.zone != NULL) {
         thole_v1_Constraint *k = thole_v1_ShardSpec_add_constraints(shard, c.arena);
         thole_v1_Constraint_set_key(k, upb_StringView_FromString("zone"));
@@ -144,6 +146,26 @@ static void registry_pool_waits_for_a_name_that_is_being_deleted(void **state)
     assert_int_equal(reconcile(f, "p", 3, 100), THOLE_OK);
     assert_int_equal(observed(f, "p"), 3);
     assert_int_equal(shards_of(f, "p"), 3);
+}
+
+static void registry_pool_that_is_protected_keeps_its_shards(void **state)
+{
+    struct fixture *f = *state;
+    struct pool_args a = {.count = 3, .voters = 1, .protect = true};
+    assert_int_equal(apply_pool(f, "p", a), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
+    assert_int_equal(delete_pool(f, "p"), THOLE_FAILED_PRECONDITION);
+    a.count = 2;
+    assert_int_equal(apply_pool(f, "p", a), THOLE_FAILED_PRECONDITION);
+    a.count = 4;
+    assert_int_equal(apply_pool(f, "p", a), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 2, 100), THOLE_OK);
+    assert_int_equal(shards_of(f, "p"), 4);
+    a = (struct pool_args){.count = 2, .voters = 1}; /* one spec may lift it and shrink the pool */
+    assert_int_equal(apply_pool(f, "p", a), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 3, 100), THOLE_OK);
+    assert_int_equal(shards_of(f, "p"), 2);
+    assert_int_equal(delete_pool(f, "p"), THOLE_OK);
 }
 
 static void registry_pool_leaves_names_of_others_alone(void **state)
@@ -404,6 +426,7 @@ int main(void)
         TEST(registry_pool_follows_in_bounded_steps),
         TEST(registry_pool_waits_for_a_name_that_is_being_deleted),
         TEST(registry_pool_leaves_names_of_others_alone),
+        TEST(registry_pool_that_is_protected_keeps_its_shards),
         TEST(registry_pool_dry_run_says_whether_it_can_be_placed),
         TEST(registry_pool_refuses_lost_updates_and_bad_specs),
         TEST(registry_pool_is_in_snapshots_and_changes),
