@@ -1,14 +1,17 @@
 /* See json.h. */
 #include "proto/json.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <upb/def.h>
-#include <upb/encode.h>
-#include <upb/json_decode.h>
 #include <upb/json_encode.h>
-#include <upb/reflection.h>
 
+#include "etcd/election.upbdefs.h"
+#include "etcd/lock.upbdefs.h"
+#include "etcd/rpc.upbdefs.h"
+#include "google/rpc/error_details.upbdefs.h"
+#include "google/rpc/status.upbdefs.h"
 #include "proto/decode.h"
 #include "thole/v1/access.upbdefs.h"
 #include "thole/v1/control.upbdefs.h"
@@ -19,85 +22,69 @@
 
 #define NAME_BYTES 128
 
-/* NULL: there is none. */
-static const upb_MethodDef *find(upb_DefPool *pool, const char *method)
+/* The definitions of all public services. Never changed once they are loaded, and never freed. */
+static upb_DefPool *definitions;
+static const upb_MessageDef *status_def;
+static pthread_once_t loaded = PTHREAD_ONCE_INIT;
+
+static void load(void)
+{
+    definitions = upb_DefPool_New();
+    /* One message of a file loads the whole file. */
+    (void)thole_v1_Role_getmsgdef(definitions);
+    (void)thole_v1_GetHostRequest_getmsgdef(definitions);
+    (void)thole_v1_ProposeRequest_getmsgdef(definitions);
+    (void)thole_v1_GetOperationRequest_getmsgdef(definitions);
+    (void)thole_v1_PlanRepairRequest_getmsgdef(definitions);
+    (void)thole_v1_SaveSnapshotRequest_getmsgdef(definitions);
+    (void)etcdserverpb_PutRequest_getmsgdef(definitions);
+    (void)v3lockpb_LockRequest_getmsgdef(definitions);
+    (void)v3electionpb_CampaignRequest_getmsgdef(definitions);
+    (void)google_rpc_ErrorInfo_getmsgdef(definitions);
+    status_def = google_rpc_Status_getmsgdef(definitions);
+}
+
+bool proto_method_find(const char *path, struct proto_method *ret)
 {
     char service[NAME_BYTES];
-    const char *slash = strchr(method, '/');
-    if (slash == NULL || slash - method > NAME_BYTES / 2) {
-        return NULL;
+    const char *slash = path[0] == '/' ? strchr(path + 1, '/') : NULL;
+    (void)pthread_once(&loaded, load);
+    if (slash == NULL || slash - path >= NAME_BYTES) {
+        return false;
     }
-    /* One message of a file loads the whole file. */
-    (void)thole_v1_Role_getmsgdef(pool);
-    (void)thole_v1_GetHostRequest_getmsgdef(pool);
-    (void)thole_v1_ProposeRequest_getmsgdef(pool);
-    (void)thole_v1_GetOperationRequest_getmsgdef(pool);
-    (void)thole_v1_PlanRepairRequest_getmsgdef(pool);
-    (void)thole_v1_SaveSnapshotRequest_getmsgdef(pool);
-    snprintf(service, sizeof service, "thole.v1.%.*s", (int)(slash - method), method);
-    const upb_ServiceDef *s = upb_DefPool_FindServiceByName(pool, service);
-    return s != NULL ? upb_ServiceDef_FindMethodByName(s, slash + 1) : NULL;
-}
-
-enum proto_method proto_method_of(const char *method)
-{
-    upb_DefPool *pool = upb_DefPool_New();
-    const upb_MethodDef *m = find(pool, method);
-    enum proto_method kind = m == NULL || upb_MethodDef_ClientStreaming(m) ? PROTO_NO_METHOD
-                             : upb_MethodDef_ServerStreaming(m)            ? PROTO_ANSWERS
-                                                                           : PROTO_UNARY;
-    upb_DefPool_Free(pool);
-    return kind;
-}
-
-bool proto_json_request(const char *method, struct slice json, struct bytes *ret, char *ret_why,
-                        size_t why_size)
-{
-    upb_DefPool *pool = upb_DefPool_New();
-    upb_Arena *arena = upb_Arena_New();
-    const upb_MethodDef *m = find(pool, method);
-    upb_Status status;
-    upb_Status_Clear(&status);
-    snprintf(ret_why, why_size, "there is no method %s", method);
-    bool ok = m != NULL;
-    if (ok) {
-        char *bytes = NULL;
-        size_t size = 0;
-        const upb_MessageDef *def = upb_MethodDef_InputType(m);
-        upb_Message *message = upb_Message_New(def, arena);
-        ok = upb_JsonDecode((const char *)json.data, json.size, message, def, pool, 0, arena,
-                            &status) &&
-             upb_Encode(message, upb_MessageDef_MiniTable(def), 0, arena, &bytes, &size) ==
-                 kUpb_EncodeStatus_Ok;
-        if (ok) {
-            bytes_append(ret, bytes, size);
-        } else {
-            snprintf(ret_why, why_size, "%s", upb_Status_ErrorMessage(&status));
-        }
+    snprintf(service, sizeof service, "%.*s", (int)(slash - path - 1), path + 1);
+    const upb_ServiceDef *s = upb_DefPool_FindServiceByName(definitions, service);
+    const upb_MethodDef *m = s != NULL ? upb_ServiceDef_FindMethodByName(s, slash + 1) : NULL;
+    if (m == NULL) {
+        return false;
     }
-    upb_Arena_Free(arena);
-    upb_DefPool_Free(pool);
-    return ok;
+    *ret = (struct proto_method){.request = upb_MethodDef_InputType(m),
+                                 .answer = upb_MethodDef_OutputType(m),
+                                 .requests = upb_MethodDef_ClientStreaming(m),
+                                 .answers = upb_MethodDef_ServerStreaming(m)};
+    return true;
 }
 
-bool proto_json_answer(const char *method, struct slice message, struct bytes *ret)
+const struct upb_MessageDef *proto_status_def(void)
 {
-    upb_DefPool *pool = upb_DefPool_New();
+    (void)pthread_once(&loaded, load);
+    return status_def;
+}
+
+bool proto_json_write(const upb_MessageDef *def, struct slice message, bool proto_names,
+                      struct bytes *ret)
+{
     upb_Arena *arena = upb_Arena_New();
-    const upb_MethodDef *m = find(pool, method);
-    const upb_MessageDef *def = m != NULL ? upb_MethodDef_OutputType(m) : NULL;
-    void *decoded = def != NULL
-                        ? proto_decode(upb_MessageDef_MiniTable(def), message, false, arena, NULL)
-                        : NULL;
+    void *decoded = proto_decode(upb_MessageDef_MiniTable(def), message, true, arena, NULL);
+    int options = proto_names ? upb_JsonEncode_UseProtoNames : 0;
     upb_Status status;
     upb_Status_Clear(&status);
     if (decoded != NULL) {
-        size_t size = upb_JsonEncode(decoded, def, pool, 0, NULL, 0, &status);
+        size_t size = upb_JsonEncode(decoded, def, definitions, options, NULL, 0, &status);
         char *text = (char *)bytes_extend(ret, size + 1); /* ends with a zero byte */
-        (void)upb_JsonEncode(decoded, def, pool, 0, text, size + 1, &status);
+        (void)upb_JsonEncode(decoded, def, definitions, options, text, size + 1, &status);
         ret->size--;
     }
     upb_Arena_Free(arena);
-    upb_DefPool_Free(pool);
     return decoded != NULL && upb_Status_IsOk(&status);
 }

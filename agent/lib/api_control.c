@@ -12,7 +12,7 @@
 struct thole_stream {
     struct bus_stream *stream;
     uint32_t encoding;
-    char method[PATH_BYTES];
+    char path[PATH_BYTES];
 };
 
 /* The channel stays until thole_close. */
@@ -39,39 +39,42 @@ static enum thole_code channel_of(struct thole *t, struct bus_channel **ret,
 }
 
 /* `ret` is the request's bytes and `path` the method's path. */
-static enum thole_code prepare(const char *method, enum proto_method kind, uint32_t encoding,
+static enum thole_code prepare(const char *method, bool answers, uint32_t encoding,
                                struct slice request, struct bytes *ret,
                                char path[static PATH_BYTES], struct thole_status *st)
 {
+    struct proto_method m;
     char why[200] = "";
+    snprintf(path, PATH_BYTES, "/thole.v1.%s", method != NULL ? method : "");
     if (encoding != THOLE_JSON && encoding != THOLE_PROTOBUF) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "encoding is unknown");
     }
-    if (method == NULL || proto_method_of(method) != kind) {
+    if (!proto_method_find(path, &m) || m.requests || m.answers != answers) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "\"%.64s\" is no method that answers with %s",
-                          method != NULL ? method : "",
-                          kind == PROTO_UNARY ? "one message" : "a stream");
+                          method != NULL ? method : "", answers ? "a stream" : "one message");
     }
     if (encoding == THOLE_PROTOBUF) {
         bytes_append(ret, request.data, request.size);
-    } else if (!proto_json_request(method, request, ret, why, sizeof why)) {
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s", why);
+    } else if (!proto_json_read(m.request, &request, false, ret, why, sizeof why) ||
+               request.size > 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s",
+                          why[0] != '\0' ? why : "something follows it");
     }
-    snprintf(path, PATH_BYTES, "/thole.v1.%s", method);
     return THOLE_OK;
 }
 
 /* Takes the reference. */
-static enum thole_code give_answer(const char *method, uint32_t encoding, struct buf *reply,
+static enum thole_code give_answer(const char *path, uint32_t encoding, struct buf *reply,
                                    struct thole_answer *ret, struct thole_status *st)
 {
     struct bytes out = {0};
     struct slice message = slice_of(reply->data, reply->size);
+    struct proto_method m;
     bool ok = true;
     if (encoding == THOLE_JSON) {
-        ok = proto_json_answer(method, message, &out);
+        ok = proto_method_find(path, &m) && proto_json_write(m.answer, message, false, &out);
     } else {
         bytes_append(&out, message.data, message.size);
     }
@@ -96,8 +99,8 @@ enum thole_code thole_control(struct thole *t, const char *method, uint32_t enco
     struct bus_channel *channel = NULL;
     struct buf *reply = NULL;
     struct thole_status failure = {0};
-    enum thole_code code = prepare(method, PROTO_UNARY, encoding,
-                                   slice_of(request.data, request.size), &bytes, path, &failure);
+    enum thole_code code = prepare(method, false, encoding, slice_of(request.data, request.size),
+                                   &bytes, path, &failure);
     if (code == THOLE_OK) {
         code = channel_of(t, &channel, &failure);
     }
@@ -106,7 +109,7 @@ enum thole_code thole_control(struct thole *t, const char *method, uint32_t enco
                                 timeout_ms != 0 ? timeout_ms : API_TIMEOUT_MS, &reply, &failure);
     }
     if (code == THOLE_OK) {
-        code = give_answer(method, encoding, reply, ret, &failure);
+        code = give_answer(path, encoding, reply, ret, &failure);
     }
     bytes_deinit(&bytes);
     if (code != THOLE_OK && st != NULL) {
@@ -124,8 +127,8 @@ enum thole_code thole_stream_open(struct thole *t, const char *method, uint32_t 
     struct bus_channel *channel = NULL;
     struct bus_stream *stream = NULL;
     struct thole_status failure = {0};
-    enum thole_code code = prepare(method, PROTO_ANSWERS, encoding,
-                                   slice_of(request.data, request.size), &bytes, path, &failure);
+    enum thole_code code = prepare(method, true, encoding, slice_of(request.data, request.size),
+                                   &bytes, path, &failure);
     if (code == THOLE_OK) {
         code = channel_of(t, &channel, &failure);
     }
@@ -136,7 +139,7 @@ enum thole_code thole_stream_open(struct thole *t, const char *method, uint32_t 
         struct thole_stream *s = xcalloc(1, sizeof *s);
         s->stream = stream;
         s->encoding = encoding;
-        snprintf(s->method, sizeof s->method, "%s", method);
+        snprintf(s->path, sizeof s->path, "%s", path);
         *ret = s;
     } else if (st != NULL) {
         *st = failure;
@@ -151,7 +154,7 @@ enum thole_code thole_stream_next(struct thole_stream *s, uint32_t timeout_ms,
     struct buf *reply = NULL;
     struct thole_status failure = {0};
     if (bus_stream_next(s->stream, timeout_ms, &reply, &failure) == THOLE_OK) {
-        return give_answer(s->method, s->encoding, reply, ret, st);
+        return give_answer(s->path, s->encoding, reply, ret, st);
     }
     if (st != NULL) {
         *st = failure;
