@@ -303,6 +303,48 @@ void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message);
 void bus_rpc_fail(struct bus_rpc *rpc, const struct thole_status *st, uint32_t retry_ms,
                   const char *const *metadata);
 
+/* ---- Calls by other doors -------------------------------------------------------------------- */
+
+/* A call of one of this bus' methods that came to this process by another protocol, such as HTTP:
+ * `authorise` judges it, and it has the bounds and handlers of calls by gRPC. Methods between hosts
+ * do not exist for it. */
+struct bus_header {
+    const char *name; /* in lower case, static */
+    struct slice value;
+};
+struct bus_call_options {
+    const char *path;      /* "/thole.v1.Shards/GetShard" */
+    const char *peer;      /* the caller's address in gRPC's notation, "ipv4:127.0.0.1:1234" */
+    const char *authority; /* the host that the caller named; NULL: none */
+    const struct bus_header *headers; /* with "authorization", if there is one */
+    size_t header_count;
+    const struct slice *messages; /* one for UNARY and SERVER_STREAM */
+    size_t message_count;
+    bool stays_open;     /* BIDI: no end of the messages is announced to the handler */
+    uint32_t timeout_ms; /* 0: none */
+    /* Called on any thread when bus_call_take may have something new; not after the release, except
+     * for one that runs already. Must not block. */
+    void (*wake)(void *ctx);
+    /* The last use of ctx, after the release. */
+    void (*released)(void *ctx);
+    void *ctx;
+};
+struct bus_call;
+struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o); /* copies */
+enum bus_call_state {
+    BUS_CALL_WAITS,   /* nothing is known yet */
+    BUS_CALL_BEGUN,   /* a SERVER_STREAM that the handler has accepted, without a message now */
+    BUS_CALL_MESSAGE, /* in `ret`, to be released */
+    BUS_CALL_ENDED,   /* bus_call_status says how; all messages were taken */
+};
+/* The next message. A stream's queue is bounded (4 MiB): its handler waits for a door that does not
+ * take, or fails the call. */
+enum bus_call_state bus_call_take(struct bus_call *c, struct bufslice *ret);
+/* Of a call that has ended. Of a failure, `ret_details` is a serialised google.rpc.Status, as
+ * gRPC's clients get it. */
+const struct thole_status *bus_call_status(const struct bus_call *c, struct slice *ret_details);
+void bus_call_release(struct bus_call *c); /* cancels it, if it has not ended */
+
 /* Health of "" (the server), a service, or "shard/<name>". Watchers are notified. */
 void bus_health_set(struct bus *b, const char *name, bool serving);
 void bus_health_remove(struct bus *b, const char *name);

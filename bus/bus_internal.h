@@ -174,6 +174,9 @@ struct bus_share {
     _Atomic size_t bytes;
 };
 
+/* Is there no room for so many bytes in the queue of one of them, which has `own` bytes? */
+bool bus__share_is_full(const struct bus_share *s, size_t own, size_t bytes);
+
 struct bus_pipe_options {
     struct bus_loop *loop;
     struct bus *budget; /* counts the queued bytes; NULL: they are not counted */
@@ -309,7 +312,8 @@ struct bus_rpc {
     struct bus_rpc *next_free, *next_slot; /* next_slot: all slots, never removed */
     _Atomic uint32_t refs;
     grpc_call *call;
-    struct bus_pipe *pipe; /* not UNARY */
+    struct bus_pipe *pipe;  /* not UNARY, and not of another door */
+    struct bus_call *local; /* by another door; then there is no gRPC call, and no pipe */
     struct bus_tag arrived, received, sent, closed;
     grpc_metadata_array metadata;
     grpc_call_details details; /* the catch-all's */
@@ -345,6 +349,36 @@ struct bus_rpc {
     struct bus_rpc *wait_next, *wait_prev;      /* among calls without a message; loop thread */
     struct bus_task end_task;
 };
+
+static inline bool bus__rpc_is_unary(const struct bus_rpc *r)
+{
+    return r->entry->m.kind == BUS_RPC_UNARY;
+}
+/* End a call that has no pipe: the answer, or a status with its details. Takes a reference over. */
+void bus__rpc_answer(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
+                     struct bufslice message);
+void bus__rpc_listen(struct bus_rpc *r);                 /* for the cancellation of a unary call */
+struct slice bus__rpc_request(struct bus_rpc *r);        /* valid while the call lives */
+struct bus_rpc *bus__rpc_take_slot(struct bus_entry *e); /* with one reference */
+void bus__rpc_begin(struct bus_rpc *r);                  /* it has arrived */
+/* What a pipe reports; loop thread. */
+void bus__rpc_message(struct bus_rpc *r, struct bufslice message);
+void bus__rpc_half_closed(struct bus_rpc *r);
+void bus__rpc_cancelled(struct bus_rpc *r); /* also of a unary call */
+void bus__rpc_drained(struct bus_rpc *r);
+
+/* local.c: calls by other doors. */
+bool bus__local_send(struct bus_call *c, struct bufslice message); /* false: no room */
+bool bus__local_flushed(struct bus_call *c);
+void bus__local_begun(struct bus_call *c);
+/* The first end counts. `st` NULL: OK. */
+void bus__local_end(struct bus_call *c, const struct thole_status *st, grpc_slice details,
+                    struct bufslice message);
+void bus__local_deliver(struct bus_call *c); /* the messages of a BIDI call; loop thread */
+struct slice bus__local_request(const struct bus_call *c);
+struct slice bus__local_header(const struct bus_call *c, const char *name);
+const char *bus__local_authority(const struct bus_call *c);
+void bus__local_free(struct bus_call *c);
 
 /* rpc_caller.c: may the call be made? It was refused if not. */
 bool bus__rpc_admit(struct bus_rpc *r);

@@ -302,13 +302,11 @@ static void send_returned(struct bus_tag *tag, bool ok)
     bus__pipe_unref(p);
 }
 
-/* See shared_bytes in bus.h. The mutex is held. */
-static bool share_is_full(const struct bus_pipe *p, size_t bytes)
+/* See shared_bytes in bus.h. */
+bool bus__share_is_full(const struct bus_share *share, size_t own, size_t bytes)
 {
-    const struct bus_share *share = p->o.share;
     size_t used = atomic_load_explicit(&share->bytes, memory_order_relaxed);
     size_t free = used < share->bytes_max ? share->bytes_max - used : 0;
-    size_t own = p->writer.bytes + p->sending_bytes;
     size_t limit = free / 64 > BUS_RPC_SHARE_BYTES_MIN ? free / 64 : BUS_RPC_SHARE_BYTES_MIN;
     if (own + bytes <= limit) {
         return false;
@@ -320,7 +318,7 @@ static bool share_is_full(const struct bus_pipe *p, size_t bytes)
 static bool is_full(const struct bus_pipe *p, size_t bytes)
 {
     if (p->o.share != NULL) {
-        return share_is_full(p, bytes);
+        return bus__share_is_full(p->o.share, p->writer.bytes + p->sending_bytes, bytes);
     }
     if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes) {
         return true;

@@ -19,8 +19,6 @@
 
 static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total",
                              "Calls of clients that started");
-static METRIC_DEFINE_COUNTER(metric_failures, "thole_rpc_failures_total",
-                             "Calls of clients that ended with an error");
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_rpc_refused_total",
                              "Calls refused because too many were running");
 static METRIC_DEFINE_COUNTER(metric_unread, "thole_rpc_unread_total",
@@ -33,14 +31,10 @@ static void arrived(struct bus_tag *tag, bool ok);
 static void sent(struct bus_tag *tag, bool ok);
 static void closed(struct bus_tag *tag, bool ok);
 
-static bool is_unary(const struct bus_rpc *r)
-{
-    return r->entry->m.kind == BUS_RPC_UNARY;
-}
-
 static _Atomic uint32_t *active_of(const struct bus_rpc *r)
 {
-    return is_unary(r) && !r->entry->inward ? &r->bus->unary_active : &r->bus->streams_active;
+    return bus__rpc_is_unary(r) && !r->entry->inward ? &r->bus->unary_active
+                                                     : &r->bus->streams_active;
 }
 
 static void ref(struct bus_rpc *r)
@@ -114,7 +108,7 @@ static void slot_clear(struct bus_rpc *r)
     if (r->data_free != NULL && r->data != NULL) {
         r->data_free(r->data);
     }
-    if (r->pipe != NULL && !r->entry->inward) {
+    if ((r->pipe != NULL || r->local != NULL) && !r->entry->inward) {
         pthread_mutex_lock(&r->bus->mutex);
         streams_remove(r);
         pthread_mutex_unlock(&r->bus->mutex);
@@ -133,6 +127,10 @@ static void slot_clear(struct bus_rpc *r)
         grpc_call_details_init(&r->details);
     }
     r->metadata.count = 0;
+    if (r->local != NULL) {
+        bus__local_free(r->local);
+        r->local = NULL;
+    }
     bus__rpc_forget_caller(r);
     r->data = NULL;
     r->data_free = NULL;
@@ -175,6 +173,15 @@ void bus__rpc_free_all(struct bus *b)
     b->pool = b->slots = NULL;
 }
 
+struct bus_rpc *bus__rpc_take_slot(struct bus_entry *e)
+{
+    struct bus_rpc *r = slot_get(e->bus);
+    bus__ref(e->bus);
+    r->entry = e;
+    atomic_store_explicit(&r->refs, 1, memory_order_relaxed);
+    return r;
+}
+
 void bus__rpc_arm(struct bus_entry *e)
 {
     struct bus *b = e->bus;
@@ -182,10 +189,7 @@ void bus__rpc_arm(struct bus_entry *e)
     if (atomic_load_explicit(&b->stopping, memory_order_relaxed)) {
         return; /* stopping: no new call is admitted, and the queue may be shut down */
     }
-    struct bus_rpc *r = slot_get(b);
-    atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
-    atomic_store_explicit(&r->refs, 1, memory_order_relaxed);
-    r->entry = e;
+    struct bus_rpc *r = bus__rpc_take_slot(e);
     bus__tag_release(&r->arrived);
     grpc_call_error error;
     if (e->registered != NULL) {
@@ -202,14 +206,20 @@ void bus__rpc_arm(struct bus_entry *e)
 /* ---- The unary path -------------------------------------------------------------------------- */
 
 /* Takes a reference over. */
-static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
-                         struct bufslice message)
+void bus__rpc_answer(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
+                     struct bufslice message)
 {
     struct bus_loop *loop = &r->bus->loop;
     grpc_op ops[4] = {{.op = GRPC_OP_SEND_INITIAL_METADATA}};
     grpc_metadata trailer;
     grpc_slice text = grpc_empty_slice();
     size_t n = 1;
+    if (r->local != NULL) {
+        atomic_store(&r->answered, true);
+        bus__local_end(r->local, st, details, message);
+        bus__rpc_unref(r);
+        return;
+    }
     /* The bus has answered already, or was stopped, and nobody waits for the answer. */
     if (atomic_exchange(&r->answered, true) || !bus__loop_enter(loop)) {
         grpc_slice_unref(details);
@@ -282,7 +292,7 @@ static void closed(struct bus_tag *tag, bool ok)
 }
 
 /* A unary call is notified of its cancellation only by a batch that waits for it. */
-static void listen_for_close(struct bus_rpc *r)
+void bus__rpc_listen(struct bus_rpc *r)
 {
     if (!bus__loop_enter(&r->bus->loop)) {
         return;
@@ -295,22 +305,8 @@ static void listen_for_close(struct bus_rpc *r)
 
 /* ---- Arrival --------------------------------------------------------------------------------- */
 
-/* The request's bytes, valid while the call lives. */
-static struct slice request_of(struct bus_rpc *r)
+void bus__rpc_message(struct bus_rpc *r, struct bufslice message)
 {
-    const grpc_slice_buffer *s = &r->payload->data.raw.slice_buffer;
-    if (r->payload->data.raw.compression == GRPC_COMPRESS_NONE && s->count <= 1) {
-        return s->count == 0 ? (struct slice){0}
-                             : (struct slice){GRPC_SLICE_START_PTR(s->slices[0]),
-                                              GRPC_SLICE_LENGTH(s->slices[0])};
-    }
-    r->request = bus__buf_of(r->payload);
-    return (struct slice){r->request->data, r->request->size};
-}
-
-static void stream_message(void *ctx, struct bufslice message)
-{
-    struct bus_rpc *r = ctx;
     if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished)) {
         return;
     }
@@ -322,9 +318,8 @@ static void stream_message(void *ctx, struct bufslice message)
     }
 }
 
-static void stream_half_closed(void *ctx)
+void bus__rpc_half_closed(struct bus_rpc *r)
 {
-    struct bus_rpc *r = ctx;
     if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished)) {
         return;
     }
@@ -336,13 +331,12 @@ static void stream_half_closed(void *ctx)
     }
 }
 
-static void stream_cancelled(void *ctx)
+void bus__rpc_cancelled(struct bus_rpc *r)
 {
-    struct bus_rpc *r = ctx;
     /* A handler that was never called cannot finish the call. */
     bool ours = r->entry->m.kind == BUS_RPC_BIDI_STREAM && (!r->handled || r->entry->ends_itself);
     run_cancel(r);
-    if (!r->handled && r->entry->m.kind == BUS_RPC_BIDI_STREAM) {
+    if (!r->handled && r->entry->m.kind == BUS_RPC_BIDI_STREAM && r->call != NULL) {
         bus__accept_wasted(r->bus->acceptor, r->call);
     }
     if (ours && !atomic_load(&r->finished)) {
@@ -350,9 +344,8 @@ static void stream_cancelled(void *ctx)
     }
 }
 
-static void stream_drained(void *ctx)
+void bus__rpc_drained(struct bus_rpc *r)
 {
-    struct bus_rpc *r = ctx;
     pthread_mutex_lock(&r->mutex);
     void (*fn)(void *) = r->on_drained;
     void *fn_ctx = r->on_drained_ctx;
@@ -360,6 +353,26 @@ static void stream_drained(void *ctx)
     if (fn != NULL && !atomic_load(&r->finished)) {
         fn(fn_ctx);
     }
+}
+
+static void stream_message(void *ctx, struct bufslice message)
+{
+    bus__rpc_message(ctx, message);
+}
+
+static void stream_half_closed(void *ctx)
+{
+    bus__rpc_half_closed(ctx);
+}
+
+static void stream_cancelled(void *ctx)
+{
+    bus__rpc_cancelled(ctx);
+}
+
+static void stream_drained(void *ctx)
+{
+    bus__rpc_drained(ctx);
 }
 
 static void stream_closed(void *ctx, const struct thole_status *st)
@@ -401,10 +414,14 @@ static void begin_stream(struct bus_rpc *r)
 void bus__rpc_end_stream(struct bus_rpc *r, const struct bus_denial *d)
 {
     const char *metadata[] = {"right", d->right, NULL};
+    grpc_slice details = bus__details_encode(&d->st, 0, d->right[0] != '\0' ? metadata : NULL);
     r->denied = true;
-    bus__pipe_finish(r->pipe, d->st.code, d->st.message,
-                     bus__details_encode(&d->st, 0, d->right[0] != '\0' ? metadata : NULL));
-    stream_cancelled(r);
+    if (r->local != NULL) {
+        bus__local_end(r->local, &d->st, details, (struct bufslice){0});
+    } else {
+        bus__pipe_finish(r->pipe, d->st.code, d->st.message, details);
+    }
+    bus__rpc_cancelled(r);
 }
 
 void bus__rpc_end(struct bus_rpc *r, const struct thole_status *st)
@@ -464,7 +481,7 @@ static void end_unary(struct bus_rpc *r)
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "the host is stopping");
     run_cancel(r); /* before `listening` is read: afterwards nobody starts to listen */
-    finish_unary(r, &st, bus__details_encode(&st, 0, NULL), (struct bufslice){0});
+    bus__rpc_answer(r, &st, bus__details_encode(&st, 0, NULL), (struct bufslice){0});
 }
 
 static void end_unaries(struct bus_task *task)
@@ -528,8 +545,8 @@ void bus__rpc_handle(struct bus_rpc *r)
 {
     struct bus_entry *e = r->entry;
     struct thole_status st;
-    if (bus__tls_identify(r->bus->o.tls, r->call, CERTIFICATE_CLIENT, &r->certificate, &st) !=
-        THOLE_OK) {
+    if (r->local == NULL && bus__tls_identify(r->bus->o.tls, r->call, CERTIFICATE_CLIENT,
+                                              &r->certificate, &st) != THOLE_OK) {
         if (bus__log_allowed(r->bus)) {
             LOG_WARN(BUS, "refused a caller's certificate address=%s why=\"%s\"", bus_rpc_peer(r),
                      st.message);
@@ -554,24 +571,43 @@ void bus__rpc_handle(struct bus_rpc *r)
     if (!bus__rpc_admit(r)) {
         return;
     }
-    if (!is_unary(r)) {
-        begin_stream(r);
+    if (!bus__rpc_is_unary(r)) {
+        if (r->local == NULL) {
+            begin_stream(r);
+        } else {
+            streams_add(r);
+        }
         bus__rpc_watch_streams(r->bus);
     }
     ref(r);
     if (e->m.kind == BUS_RPC_BIDI_STREAM) {
-        bus__pipe_headers(r->pipe);
-    } else if (r->payload == NULL) {
+        if (r->local != NULL) {
+            bus__local_deliver(r->local);
+        } else {
+            bus__pipe_headers(r->pipe);
+        }
+    } else if (r->payload == NULL && r->local == NULL) {
         thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "the call carries no request message");
         bus_rpc_fail(r, &st, 0, NULL);
     } else {
-        e->m.handle(e->m.ctx, r, request_of(r));
-        if (e->m.kind == BUS_RPC_SERVER_STREAM) {
+        e->m.handle(e->m.ctx, r, bus__rpc_request(r));
+        if (e->m.kind == BUS_RPC_SERVER_STREAM && r->local != NULL) {
+            bus__local_begun(r->local);
+        } else if (e->m.kind == BUS_RPC_SERVER_STREAM) {
             bus__pipe_headers(r->pipe); /* tells the client that its watch is established */
         }
     }
     bus__rpc_unref(r);
+}
+
+void bus__rpc_begin(struct bus_rpc *r)
+{
+    r->open = true;
+    r->started_ns = clock_now(r->bus->clock);
+    if (!r->entry->inward) {
+        metric_add(&metric_calls, 1);
+    }
 }
 
 static void arrived(struct bus_tag *tag, bool ok)
@@ -582,11 +618,7 @@ static void arrived(struct bus_tag *tag, bool ok)
         return;
     }
     bus__rpc_arm(r->entry);
-    r->open = true;
-    r->started_ns = clock_now(r->bus->clock);
-    if (!r->entry->inward) {
-        metric_add(&metric_calls, 1);
-    }
+    bus__rpc_begin(r);
     /* The tag's reference becomes that of the finish. */
     if (r->entry->registered != NULL && r->entry->m.kind != BUS_RPC_BIDI_STREAM) {
         bus__rpc_await_request(r);
@@ -598,103 +630,4 @@ static void arrived(struct bus_tag *tag, bool ok)
         bus__accept_delivered(r->bus->acceptor, r->call, 0);
     }
     bus__rpc_handle(r);
-}
-
-/* ---- What handlers call ---------------------------------------------------------------------- */
-
-void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx)
-{
-    pthread_mutex_lock(&rpc->mutex);
-    bool now = rpc->cancelled;
-    bool listen = !now && is_unary(rpc) && !rpc->listening;
-    if (!now) {
-        rpc->on_cancel = on_cancel;
-        rpc->on_cancel_ctx = ctx;
-        rpc->listening |= listen;
-    }
-    pthread_mutex_unlock(&rpc->mutex);
-    if (now) {
-        on_cancel(ctx);
-    } else if (listen) {
-        listen_for_close(rpc);
-    }
-}
-
-void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx)
-{
-    pthread_mutex_lock(&rpc->mutex);
-    rpc->on_drained = drained;
-    rpc->on_drained_ctx = ctx;
-    pthread_mutex_unlock(&rpc->mutex);
-}
-
-bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message)
-{
-    ASSERT(!is_unary(rpc));
-    return bus__pipe_put(rpc->pipe, (struct slice){0}, message, false, NULL) != BUS_PUT_FULL;
-}
-
-static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
-                   struct bufslice message)
-{
-    bool twice = atomic_exchange(&r->finished, true);
-    ASSERT(!twice);
-    if (st != NULL && !r->entry->inward) {
-        metric_add(&metric_failures, 1);
-    }
-    if (r->pipe == NULL) {
-        finish_unary(r, st, details, message);
-        return;
-    }
-    if (message.bytes.data != NULL) {
-        bus__pipe_put(r->pipe, (struct slice){0}, message, true, NULL);
-    } else {
-        bufslice_unref(message);
-    }
-    bus__pipe_finish(r->pipe, st != NULL ? st->code : THOLE_OK, st != NULL ? st->message : NULL,
-                     details);
-    bus__rpc_unref(r);
-}
-
-bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
-{
-    return bus__has_room(rpc->bus, bytes);
-}
-
-bool bus_rpc_flushed(const struct bus_rpc *rpc)
-{
-    return bus__pipe_flushed(rpc->pipe);
-}
-
-bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)
-{
-    size_t *charged = held != NULL ? held : &rpc->held;
-    if (bytes > *charged && !bus__has_room(rpc->bus, bytes - *charged)) {
-        return false;
-    }
-    bus__charge(rpc->bus, charged, bytes);
-    return true;
-}
-
-void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
-{
-    if (rpc->pipe == NULL && !bus__has_room(rpc->bus, message.bytes.size)) {
-        struct thole_status st;
-        bufslice_unref(message);
-        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN, __FILE__,
-                         __LINE__, "the answer was dropped: the memory for unread answers is full");
-        bus_rpc_fail(rpc, &st, 0, NULL);
-        return;
-    }
-    if (rpc->pipe == NULL) {
-        bus__charge(rpc->bus, &rpc->held, message.bytes.size);
-    }
-    finish(rpc, NULL, grpc_empty_slice(), message);
-}
-
-void bus_rpc_fail(struct bus_rpc *rpc, const struct thole_status *st, uint32_t retry_ms,
-                  const char *const *metadata)
-{
-    ASSERT(st->code != THOLE_OK);
-    finish(rpc, st, bus__details_encode(st, retry_ms, metadata), (struct bufslice){0});
 }

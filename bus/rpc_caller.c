@@ -58,6 +58,9 @@ struct slice bus_rpc_metadata(const struct bus_rpc *rpc, const char *name)
 {
     size_t size = strlen(name);
 
+    if (rpc->local != NULL) {
+        return bus__local_header(rpc->local, name);
+    }
     for (size_t i = 0; i < rpc->metadata.count; i++) {
         const grpc_metadata *m = &rpc->metadata.metadata[i];
         if (GRPC_SLICE_LENGTH(m->key) == size &&

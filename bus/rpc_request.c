@@ -90,3 +90,18 @@ void bus__rpc_await_request(struct bus_rpc *r)
     r->received = bus_tag_of(received);
     bus__start(r->call, &op, 1, &r->received);
 }
+
+struct slice bus__rpc_request(struct bus_rpc *r)
+{
+    if (r->local != NULL) {
+        return bus__local_request(r->local);
+    }
+    const grpc_slice_buffer *s = &r->payload->data.raw.slice_buffer;
+    if (r->payload->data.raw.compression == GRPC_COMPRESS_NONE && s->count <= 1) {
+        return s->count == 0 ? (struct slice){0}
+                             : (struct slice){GRPC_SLICE_START_PTR(s->slices[0]),
+                                              GRPC_SLICE_LENGTH(s->slices[0])};
+    }
+    r->request = bus__buf_of(r->payload);
+    return (struct slice){r->request->data, r->request->size};
+}

@@ -1,0 +1,329 @@
+/* Calls that came to this process by another protocol (bus_call): the same slots, bounds, rights
+ * and handlers as calls by gRPC, without a connection. What the handler sends is queued here, until
+ * the door takes it. */
+#include <grpc/support/alloc.h>
+#include <grpc/support/string_util.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+struct bus_call {
+    struct bus_rpc *rpc; /* it frees this */
+    struct bus_call_options o;
+    char *authority;
+    struct bus_header *headers;
+    struct bufslice *messages;
+    struct bus_task arrive, cancel, drain;
+    pthread_mutex_t mutex; /* below */
+    bool released;         /* by the door */
+    bool begun, ended;
+    bool full;     /* the handler was refused room */
+    bool draining; /* `drain` is posted */
+    struct bufslice *queue;
+    size_t first, count, capacity;
+    size_t bytes, charged, shared; /* shared: in the method's share */
+    struct thole_status st;
+    struct buf *details;
+};
+
+static char *text_of(struct slice s)
+{
+    return xstrndup(s.data != NULL ? (const char *)s.data : "", s.size);
+}
+
+/* ---- What the door calls --------------------------------------------------------------------- */
+
+static void arrive(struct bus_task *task)
+{
+    struct bus_call *c = CONTAINER_OF(task, struct bus_call, arrive);
+    struct bus_rpc *r = c->rpc;
+    struct thole_status st;
+    bus__rpc_begin(r);
+    if (atomic_load(&r->bus->stopping)) {
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
+        bus_rpc_fail(r, &st, 0, NULL);
+    } else {
+        bus__rpc_handle(r);
+    }
+    bus__rpc_unref(r);
+}
+
+static struct bus_entry *find_entry(struct bus *b, const char *path)
+{
+    struct bus_entry *none = NULL;
+    for (size_t i = 0; i < b->entry_count; i++) {
+        struct bus_entry *e = b->entries[i];
+        if (e->m.path == NULL) {
+            none = e;
+        } else if (!e->inward && strcmp(e->m.path, path) == 0) {
+            return e;
+        }
+    }
+    return none;
+}
+
+struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
+{
+    struct bus_call *c = xcalloc(1, sizeof *c);
+    struct bus_rpc *r = bus__rpc_take_slot(find_entry(b, o->path));
+    c->rpc = r;
+    c->o = *o;
+    c->authority = xstrdup(o->authority != NULL ? o->authority : "");
+    c->headers = xcalloc(o->header_count + 1, sizeof *c->headers);
+    for (size_t i = 0; i < o->header_count; i++) {
+        c->headers[i].name = o->headers[i].name;
+        c->headers[i].value = slice_str(text_of(o->headers[i].value));
+    }
+    c->messages = xcalloc(o->message_count + 1, sizeof *c->messages);
+    for (size_t i = 0; i < o->message_count; i++) {
+        c->messages[i] = bus__own((struct bufslice){NULL, o->messages[i]});
+    }
+    pthread_mutex_init(&c->mutex, NULL);
+    c->arrive.fn = arrive;
+    r->local = c;
+    r->peer = gpr_strdup(o->peer);
+    r->deadline = bus__deadline(o->timeout_ms);
+    atomic_fetch_add(&r->refs, 2); /* of the task, and of the door; the first is for the finish */
+    bus__loop_post(&b->loop, &c->arrive);
+    return c;
+}
+
+/* With the mutex held, after `bytes` has changed. */
+static void charge(struct bus_call *c)
+{
+    struct bus_entry *e = c->rpc->entry;
+    if (e->m.shared_bytes > 0) {
+        atomic_fetch_add_explicit(&e->share.bytes, c->bytes - c->shared, memory_order_relaxed);
+        c->shared = c->bytes;
+    }
+    bus__charge(c->rpc->bus, &c->charged, c->bytes);
+}
+
+/* The same bounds as a pipe's. With the mutex held. */
+static bool is_full(const struct bus_call *c, size_t bytes)
+{
+    const struct bus_entry *e = c->rpc->entry;
+    if (e->m.shared_bytes > 0) {
+        return bus__share_is_full(&e->share, c->bytes, bytes);
+    }
+    return c->bytes > 0 && c->bytes + bytes > BUS_RPC_QUEUE_BYTES;
+}
+
+static void drain(struct bus_task *task)
+{
+    struct bus_call *c = CONTAINER_OF(task, struct bus_call, drain);
+    struct bus_rpc *r = c->rpc;
+    pthread_mutex_lock(&c->mutex);
+    c->draining = false;
+    pthread_mutex_unlock(&c->mutex);
+    bus__rpc_drained(r);
+    bus__rpc_unref(r);
+}
+
+enum bus_call_state bus_call_take(struct bus_call *c, struct bufslice *ret)
+{
+    enum bus_call_state state = BUS_CALL_WAITS;
+    bool drained = false;
+    pthread_mutex_lock(&c->mutex);
+    if (c->count > 0) {
+        *ret = c->queue[c->first];
+        c->first = (c->first + 1) % c->capacity;
+        c->count--;
+        c->bytes -= ret->bytes.size;
+        charge(c);
+        size_t low = c->rpc->entry->m.shared_bytes > 0 ? 0 : BUS_RPC_QUEUE_BYTES / 2;
+        drained = c->full && !c->draining && c->bytes <= low;
+        c->draining |= drained;
+        c->full &= !drained;
+        state = BUS_CALL_MESSAGE;
+    } else if (c->ended) {
+        state = BUS_CALL_ENDED;
+    } else if (c->begun) {
+        state = BUS_CALL_BEGUN;
+    }
+    pthread_mutex_unlock(&c->mutex);
+    if (drained) {
+        c->drain.fn = drain;
+        atomic_fetch_add(&c->rpc->refs, 1);
+        bus__loop_post(&c->rpc->bus->loop, &c->drain);
+    }
+    return state;
+}
+
+const struct thole_status *bus_call_status(const struct bus_call *c, struct slice *ret_details)
+{
+    *ret_details =
+        c->details != NULL ? slice_of(c->details->data, c->details->size) : (struct slice){0};
+    return &c->st;
+}
+
+static void cancel(struct bus_task *task)
+{
+    struct bus_call *c = CONTAINER_OF(task, struct bus_call, cancel);
+    struct bus_rpc *r = c->rpc;
+    if (!atomic_load(&r->finished)) {
+        bus__rpc_cancelled(r);
+    }
+    bus__rpc_unref(r);
+}
+
+static void queue_clear(struct bus_call *c)
+{
+    while (c->count > 0) {
+        bufslice_unref(c->queue[c->first]);
+        c->first = (c->first + 1) % c->capacity;
+        c->count--;
+    }
+    c->bytes = 0;
+    charge(c);
+}
+
+void bus_call_release(struct bus_call *c)
+{
+    struct bus_rpc *r = c->rpc;
+    pthread_mutex_lock(&c->mutex);
+    c->released = true;
+    queue_clear(c);
+    bool ended = c->ended;
+    pthread_mutex_unlock(&c->mutex);
+    if (ended) {
+        bus__rpc_unref(r);
+    } else {
+        c->cancel.fn = cancel; /* takes the door's reference */
+        bus__loop_post(&r->bus->loop, &c->cancel);
+    }
+}
+
+/* ---- What the bus calls ---------------------------------------------------------------------- */
+
+/* With the mutex held, which it gives back. */
+static void unlock_and_wake(struct bus_call *c)
+{
+    bool wake = !c->released;
+    pthread_mutex_unlock(&c->mutex);
+    if (wake) {
+        c->o.wake(c->o.ctx);
+    }
+}
+
+/* With the mutex held. */
+static void put(struct bus_call *c, struct bufslice message)
+{
+    if (c->released) {
+        bufslice_unref(message);
+        return;
+    }
+    if (c->count == c->capacity) {
+        size_t capacity = c->capacity * 2 + 4;
+        struct bufslice *queue = xcalloc(capacity, sizeof *queue);
+        for (size_t i = 0; i < c->count; i++) {
+            queue[i] = c->queue[(c->first + i) % c->capacity];
+        }
+        free(c->queue);
+        c->queue = queue;
+        c->first = 0;
+        c->capacity = capacity;
+    }
+    c->queue[(c->first + c->count++) % c->capacity] = bus__own(message);
+    c->bytes += message.bytes.size;
+    charge(c);
+}
+
+bool bus__local_send(struct bus_call *c, struct bufslice message)
+{
+    pthread_mutex_lock(&c->mutex);
+    bool room = c->ended || c->released || !is_full(c, message.bytes.size);
+    if (!room || c->ended) {
+        c->full |= !room;
+        pthread_mutex_unlock(&c->mutex);
+        bufslice_unref(message);
+        return room;
+    }
+    put(c, message);
+    unlock_and_wake(c);
+    return true;
+}
+
+bool bus__local_flushed(struct bus_call *c)
+{
+    pthread_mutex_lock(&c->mutex);
+    bool flushed = c->count == 0;
+    pthread_mutex_unlock(&c->mutex);
+    return flushed;
+}
+
+void bus__local_begun(struct bus_call *c)
+{
+    pthread_mutex_lock(&c->mutex);
+    c->begun = true;
+    unlock_and_wake(c);
+}
+
+void bus__local_end(struct bus_call *c, const struct thole_status *st, grpc_slice details,
+                    struct bufslice message)
+{
+    pthread_mutex_lock(&c->mutex);
+    bool first = !c->ended;
+    if (first && (message.bytes.data != NULL || (st == NULL && bus__rpc_is_unary(c->rpc)))) {
+        put(c, message);
+    } else {
+        bufslice_unref(message);
+    }
+    if (first) {
+        c->ended = true;
+        c->st = st != NULL ? *st : (struct thole_status){0};
+        c->details = buf_copy(GRPC_SLICE_START_PTR(details), GRPC_SLICE_LENGTH(details));
+    }
+    unlock_and_wake(c);
+    grpc_slice_unref(details);
+}
+
+void bus__local_deliver(struct bus_call *c)
+{
+    for (size_t i = 0; i < c->o.message_count; i++) {
+        bus__rpc_message(c->rpc, c->messages[i]);
+    }
+    if (!c->o.stays_open) {
+        bus__rpc_half_closed(c->rpc);
+    }
+}
+
+struct slice bus__local_request(const struct bus_call *c)
+{
+    return c->o.message_count > 0 ? c->messages[0].bytes : (struct slice){0};
+}
+
+struct slice bus__local_header(const struct bus_call *c, const char *name)
+{
+    for (size_t i = 0; i < c->o.header_count; i++) {
+        if (strcmp(c->headers[i].name, name) == 0) {
+            return c->headers[i].value;
+        }
+    }
+    return (struct slice){0};
+}
+
+const char *bus__local_authority(const struct bus_call *c)
+{
+    return c->authority;
+}
+
+void bus__local_free(struct bus_call *c)
+{
+    queue_clear(c);
+    free(c->queue);
+    for (size_t i = 0; i < c->o.message_count; i++) {
+        bufslice_unref(c->messages[i]);
+    }
+    free(c->messages);
+    for (size_t i = 0; i < c->o.header_count; i++) {
+        free((void *)(uintptr_t)c->headers[i].value.data);
+    }
+    free(c->headers);
+    free(c->authority);
+    buf_unref(c->details);
+    c->o.released(c->o.ctx);
+    pthread_mutex_destroy(&c->mutex);
+    free(c);
+}
