@@ -16,6 +16,7 @@
 #include "thole/v1/access.upbdefs.h"
 #include "thole/v1/control.upbdefs.h"
 #include "thole/v1/data.upbdefs.h"
+#include "thole/v1/diagnostics.upbdefs.h"
 #include "thole/v1/operations.upbdefs.h"
 #include "thole/v1/repair.upbdefs.h"
 #include "thole/v1/snapshots.upbdefs.h"
@@ -35,6 +36,7 @@ static void load(void)
     (void)thole_v1_GetHostRequest_getmsgdef(definitions);
     (void)thole_v1_ProposeRequest_getmsgdef(definitions);
     (void)thole_v1_GetOperationRequest_getmsgdef(definitions);
+    (void)thole_v1_GetLogLevelsRequest_getmsgdef(definitions);
     (void)thole_v1_PlanRepairRequest_getmsgdef(definitions);
     (void)thole_v1_SaveSnapshotRequest_getmsgdef(definitions);
     (void)etcdserverpb_PutRequest_getmsgdef(definitions);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/lib/api_agent.h"
 #include "agent/lib/api_internal.h"
 #include "agent/services/services.h"
 #include "base/assert.h"
@@ -262,6 +263,11 @@ void thole_close(struct thole *t)
     map_deinit(&t->watches);
     pthread_mutex_destroy(&t->lock);
     free(t);
+}
+
+struct agent *api_agent(struct thole *t)
+{
+    return t->agent;
 }
 
 const char *thole_address(const struct thole *t)

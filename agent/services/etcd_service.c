@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/services/services.h"
 #include "base/hash.h"
 #include "proto/decode.h"
 #include "thole/kv/v1/kv.upb.h"

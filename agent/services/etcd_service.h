@@ -5,9 +5,6 @@
 #include "agent/services/services_internal.h"
 #include "etcd/rpc.upb.h"
 
-/* The etcd version of the API; clients decide by it which calls they use. */
-#define ETCD_VERSION "3.4.23"
-
 /* A proposal to, or a query of, the shard of an rpc. */
 struct etcd_route {
     struct services *s;

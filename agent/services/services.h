@@ -4,6 +4,10 @@
 
 #include "agent/core/agent.h"
 
+/* The etcd version of the API; clients decide by it which calls they use. */
+#define ETCD_VERSION "3.4.23"
+#define ETCD_CLUSTER "3.4.0"
+
 /* After bus_stop (which ends every call), before the registry is freed. Does nothing for an agent
  * without services. */
 void services_unregister(struct agent *a);

@@ -119,7 +119,7 @@ const struct option_def daemon_options[DAEMON_OPTIONS] = {
          .environment = "THOLED_HTTP",
          .in_file = true,
          .check = check_http,
-         .help = "serve /metrics /livez /readyz /version (default: off; with --dev 127.0.0.1:0)"},
+         .help = "serve probes, metrics and calls in JSON (default: off; with --dev 127.0.0.1:0)"},
     [DAEMON_TLS_CERT] = {.name = "tls-cert",
                          .kind = OPTION_TEXT,
                          .value = "FILE",

@@ -16,8 +16,8 @@
 #include <thole/thole.h>
 #include <unistd.h>
 
+#include "agent/doors/http.h"
 #include "agent/tholed/daemon_options.h"
-#include "agent/tholed/http.h"
 #include "agent/tholed/plugin.h"
 #include "base/buf.h"
 #include "base/clock.h"
@@ -270,8 +270,8 @@ static void banner(struct daemon *d)
     printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", thole_version(),
            thole_host_name(d->host), s.id, text_of(d, DAEMON_DATA_DIR), thole_address(d->host));
     if (d->http != NULL) {
-        printf("  http     http%s://%s/ (metrics livez readyz version)\n", s.tls ? "s" : "",
-               http_address(d->http));
+        printf("  http     http%s://%s/ (metrics livez readyz version; v1 v3: calls in JSON)\n",
+               s.tls ? "s" : "", http_address(d->http));
     }
     printf("  security %s\n", s.tls       ? "TLS"
                               : s.exposed ? "NONE: plain text, and anybody who reaches it may do "

@@ -1,7 +1,9 @@
-/* The HTTP port: /metrics, /livez, /readyz, /version. Read-only, in one thread of its own. Over
- * TLS if the host has certificates; callers need none. */
-#ifndef AGENT_THOLED_HTTP_H
-#define AGENT_THOLED_HTTP_H
+/* The HTTP port: GET /metrics, /livez, /readyz, /health, /version, for which callers need no
+ * rights; and calls of services in JSON, POST /v1/SERVICE/CALL and etcd's /v3/..., with the rights
+ * of the token that comes with them. In one thread of its own. Over TLS if the host has
+ * certificates. */
+#ifndef AGENT_DOORS_HTTP_H
+#define AGENT_DOORS_HTTP_H
 
 #include <stdint.h>
 #include <thole/status.h>

@@ -3,11 +3,10 @@
  * libmicrohttpd stops accepting at its limit of connections. So that silent connections cannot keep
  * a probe out, we stay below that limit: a new connection ends the one that has been silent for the
  * longest time. */
-#include "agent/tholed/http.h"
+#include "agent/doors/http_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <microhttpd.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,33 +15,31 @@
 #include <thole/thole.h>
 #include <unistd.h>
 
+#include "agent/core/agent.h"
+#include "agent/lib/api_agent.h"
+#include "agent/services/services.h"
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/metrics.h"
 
-#define CONNECTIONS_MAX 32 /* our limit; libmicrohttpd's is higher and never reached */
+#define CONNECTIONS_MAX 512 /* our limit; libmicrohttpd's is higher */
 #define CONNECTIONS_LIMIT (2 * CONNECTIONS_MAX)
 #define SILENCE_S_MAX 10u
 #define BACKLOG 128
 #define CIPHERS "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
-struct connection {
-    struct connection *older, *newer;
-    int fd;
-    bool asked; /* has sent a request */
-    bool cut;   /* is being ended */
-};
-
 struct http {
     struct thole *host;
+    struct http_calls *calls;
     struct MHD_Daemon *daemon;
     int listener;          /* ours, and the daemons' */
     char *cert, *key;      /* PEM, of the running daemon; NULL: plain text */
     uint64_t certificates; /* their number, see thole_tls_pem */
     char *address;
-    struct connection *oldest, *newest; /* used by the polling thread only, like the fields below */
-    size_t count;                       /* connections not being ended */
+    struct http_connection *oldest,
+        *newest;  /* used by the polling thread only, like the fields below */
+    size_t count; /* connections not being ended */
 };
 
 static METRIC_DEFINE_COUNTER(metric_cut, "thole_http_cut_connections_total",
@@ -50,8 +47,8 @@ static METRIC_DEFINE_COUNTER(metric_cut, "thole_http_cut_connections_total",
 
 #define TEXT_PLAIN "text/plain; charset=utf-8"
 
-static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const char *type,
-                             struct slice body)
+enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const char *type,
+                            struct slice body)
 {
     struct MHD_Response *r = MHD_create_response_from_buffer(
         body.size, (void *)(uintptr_t)body.data, MHD_RESPMEM_MUST_COPY);
@@ -60,6 +57,7 @@ static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const ch
     }
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
     enum MHD_Result result = MHD_queue_response(c, status, r);
     MHD_destroy_response(r);
     return result;
@@ -69,7 +67,7 @@ static enum MHD_Result get_metrics(struct http *h, struct MHD_Connection *c)
 {
     char *text = thole_metrics(h->host);
     enum MHD_Result r =
-        reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", slice_str(text));
+        http__reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", slice_str(text));
     free(text);
     return r;
 }
@@ -80,7 +78,7 @@ static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)
     struct thole_status st;
     struct thole_host_state s = {.size = sizeof s};
     if (thole_host_state(h->host, &s, &st) != THOLE_OK) {
-        return reply(c, MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN, slice_str(st.message));
+        return http__reply(c, MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN, slice_str(st.message));
     }
     if (MHD_lookup_connection_value_n(c, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL) ==
         MHD_YES) {
@@ -92,26 +90,39 @@ static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)
     } else {
         snprintf(text, sizeof text, "%s%s\n", s.ready ? "ok" : "not ready: ", s.waiting_for);
     }
-    return reply(c, s.ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN,
-                 slice_str(text));
+    return http__reply(c, s.ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN,
+                       slice_str(text));
 }
 
 static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
 {
     char text[512];
-    snprintf(text, sizeof text, "{\"version\":\"%s\",\"host\":\"%s\",\"address\":\"%s\"}\n",
+    snprintf(text, sizeof text,
+             "{\"etcdserver\":\"" ETCD_VERSION "\",\"etcdcluster\":\"" ETCD_CLUSTER "\","
+             "\"version\":\"%s\",\"host\":\"%s\",\"address\":\"%s\"}\n",
              thole_version(), thole_host_name(h->host), thole_address(h->host));
-    return reply(c, MHD_HTTP_OK, "application/json", slice_str(text));
+    return http__reply(c, MHD_HTTP_OK, "application/json", slice_str(text));
+}
+
+/* As etcd's clients ask for it. */
+static enum MHD_Result get_health(struct http *h, struct MHD_Connection *c)
+{
+    struct thole_host_state s = {.size = sizeof s};
+    struct thole_status st;
+    bool ready = thole_host_state(h->host, &s, &st) == THOLE_OK && s.ready;
+    return http__reply(c, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, "application/json",
+                       slice_str(ready ? "{\"health\":\"true\"}" : "{\"health\":\"false\"}"));
 }
 
 /* ---- Connections ----------------------------------------------------------------------------- */
 
-/* Ends a connection that has sent no request, if there is one. */
+/* Ends a connection that has sent no request, or else one that waits for the next request. Those
+ * with a call are spared: their number has limits of its own. */
 static void cut_oldest(struct http *h)
 {
-    struct connection *victim = NULL;
-    for (struct connection *n = h->oldest; n != NULL; n = n->newer) {
-        if (!n->cut && (victim == NULL || (victim->asked && !n->asked))) {
+    struct http_connection *victim = NULL;
+    for (struct http_connection *n = h->oldest; n != NULL; n = n->newer) {
+        if (!n->cut && !n->busy && (victim == NULL || (victim->asked && !n->asked))) {
             victim = n;
         }
     }
@@ -134,7 +145,7 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
     if (h->count >= CONNECTIONS_MAX) {
         cut_oldest(h);
     }
-    struct connection *n = xcalloc(1, sizeof *n);
+    struct http_connection *n = xcalloc(1, sizeof *n);
     n->fd = info->connect_fd;
     n->older = h->newest;
     if (n->older != NULL) {
@@ -147,7 +158,7 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
     *context = n;
 }
 
-static void ended(struct http *h, struct connection *n)
+static void ended(struct http *h, struct http_connection *n)
 {
     if (n->older != NULL) {
         n->older->newer = n->newer;
@@ -173,44 +184,76 @@ static void on_connection(void *ctx, struct MHD_Connection *c, void **context,
     }
 }
 
-static void note_request(struct MHD_Connection *c)
+struct http_connection *http__connection(struct MHD_Connection *c)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    if (info != NULL && info->socket_context != NULL) {
-        ((struct connection *)info->socket_context)->asked = true;
-    }
+    ASSERT(info != NULL && info->socket_context != NULL);
+    return info->socket_context;
 }
 
 /* ---- The daemon ------------------------------------------------------------------------------ */
+
+static enum MHD_Result get(struct http *h, struct MHD_Connection *c, const char *url)
+{
+    if (strcmp(url, "/metrics") == 0) {
+        return get_metrics(h, c);
+    }
+    if (strcmp(url, "/livez") == 0) {
+        return http__reply(c, MHD_HTTP_OK, TEXT_PLAIN, slice_str("ok\n"));
+    }
+    if (strcmp(url, "/readyz") == 0) {
+        return get_ready(h, c);
+    }
+    if (strcmp(url, "/health") == 0) {
+        return get_health(h, c);
+    }
+    if (strcmp(url, "/version") == 0) {
+        return get_version(h, c);
+    }
+    return http__reply(c, MHD_HTTP_NOT_FOUND, TEXT_PLAIN,
+                       slice_str("there are GET /metrics /livez /readyz?verbose /health /version, "
+                                 "and POST /v1/SERVICE/CALL and /v3/...\n"));
+}
+
+static enum MHD_Result post(struct http *h, struct MHD_Connection *c, const char *url,
+                            const char *body, size_t *size, void **state)
+{
+    struct http_route route;
+    if (*state == NULL && !http_route_find(url, &route)) {
+        return http__reply(
+            c, MHD_HTTP_NOT_FOUND, "application/json",
+            slice_str("{\"error\":\"Not Found\",\"message\":\"there is no such call\","
+                      "\"code\":5}\n"));
+    }
+    return http__call(h->calls, c, &route, body, size, state);
+}
 
 static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *url,
                               const char *method, const char *version, const char *upload,
                               size_t *upload_size, void **state)
 {
-    struct http *h = ctx;
     (void)version;
-    (void)upload;
-    (void)upload_size;
-    (void)state;
-    note_request(c);
-    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
-        return reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, TEXT_PLAIN, slice_str("only GET\n"));
+    http__connection(c)->asked = true;
+    if (strcmp(method, MHD_HTTP_METHOD_POST) == 0) {
+        return post(ctx, c, url, upload, upload_size, state);
     }
-    if (strcmp(url, "/metrics") == 0) {
-        return get_metrics(h, c);
+    if (strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0) {
+        return get(ctx, c, url);
     }
-    if (strcmp(url, "/livez") == 0) {
-        return reply(c, MHD_HTTP_OK, TEXT_PLAIN, slice_str("ok\n"));
+    return http__reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, TEXT_PLAIN,
+                       slice_str("only GET and POST\n"));
+}
+
+static void over(void *ctx, struct MHD_Connection *c, void **state,
+                 enum MHD_RequestTerminationCode why)
+{
+    struct http *h = ctx;
+    (void)c;
+    (void)why;
+    if (*state != NULL) {
+        http__call_over(h->calls, *state);
     }
-    if (strcmp(url, "/readyz") == 0) {
-        return get_ready(h, c);
-    }
-    if (strcmp(url, "/version") == 0) {
-        return get_version(h, c);
-    }
-    return reply(c, MHD_HTTP_NOT_FOUND, TEXT_PLAIN,
-                 slice_str("there are /metrics /livez /readyz?verbose /version\n"));
 }
 
 static enum thole_code resolve(const char *address, char **ret_host, struct addrinfo **ret,
@@ -282,15 +325,16 @@ static bool start_daemon(struct http *h)
         secure[0].ptr_value = h->cert;
         secure[1].ptr_value = h->key;
     }
+    http__calls_begin(h->calls);
     h->oldest = h->newest = NULL;
     h->count = 0;
-    unsigned flags =
-        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ITC | (tls ? MHD_USE_TLS : 0);
-    h->daemon =
-        MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_LISTEN_SOCKET, fd,
-                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
-                         MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX, MHD_OPTION_NOTIFY_CONNECTION,
-                         on_connection, h, MHD_OPTION_ARRAY, tls ? secure : plain, MHD_OPTION_END);
+    unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME |
+                     (tls ? MHD_USE_TLS : 0);
+    h->daemon = MHD_start_daemon(
+        flags, 0, NULL, NULL, answer, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)CONNECTIONS_LIMIT, MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, over, h,
+        MHD_OPTION_ARRAY, tls ? secure : plain, MHD_OPTION_END);
     if (h->daemon == NULL) {
         close(fd);
     }
@@ -309,6 +353,7 @@ enum thole_code http_new(struct thole *host, const char *address, struct http **
     ASSERT(ai != NULL);
     struct http *h = xcalloc(1, sizeof *h);
     h->host = host;
+    h->calls = http__calls_new(agent_bus(api_agent(host)));
     uint16_t port = 0;
     h->listener = listen_on(ai, &port);
     freeaddrinfo(ai);
@@ -339,6 +384,7 @@ void http_renew(struct http *h)
     if (h->daemon != NULL) {
         /* Take the listener away first: the daemon's end would shut it down, and so the copies. */
         MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+        http__calls_end(h->calls);
         MHD_stop_daemon(h->daemon);
         h->daemon = NULL;
         if (fd != MHD_INVALID_SOCKET) {
@@ -356,8 +402,10 @@ void http_free(struct http *h)
         return;
     }
     if (h->daemon != NULL) {
+        http__calls_end(h->calls);
         MHD_stop_daemon(h->daemon);
     }
+    http__calls_free(h->calls);
     if (h->listener >= 0) {
         close(h->listener);
     }

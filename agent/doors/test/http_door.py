@@ -1,0 +1,375 @@
+#!/usr/bin/python3
+"""The HTTP port from outside: calls in JSON, as etcd's gateway takes them and as the control plane does, their
+bounds, and who may make them; and the same requests beside a real etcd, if there is one.
+
+    http_door.py THOLED THOLE SOURCES
+"""
+import base64
+import concurrent.futures
+import http.client
+import json
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+
+DEADLINE_S = 30
+
+
+def b64(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def eventually(what, check):
+    deadline = time.monotonic() + DEADLINE_S
+    while not check():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+class Host:
+    def __init__(self, tholed, work, *flags):
+        self.log = work / "log"
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [tholed, "--dev", "--data-dir", work / "data", "--listen", "127.0.0.1:0", *flags],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        eventually("the host starts", lambda: "  try " in self.log.read_text(encoding="utf-8"))
+        text = self.log.read_text(encoding="utf-8")
+        self.grpc = re.search(r"^  grpc +(\S+)", text, re.MULTILINE)[1]
+        self.port = int(re.search(r"^  http +https?://127.0.0.1:(\d+)/", text, re.MULTILINE)[1])
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(DEADLINE_S) == 0, self.log.read_text(encoding="utf-8")
+
+
+class Door:
+    def __init__(self, port, tls=None):
+        self.port, self.tls = port, tls
+
+    def connect(self):
+        if self.tls is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=DEADLINE_S, context=self.tls)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+
+    def raw(self, method, path, body=None, **headers):
+        c = self.connect()
+        c.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+        answer = c.getresponse()
+        text = answer.read().decode()
+        c.close()
+        return answer.status, text
+
+    def post(self, path, body, **headers):
+        if not isinstance(body, str):
+            body = json.dumps(body)
+        status, text = self.raw("POST", path, body, **headers)
+        lines = [json.loads(line) for line in text.splitlines()]
+        return status, lines[0] if len(lines) == 1 else lines
+
+    def ok(self, path, body, **headers):
+        status, answer = self.post(path, body, **headers)
+        assert status == 200, (path, body, status, answer)
+        return answer
+
+
+# ---- As etcd ------------------------------------------------------------------------------------
+
+# Each with the path under /v3 and a body; also for beside_etcd().
+SAME = [
+    ("/kv/put", {"key": b64("a"), "value": b64("1")}),
+    ("/kv/put", {"key": b64("a"), "value": b64("2"), "prev_kv": True}),
+    ("/kv/put", {"key": b64("b"), "value": b64("\x00\xff")}),
+    ("/kv/put", {"key": b64("c"), "value": ""}),
+    ("/kv/put", {"key": b64("d"), "lease": "0", "ignoreValue": False}),
+    ("/kv/put", {}),
+    ("/kv/put", {"key": b64("e"), "lease": 99}),
+    ("/kv/put", {"key": b64("absent"), "ignore_value": True}),
+    ("/kv/range", {"key": b64("a")}),
+    ("/kv/range", {"key": b64("a"), "rangeEnd": b64("z"), "limit": 2}),
+    ("/kv/range", {"key": b64("a"), "range_end": b64("z"), "limit": "2", "sort_order": "DESCEND"}),
+    ("/kv/range", {"key": b64("a"), "range_end": b64("z"), "sort_order": 2, "sort_target": "MOD"}),
+    ("/kv/range", {"key": b64("\0"), "range_end": b64("\0"), "count_only": True}),
+    ("/kv/range", {"key": b64("a"), "revision": 2, "unknown": {"deep": [1, None, True, "x"]}}),
+    ("/kv/range", {"key": b64("a"), "revision": "1000"}),
+    ("/kv/range", {"key": b64("nothing")}),
+    ("/kv/range", {}),
+    ("/kv/txn", {"compare": [{"key": b64("a"), "target": "VALUE", "value": b64("2")}],
+                 "success": [{"requestPut": {"key": b64("a"), "value": b64("3")}},
+                             {"request_range": {"key": b64("a")}}],
+                 "failure": [{"request_delete_range": {"key": b64("a")}}]}),
+    ("/kv/txn", {"compare": [{"key": b64("a"), "target": "CREATE", "result": "EQUAL", "create_revision": 0}],
+                 "failure": [{"requestDeleteRange": {"key": b64("b"), "prevKv": True}}]}),
+    ("/kv/txn", {"success": [{"request_put": {"key": b64("x")}}, {"request_put": {"key": b64("x")}}]}),
+    ("/kv/deleterange", {"key": b64("c"), "prev_kv": True}),
+    ("/kv/deleterange", {"key": b64("c")}),
+    ("/kv/compaction", {"revision": 3}),
+    ("/kv/compaction", {"revision": 3}),
+    ("/kv/range", {"key": b64("a"), "revision": 2}),
+    ("/lease/grant", {"TTL": 100, "ID": "7"}),
+    ("/lease/grant", {"TTL": 100, "ID": "7"}),
+    ("/kv/put", {"key": b64("leased"), "value": b64("x"), "lease": "7"}),
+    ("/lease/keepalive", {"ID": 7}),
+    ("/lease/keepalive", {"ID": 12345}),
+    ("/lease/leases", {}),
+    ("/kv/lease/timetolive", {"ID": 12345}),
+    ("/kv/lease/revoke", {"ID": 7}),
+    ("/lease/revoke", {"ID": 7}),
+    ("/kv/range", {"key": b64("leased")}),
+]
+# etcd's gateway has other words for what is not JSON, or not of the right type.
+REFUSED = [
+    ("/kv/put", "{"),
+    ("/kv/put", "[]"),
+    ("/kv/put", '{"key":"not base64!"}'),
+    ("/kv/range", '{"key":"YQ==","limit":"many"}'),
+    ("/kv/range", '{"key":"YQ==","limit":99999999999999999999}'),
+    ("/kv/range", '{"key":"YQ==","sort_order":"SIDEWAYS"}'),
+    ("/kv/range", '{"key":' + "[" * 5000 + "]" * 5000 + "}"),
+]
+
+
+def essence(answer):
+    """Without ids, and what no two servers have in common."""
+    if isinstance(answer, list):
+        return [essence(x) for x in answer]
+    if not isinstance(answer, dict):
+        return answer
+    drop = ("cluster_id", "member_id", "raft_term")
+    return {k: essence(v) for k, v in answer.items() if k not in drop}
+
+
+def as_etcd(door):
+    for path, body in REFUSED:
+        status, answer = door.post("/v3" + path, body)
+        assert status == 400 and answer["code"] == 3 and answer["error"] == answer["message"], (path, answer)
+    answers = [door.post("/v3" + path, body) for path, body in SAME]
+    header = answers[0][1]["header"]
+    assert header["revision"] == "2" and int(header["cluster_id"]) > 0 and int(header["member_id"]) > 0, header
+    assert door.ok("/v3beta/kv/range", {"key": b64("a")}, Content_Type="text/nonsense")["count"] == "1"
+    lines = door.ok("/v3/lease/keepalive", '{"ID":1}{"ID":2}\n{"ID":"3"}')
+    assert [line["result"]["ID"] for line in lines] == ["1", "2", "3"], lines
+    status, answer = door.post("/v3/kv/put", {})
+    assert (status, answer) == (400, {"error": answer["error"], "message": answer["error"], "code": 3}), answer
+    assert door.post("/v3/maintenance/downgrade", {})[0] == 501
+    assert door.ok("/v3/maintenance/hashkv", {})["hash"] > 0
+    assert door.post("/v3/none", {})[0] == 404
+    assert json.loads(door.raw("GET", "/version")[1])["etcdserver"].startswith("3.")
+    assert door.raw("GET", "/health") == (200, '{"health":"true"}')
+    members = door.ok("/v3/cluster/member/list", {})["members"]
+    assert len(members) == 1, members
+    return answers
+
+
+def beside_etcd(ours, work):
+    if shutil.which("etcd") is None:
+        print("no etcd beside: etcd-server is not installed")
+        return
+    ports = []
+    for _ in range(2):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            ports.append(s.getsockname()[1])
+    client, peer = (f"http://127.0.0.1:{port}" for port in ports)
+    with (work / "etcd.log").open("w", encoding="utf-8") as log, subprocess.Popen(
+            ["etcd", "--name", "h", "--data-dir", work / "etcd", "--listen-client-urls", client,
+             "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+             "--initial-cluster", f"h={peer}"], stdout=log, stderr=log) as etcd:
+        try:
+            door = Door(ports[0])
+
+            def up():
+                try:
+                    return "true" in door.raw("GET", "/health")[1]
+                except OSError:
+                    return False
+
+            eventually("etcd starts", up)
+            for (path, body), answer in zip(SAME, ours):
+                theirs = door.post("/v3" + path, body)
+                assert essence(list(theirs)) == essence(list(answer)), (path, body, theirs, answer)
+        finally:
+            etcd.kill()
+
+
+# ---- The control plane --------------------------------------------------------------------------
+
+
+def read_lines(answer, wanted):
+    for line in answer:
+        found = json.loads(line)
+        if wanted(found):
+            return found
+    raise AssertionError("the stream ended")
+
+
+def streams_open(door):
+    return re.search(r"^thole_http_streams (\d+)$", door.raw("GET", "/metrics")[1], re.MULTILINE)[1]
+
+
+def control(door):
+    shard = door.ok("/v1/Shards/GetShard", {"name": "default"})
+    assert shard["spec"]["type"] == "kv" and shard["name"] == "default", shard
+    status, answer = door.post("/v1/Shards/GetShard", {"name": "nope"})
+    assert status == 404 and answer["code"] == 5 and answer["details"] == [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NO_SUCH_SHARD", "domain": "thole",
+         "metadata": {"shard": "nope"}}], answer
+    for body in '{"nam":"x"}', '{"name":1}', '{"name":"default"}{}', "nonsense", '{"name":"\\ud800"}':
+        status, answer = door.post("/v1/Shards/GetShard", body)
+        assert status == 400 and answer["details"][0]["reason"] == "BAD_REQUEST", (body, answer)
+    created = door.ok("/v1/Shards/CreateShard", {"shard": {"name": "orders", "spec": {"type": "kv", "voters": 1}}})
+    assert created["name"] == "orders", created
+    assert door.ok("/v1/Data/Propose", {"shard": "orders", "text": "put a b"})["text"].startswith("ok"), "propose"
+    assert door.ok("/v1/Data/Query", {"shard": "orders", "text": "get a"})["text"] == "b"
+
+    # A stream: headers at once, lines as they come; and its end when the client has gone.
+    c = door.connect()
+    c.request("POST", "/v1/Events/WatchEvents", "{}")
+    answer = c.getresponse()
+    assert answer.status == 200 and streams_open(door) == "1"
+    door.ok("/v1/Shards/DeleteShard", {"name": "orders"})
+    read_lines(answer, lambda x: x["result"].get("event", {}).get("object") == "shards/orders")
+    answer.close()
+    c.close()
+    eventually("the stream of a client that has gone ends", lambda: streams_open(door) == "0")
+    status, answer = door.post("/v1/Operations/WatchOperation", {"id": "99"})
+    assert answer.get("error", answer)["code"] == 5, (status, answer)  # the stream may have begun
+
+
+def watch(door):
+    """As Patroni does it: one line for the creation, then a line for each event."""
+    c = door.connect()
+    c.request("POST", "/v3/watch", json.dumps({"create_request": {"key": b64("w"), "range_end": b64("x")}}))
+    answer = c.getresponse()
+    created = json.loads(answer.readline())["result"]
+    assert created["created"] is True and int(created["header"]["revision"]) > 1, created
+    door.ok("/v3/kv/put", {"key": b64("w1"), "value": b64("v")})
+    door.ok("/v3/kv/deleterange", {"key": b64("w1")})
+    put, deleted = (json.loads(answer.readline())["result"]["events"] for _ in range(2))
+    assert put[0]["kv"]["key"] == b64("w1") and put[0]["kv"]["value"] == b64("v"), put
+    assert deleted[0]["type"] == "DELETE", deleted
+    answer.close()
+    c.close()
+    eventually("the watch of a client that has gone ends", lambda: streams_open(door) == "0")
+
+
+def bounds(door):
+    status, answer = door.post("/v1/Data/Propose", {"shard": "default", "text": "x" * (4 << 20)})
+    assert status == 400 and answer["details"][0]["reason"] == "TOO_LARGE", answer
+    status, answer = door.post("/v3/kv/put", {"key": b64("big"), "value": b64("x" * (2 << 20))})
+    assert status == 400 and "request is too large" in answer["error"], answer
+    status, answer = door.post("/v3/kv/range", {"key": b64("a")}, Origin="http://evil.example")
+    assert status == 403, answer
+    door.ok("/v3/kv/range", {"key": b64("a")}, Origin=f"http://127.0.0.1:{door.port}")
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        keys = [f"k{i}" for i in range(256)]
+        list(pool.map(lambda k: door.ok("/v3/kv/put", {"key": b64(k), "value": b64(k)}), keys))
+    count = door.ok("/v3/kv/range", {"key": b64("k"), "range_end": b64("l"), "count_only": True})["count"]
+    assert count == "256", count
+    # Connections that are silent, and requests that never end, keep nobody out.
+    held = []
+    for i in range(600):
+        s = socket.create_connection(("127.0.0.1", door.port))
+        if i % 2:
+            s.sendall(b"POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        held.append(s)
+    assert door.raw("GET", "/livez")[0] == 200
+    door.ok("/v3/kv/range", {"key": b64("a")})
+    for s in held:
+        s.close()
+
+
+# ---- Who may ------------------------------------------------------------------------------------
+
+
+def all_paths(sources):
+    """Every call of the control plane, and every path of etcd's."""
+    for proto in sorted((sources / "proto" / "thole" / "v1").glob("*.proto")):
+        service = None
+        for line in proto.read_text(encoding="utf-8").splitlines():
+            found = re.match(r"service (\w+)", line)
+            service = found[1] if found else service
+            found = re.match(r"\s+rpc (\w+)\((stream )?", line)
+            if found:
+                yield f"/v1/{service}/{found[1]}"
+    routes = (sources / "agent" / "doors" / "http_routes.c").read_text(encoding="utf-8")
+    for path in re.findall(r'^ +\{"(/[a-z/-]+)", ', routes, re.MULTILINE):
+        yield "/v3" + path
+
+
+def rights(tholed, thole, sources, work):
+    pki = work / "pki"
+
+    def run(*words, **flags):
+        tls = ["--tls-ca", pki / "ca.crt", "--tls-cert", pki / "admin.crt", "--tls-key", pki / "admin.key"]
+        done = subprocess.run([thole, *(tls if flags else []), *words], capture_output=True, text=True,
+                              timeout=DEADLINE_S, check=False)
+        assert done.returncode == 0, (words, done)
+        return done.stdout
+
+    run("cert", "ca", "test", "--dir", pki)
+    run("cert", "host", "h1", "--dir", pki)
+    run("cert", "client", "admin", "--dir", pki)
+    host = Host(tholed, work, "--tls-ca", pki / "ca.crt", "--tls-cert", pki / "h1.crt", "--tls-key", pki / "h1.key")
+    try:
+        door = Door(host.port, ssl.create_default_context(cafile=pki / "ca.crt"))
+        paths = list(all_paths(sources))
+        assert len(paths) > 100, paths
+        for path in paths:  # nothing without a token ...
+            status, answer = door.post(path, "{}")
+            assert status in (401, 501) and (status == 401 or path.startswith("/v3")), (path, status, answer)
+        at = ("--endpoints", host.grpc)
+        token, eve = (
+            re.search(r"thole_[0-9a-f]+_[0-9a-f]+", run(*at, "token", "create", "--for", user, admin=True))[0]
+            for user in ("admin", "eve"))
+        for path in paths:  # ... nothing with the token of somebody without rights, and no word is lost
+            status, answer = door.post(path, "{}", Authorization=f"Bearer {eve}")
+            assert status in (403, 501) and (status == 403 or path.startswith("/v3")), (path, status, answer)
+        status, answer = door.post("/v1/Shards/ListShards", "{}", Authorization=f"Bearer {eve}")
+        info = answer["details"][0]
+        assert info["reason"] == "NO_RIGHT" and info["metadata"]["right"] == "READ of SHARDS", answer
+        # With and without "Bearer".
+        for value in f"Bearer {token}", token:
+            door.ok("/v3/kv/put", {"key": b64("a")}, Authorization=value)
+        door.ok("/v1/Shards/ListShards", {}, Authorization=f"Bearer {token}")
+        # A stream ends when its user's token does.
+        c = door.connect()
+        c.request("POST", "/v1/Events/WatchEvents", "{}", {"Authorization": f"Bearer {token}"})
+        answer = c.getresponse()
+        assert answer.status == 200
+        run(*at, "token", "revoke", token.split("_")[1], admin=True)
+        end = read_lines(answer, lambda x: "error" in x)["error"]
+        assert end["code"] == 16, end
+        assert door.post("/v3/kv/put", {"key": b64("a")}, Authorization=token)[0] == 401
+    finally:
+        host.stop()
+
+
+def main():
+    tholed, thole, sources = sys.argv[1:4]
+    with tempfile.TemporaryDirectory() as name:
+        work = pathlib.Path(name)
+        for part in "plain", "tls":
+            (work / part).mkdir()
+        host = Host(tholed, work / "plain")
+        try:
+            door = Door(host.port)
+            ours = as_etcd(door)
+            beside_etcd(ours, work)
+            control(door)
+            watch(door)
+            bounds(door)
+        finally:
+            host.stop()
+        rights(tholed, thole, pathlib.Path(sources), work / "tls")
+
+
+if __name__ == "__main__":
+    main()
