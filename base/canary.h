@@ -62,7 +62,8 @@
     X(removed_ends_early, 112)       \
     X(failed_voter_counts, 113)      \
     X(stalled_host_vouches, 114)     \
-    X(pause_by_wall_clock, 115)
+    X(pause_by_wall_clock, 115)      \
+    X(wrong_clock_leads, 116)
 
 enum canary {
     CANARY_none = 0,

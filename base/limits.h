@@ -43,6 +43,8 @@
  * repeat gets the first answer, and how many of them a shard remembers. More are refused:
  * LIMIT_REQUEST_IDS / 120 s = 2,184 a second and shard, continuously. */
 #define LIMIT_REQUEST_ID_BYTES 64
+/* A host whose wall clock is that far from the median of all hosts does not lead. */
+#define LIMIT_CLOCK_AHEAD_MS (10 * 1000)
 #define LIMIT_REQUEST_ID_MS (120 * 1000)
 #define LIMIT_REQUEST_IDS (256 * 1024)
 /* With those that have expired and are not freed yet: no more than that, and a batch's. */

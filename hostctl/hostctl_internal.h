@@ -272,7 +272,7 @@ struct hostctl {
     uint64_t moves_batch;  /* the number of the batch */
     uint64_t moves_lost;   /* how many were dropped for newer ones since the last acknowledgement */
     bool events_outstanding;
-    bool events_disk; /* a report of the disk is under way, or was the last command */
+    bool events_host; /* a report of the host is under way, or was the last command */
     uint64_t events_after_ms, events_revision;
 
     struct ctl_shard *reports, **reports_tail;

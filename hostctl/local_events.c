@@ -1,12 +1,13 @@
-/* What happens on this host and follows from no row: leadership that is handed on, with who did it
- * and why, and a disk that cannot be written, or can be again. Both go to shard zero.
+/* Reports to shard zero what happens on this host and follows from no row: transfers of leadership,
+ * with who began them and why; a disk that cannot be written, or can be again; a wall clock that is
+ * wrong, or right again.
  *
  * Moves of leadership are kept until shard zero acknowledges them. The command that records a batch
  * of them has a request id, and every retry is the same batch under the same id: if the command
  * took effect and only its answer was lost, shard zero repeats the answer and records nothing
  * twice. At most HOSTCTL_MOVES_KEPT moves are kept; the oldest ones give way. A restart loses them.
  *
- * The state of the disk needs none of that: it is compared with the host's row until both agree. */
+ * Disk and clock need none of that: they are compared with the host's row until both agree. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -59,7 +60,7 @@ static void add_move(thole_registry_v1_Command *c, const struct ctl_move *m, upb
     thole_registry_v1_RecordLeaderMove_set_why(o, upb_StringView_FromString(m->why));
 }
 
-/* ---- The disk -------------------------------------------------------------------------------- */
+/* ---- Disk and clock -------------------------------------------------------------------------- */
 
 static int32_t disk_now(const struct hostctl *h)
 {
@@ -74,32 +75,81 @@ static int32_t disk_now(const struct hostctl *h)
     return thole_v1_HOST_DISK_OK;
 }
 
-/* Does the host's row say something else? */
-static bool disk_differs(const struct hostctl *h)
+/* The host's own row, if a report would count and the view has the last one. */
+static const thole_v1_HostStatus *own_status(const struct hostctl *h)
 {
     const thole_v1_Host *own = hostctl__own_row(h);
-    return own != NULL && registry_view_revision(h->view) >= h->events_revision &&
-           thole_v1_HostStatus_disk(thole_v1_Host_status(own)) != disk_now(h) &&
-           thole_v1_HostStatus_incarnation(thole_v1_Host_status(own)) == h->o.incarnation &&
-           !hostctl__host_has_state(own, thole_v1_HOST_STATE_REMOVED);
+    bool counts = own != NULL && registry_view_revision(h->view) >= h->events_revision &&
+                  thole_v1_HostStatus_incarnation(thole_v1_Host_status(own)) == h->o.incarnation &&
+                  !hostctl__host_has_state(own, thole_v1_HOST_STATE_REMOVED);
+    return counts ? thole_v1_Host_status(own) : NULL;
 }
 
-static void add_disk(const struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
+static bool disk_differs(const struct hostctl *h)
 {
+    const thole_v1_HostStatus *own = own_status(h);
+    return own != NULL && thole_v1_HostStatus_disk(own) != disk_now(h);
+}
+
+static bool clock_differs(const struct hostctl *h)
+{
+    const thole_v1_HostStatus *own = own_status(h);
+    return own != NULL && (thole_v1_HostStatus_clock(own) == thole_v1_HOST_CLOCK_WRONG) !=
+                              engine_clock_is_wrong(h->o.engine);
+}
+
+static bool host_differs(const struct hostctl *h)
+{
+    return disk_differs(h) || clock_differs(h);
+}
+
+static void describe_disk(int32_t disk, char *text, size_t size)
+{
+    snprintf(text, size, "%s",
+             disk == thole_v1_HOST_DISK_LOW_SPACE
+                 ? "the disk is nearly full: the host takes no proposals, and its leaders move to "
+                   "hosts that can write"
+             : disk == thole_v1_HOST_DISK_STALLED ? "a write to the log does not end"
+                                                  : "the disk can be written again");
+}
+
+static void describe_clock(const struct hostctl *h, bool wrong, char *text, size_t size)
+{
+    int64_t ahead_ms = engine_clock_ahead_ms(h->o.engine);
+    if (wrong) {
+        snprintf(text, size,
+                 "the wall clock is %.1f s %s the other hosts': leaders move to other hosts",
+                 (double)llabs(ahead_ms) / 1000, ahead_ms < 0 ? "behind" : "ahead of");
+    } else {
+        snprintf(text, size, "the wall clock agrees with the other hosts' again");
+    }
+}
+
+/* One of both: the reason of a report is the message of its event. */
+static void add_host_report(const struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
+{
+    char reason[160];
+    bool wrong = engine_clock_is_wrong(h->o.engine);
     int32_t disk = disk_now(h);
     thole_registry_v1_ObserveHost *o = thole_registry_v1_Operation_mutable_observe_host(
         thole_registry_v1_Command_add_operations(c, arena), arena);
     thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_mutable_status(o, arena);
-    thole_registry_v1_ObserveHost_set_host_id(o, thole_v1_Host_id(hostctl__own_row(h)));
-    thole_registry_v1_ObserveHost_set_reason(
-        o, upb_StringView_FromString(
-               disk == thole_v1_HOST_DISK_LOW_SPACE
-                   ? "the disk is nearly full: the host takes no proposals, and its leaders move "
-                     "to hosts that can write"
-               : disk == thole_v1_HOST_DISK_STALLED ? "a write to the log does not end"
-                                                    : "the disk can be written again"));
-    thole_v1_HostStatus_set_disk(status, disk);
+    if (disk_differs(h)) {
+        describe_disk(disk, reason, sizeof reason);
+        thole_v1_HostStatus_set_disk(status, disk);
+    } else {
+        describe_clock(h, wrong, reason, sizeof reason);
+        thole_v1_HostStatus_set_clock(status,
+                                      wrong ? thole_v1_HOST_CLOCK_WRONG : thole_v1_HOST_CLOCK_OK);
+    }
     thole_v1_HostStatus_set_incarnation(status, h->o.incarnation);
+    thole_registry_v1_ObserveHost_set_host_id(o, thole_v1_Host_id(hostctl__own_row(h)));
+    upb_StringView copy = {NULL, strlen(reason)};
+    char *data = upb_Arena_Malloc(arena, copy.size);
+    ASSERT(data != NULL);
+    memcpy(data, reason, copy.size);
+    copy.data = data;
+    thole_registry_v1_ObserveHost_set_reason(o, copy);
 }
 
 /* ---- Proposals ------------------------------------------------------------------------------- */
@@ -125,7 +175,7 @@ static void add_moves(struct hostctl *h, thole_registry_v1_Command *c, upb_Arena
 
 bool hostctl__local_events_are_due(const struct hostctl *h)
 {
-    return h->view != NULL && !h->events_outstanding && (h->move_count > 0 || disk_differs(h));
+    return h->view != NULL && !h->events_outstanding && (h->move_count > 0 || host_differs(h));
 }
 
 void hostctl__local_events_run(struct hostctl *h)
@@ -134,9 +184,9 @@ void hostctl__local_events_run(struct hostctl *h)
     thole_registry_v1_Command *c = hostctl__host_command(h, arena);
     /* Never both in one command: shard zero may answer a retry without executing it. The two
      * alternate, so that a failing command does not delay the other one. */
-    h->events_disk = disk_differs(h) && !(h->events_disk && h->move_count > 0);
-    if (h->events_disk) {
-        add_disk(h, c, arena);
+    h->events_host = host_differs(h) && !(h->events_host && h->move_count > 0);
+    if (h->events_host) {
+        add_host_report(h, c, arena);
     } else {
         add_moves(h, c, arena);
     }
@@ -165,13 +215,13 @@ void hostctl__local_events_done(struct hostctl *h, struct ctl_op *op)
     if (answered && op->code == THOLE_OK) {
         h->events_after_ms = h->now_ms;
     }
-    /* Only after a report of the disk: the view does not advance while the disk hangs. */
-    if (h->events_disk && answered && op->code == THOLE_OK) {
+    /* Only after a report of the host: the view does not advance while the disk hangs. */
+    if (h->events_host && answered && op->code == THOLE_OK) {
         h->events_revision = op->revision;
     }
-    if (!h->events_disk && answered && op->code == THOLE_OK) {
+    if (!h->events_host && answered && op->code == THOLE_OK) {
         moves_acknowledged(h);
-    } else if (!h->events_disk && answered && op->code == THOLE_INVALID_ARGUMENT) {
+    } else if (!h->events_host && answered && op->code == THOLE_INVALID_ARGUMENT) {
         LOG_WARN(HOSTCTL, "moves of leadership were refused as events; dropping them moves=%zu",
                  h->moves_proposed);
         forget_moves(h, h->moves_proposed);

@@ -215,6 +215,9 @@ static void merge_status(thole_v1_HostStatus *to, const thole_v1_HostStatus *fro
     if (thole_v1_HostStatus_disk(from) != thole_v1_HOST_DISK_UNSPECIFIED) {
         thole_v1_HostStatus_set_disk(to, thole_v1_HostStatus_disk(from));
     }
+    if (thole_v1_HostStatus_clock(from) != thole_v1_HOST_CLOCK_UNSPECIFIED) {
+        thole_v1_HostStatus_set_clock(to, thole_v1_HostStatus_clock(from));
+    }
     if (thole_v1_HostStatus_incarnation(from) != 0) {
         thole_v1_HostStatus_set_incarnation(to, thole_v1_HostStatus_incarnation(from));
     }
@@ -248,10 +251,10 @@ static const char *disk_reason(int32_t disk)
                                                 : "HostDiskOk";
 }
 
-/* A first report of a good disk is no event. */
-static bool is_disk_news(int32_t before, int32_t after)
+/* A first report of a good disk, or of a right clock, is no event. */
+static bool is_news(int32_t before, int32_t after, int32_t good)
 {
-    return before != after && (before > thole_v1_HOST_DISK_OK || after > thole_v1_HOST_DISK_OK);
+    return before != after && (before > good || after > good);
 }
 
 /* Merge `status` into the host's row. Without a change there is no new revision. */
@@ -262,21 +265,29 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
     thole_v1_HostStatus *to = thole_v1_Host_mutable_status(row->host, row->arena);
     int32_t before = thole_v1_HostStatus_liveness(to);
     int32_t disk = thole_v1_HostStatus_disk(to);
+    int32_t clock = thole_v1_HostStatus_clock(to);
     merge_status(to, status, row->arena);
     if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
         return;
     }
     int32_t after = thole_v1_HostStatus_liveness(to);
     int32_t disk_after = thole_v1_HostStatus_disk(to);
+    int32_t clock_after = thole_v1_HostStatus_clock(to);
     struct uuid id = host->host_id;
     registry__txn_put(t, row);
     if (before != after) {
         registry__txn_event(t, registry__host(&t->s, &id), liveness_reason(after), "%.*s",
                             (int)why.size, why.data != NULL ? why.data : "");
     }
-    if (is_disk_news(disk, disk_after)) {
+    if (is_news(disk, disk_after, thole_v1_HOST_DISK_OK)) {
         registry__txn_event(t, registry__host(&t->s, &id), disk_reason(disk_after), "%.*s",
                             (int)why.size, why.data != NULL ? why.data : "");
+    }
+    if (is_news(clock, clock_after, thole_v1_HOST_CLOCK_OK)) {
+        registry__txn_event(t, registry__host(&t->s, &id),
+                            clock_after == thole_v1_HOST_CLOCK_WRONG ? "HostClockWrong"
+                                                                     : "HostClockOk",
+                            "%.*s", (int)why.size, why.data != NULL ? why.data : "");
     }
     if (before != after &&
         (before == thole_v1_HOST_LIVENESS_DEAD || after == thole_v1_HOST_LIVENESS_DEAD)) {

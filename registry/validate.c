@@ -181,6 +181,10 @@ bool registry_check_host_status(const thole_v1_HostStatus *status, struct regist
     if (disk < thole_v1_HOST_DISK_UNSPECIFIED || disk > thole_v1_HOST_DISK_STALLED) {
         return BAD(ret, "status.disk", "%d is no state of a disk", (int)disk);
     }
+    int32_t clock = thole_v1_HostStatus_clock(status);
+    if (clock < thole_v1_HOST_CLOCK_UNSPECIFIED || clock > thole_v1_HOST_CLOCK_WRONG) {
+        return BAD(ret, "status.clock", "%d is no state of a clock", (int)clock);
+    }
     if (thole_v1_HostStatus_has_failures(status)) {
         return BAD(ret, "status.failures", "is written by the registry alone");
     }

@@ -29,6 +29,13 @@ static const char *show_disk(int32_t value)
     return NAME_OF(names, value);
 }
 
+/* After the liveness; empty for a right clock. */
+static const char *show_clock(int32_t value)
+{
+    static const char *const names[] = {"", "", ", wrong clock"};
+    return NAME_OF(names, value);
+}
+
 /* After the liveness; empty if replicas do not keep failing. */
 static const char *show_failing(const thole_v1_HostStatus *status)
 {
@@ -160,9 +167,10 @@ static void host_row(struct cli_table *t, const thole_v1_Host *h)
     cli__table_row(t);
     cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Host_name(h)));
     cli__table_cell(t, "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
-    cli__table_cell(t, "%s%s%s",
+    cli__table_cell(t, "%s%s%s%s",
                     show_liveness(status != NULL ? thole_v1_HostStatus_liveness(status) : 0),
                     show_disk(status != NULL ? thole_v1_HostStatus_disk(status) : 0),
+                    show_clock(status != NULL ? thole_v1_HostStatus_clock(status) : 0),
                     status != NULL ? show_failing(status) : "");
     cli__table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_address(status) : none));
     cli__table_cell(t, "%s", text_of(&tags));

@@ -76,13 +76,13 @@ static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_
     }
 }
 
-static void on_disk_changed(void *ctx)
+static void on_fitness_changed(void *ctx)
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     agent__outages_disk_changed(a);
     if (h != NULL) {
-        hostctl_disk_changed(h);
+        hostctl_fitness_changed(h);
     }
     agent__reconciler_wake(a->reconciler);
 }
@@ -92,7 +92,7 @@ struct engine_observer agent__wiring_observer(struct agent *a)
     return (struct engine_observer){.ctx = a,
                                     .replica_changed = on_replica_changed,
                                     .leader_moved = on_leader_moved,
-                                    .disk_changed = on_disk_changed,
+                                    .fitness_changed = on_fitness_changed,
                                     .host_failed = on_host_failed};
 }
 

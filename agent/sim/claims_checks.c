@@ -16,8 +16,10 @@
  * leader stepped down. */
 #define TRUTH_NS (5 * NS_PER_S)
 #define TRUTH_BY_ROWS_NS (15 * NS_PER_S)
-/* A leader on a nearly full disk must hand over within this time. */
+/* A leader on a nearly full disk, or with a wrong clock, must hand over within this time. */
 #define HAND_OVER_NS (8 * NS_PER_S)
+/* What frames on their way and clocks of different speed add to the distance of two clocks. */
+#define CLOCK_SLACK_MS 2000
 /* Limits in any minute. The maxima in the first 20 stories were 21 and 127. */
 #define REPLICAS_PER_MINUTE 60
 #define REVISIONS_PER_MINUTE 600
@@ -125,12 +127,73 @@ static void check_claims(int n, struct agent *a, const struct registry_view *v)
     }
 }
 
-/* ---- Leaders without space ------------------------------------------------------------------- */
+/* ---- Leaders without space, or with a wrong clock -------------------------------------------- */
 
-static struct map low_ns; /* shard id * hosts + host -> when it began to lead without need */
+/* shard id * hosts + host -> when it began to lead without need */
+static struct map low_ns, clock_ns;
+
+static bool is_connected(int a, int b)
+{
+    struct agent *agent = world__host(a)->life->agent;
+    return agent != NULL && bus_peer_up(agent_bus(agent), &world__host(b)->id) &&
+           !world__link(a, b)->cut && !world__link(b, a)->cut &&
+           world__link(a, b)->delay_max_ns == 0 && world__link(b, a)->delay_max_ns == 0;
+}
+
+static bool has_member(const struct raft_config *c, int n)
+{
+    uint32_t i = 0;
+    while (i < c->member_count && !is_host_of(n, &c->members[i])) {
+        i++;
+    }
+    return i < c->member_count;
+}
+
+/* How far the wall clock of `n` is from the median of the hosts of a group that run; 0 unless they
+ * are all connected, and three or more. */
+static int64_t clock_distance_ms(struct engine *e, uint64_t shard_id, int n)
+{
+    struct raft_config c = {0};
+    int64_t near = INT64_MAX, walls[WORLD_HOSTS_MAX];
+    int count = 0;
+    bool connected = engine_shard_config(e, shard_id, &c);
+    for (int k = 0; k < world__host_count(); k++) {
+        int64_t wall = world__host(k)->wall_ms;
+        if (!is_up(k) || !has_member(&c, k) ||
+            world__host(k)->disk_stalled_until_ns > world__now_ns()) {
+            continue; /* it sends no beats */
+        }
+        connected = connected && (k == n || is_connected(n, k));
+        int i = count++;
+        for (; i > 0 && walls[i - 1] > wall; i--) {
+            walls[i] = walls[i - 1];
+        }
+        walls[i] = wall;
+    }
+    raft_config_deinit(&c);
+    for (int i = (count - 1) / 2; connected && count >= 3 && i <= count / 2; i++) {
+        int64_t away = llabs(walls[i] - world__host(n)->wall_ms);
+        near = away < near ? away : near;
+    }
+    return near == INT64_MAX ? 0 : near;
+}
+
+/* A host hears from those with whom it shares a group that either of them leads. So the clocks that
+ * it compares are at least those of a group that it leads, and at most those of shard zero. */
+static bool has_wrong_clock(struct engine *e, uint64_t shard_id, int n)
+{
+    int64_t limit_ms = LIMIT_CLOCK_AHEAD_MS + CLOCK_SLACK_MS;
+    return clock_distance_ms(e, shard_id, n) > limit_ms && clock_distance_ms(e, 0, n) > limit_ms;
+}
+
+static bool says_wrong_clock(int n)
+{
+    struct agent *a = world__host(n)->life->agent;
+    return a == NULL || engine_clock_is_wrong(agent_engine(a));
+}
 
 /* Could another voter lead, and has it caught up with the log? */
-static bool has_heir(struct engine *e, int n, const struct engine_replica_status *s)
+static bool has_heir(struct engine *e, int n, const struct engine_replica_status *s, bool by_clock)
 {
     struct raft_config c = {0};
     bool heir = false;
@@ -143,6 +206,7 @@ static bool has_heir(struct engine *e, int n, const struct engine_replica_status
                        world__host(k)->free_bytes == UINT64_MAX &&
                        world__host(k)->disk_stalled_until_ns <= world__now_ns() &&
                        !world__link(n, k)->cut && !world__link(k, n)->cut &&
+                       (!by_clock || !says_wrong_clock(k)) &&
                        engine_shard_peer(e, s->shard_id, c.members[i].replica_id, &peer) &&
                        peer.answers && peer.caught_up;
             }
@@ -159,10 +223,28 @@ static void check_low_space(int n, struct engine *e)
     size_t count = engine_replicas(e, &all);
     for (size_t i = 0; i < count; i++) {
         bool needless = h->free_bytes != UINT64_MAX && all[i].leader_ready &&
-                        h->disk_stalled_until_ns <= world__now_ns() && has_heir(e, n, &all[i]);
+                        h->disk_stalled_until_ns <= world__now_ns() &&
+                        has_heir(e, n, &all[i], false);
         uint64_t since = since_ns(&low_ns, all[i].shard_id, n, needless);
         if (since != 0 && world__now_ns() - since > HAND_OVER_NS) {
             world__fail("h%d has no space, and still leads shard %" PRIu64
+                        ", which another voter could",
+                        n + 1, all[i].shard_id);
+        }
+    }
+    free(all);
+}
+
+static void check_clock(int n, struct engine *e)
+{
+    struct engine_replica_status *all = NULL;
+    size_t count = engine_replicas(e, &all);
+    for (size_t i = 0; i < count; i++) {
+        bool needless = all[i].leader_ready && has_wrong_clock(e, all[i].shard_id, n) &&
+                        has_heir(e, n, &all[i], true);
+        uint64_t since = since_ns(&clock_ns, all[i].shard_id, n, needless);
+        if (since != 0 && world__now_ns() - since > HAND_OVER_NS) {
+            world__fail("h%d has a wrong clock, and still leads shard %" PRIu64
                         ", which another voter could",
                         n + 1, all[i].shard_id);
         }
@@ -214,6 +296,7 @@ static void look_at_host(int n)
         registry_view_release(v);
     }
     check_low_space(n, agent_engine(a));
+    check_clock(n, agent_engine(a));
     life__leave(earlier);
 }
 

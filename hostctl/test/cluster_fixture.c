@@ -315,11 +315,11 @@ static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_
     }
 }
 
-static void on_disk_changed(void *ctx)
+static void on_fitness_changed(void *ctx)
 {
     struct cluster_host *host = ctx;
     if (host->hostctl != NULL) {
-        hostctl_disk_changed(host->hostctl);
+        hostctl_fitness_changed(host->hostctl);
     }
 }
 
@@ -356,7 +356,7 @@ void cluster_start(struct cluster *h, uint64_t n)
         .observer = {.ctx = host,
                      .replica_changed = on_replica_changed,
                      .leader_moved = on_leader_moved,
-                     .disk_changed = on_disk_changed,
+                     .fitness_changed = on_fitness_changed,
                      .host_failed = on_host_failed},
         .loop_count = 1,
         .applier_count = 1,

@@ -1,5 +1,6 @@
 /* Leadership transfers: their targets, the leaders that stay, and an event for each transfer. */
 #include "hostctl/test/cluster_fixture.h"
+#include "shards/engine/engine_internal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -142,6 +143,44 @@ static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
     cluster_free(h);
 }
 
+struct shifted_clock {
+    struct clock clock;
+    const struct clock *of;
+};
+
+static uint64_t shifted_monotonic(const struct clock *c)
+{
+    return clock_now(((const struct shifted_clock *)c)->of);
+}
+
+static uint64_t shifted_wall(const struct clock *c)
+{
+    const struct shifted_clock *s = (const struct shifted_clock *)c;
+    return s->of->wall_ms(s->of) + 15000;
+}
+
+static void test_wrong_clock_moves_leaders_with_events_and_none_back(void **state)
+{
+    (void)state;
+    struct cluster *h = cluster_of_three(75);
+    uint64_t n = cluster_zero_leader(h);
+    size_t led = led_by(h, n);
+    char last[256] = "";
+    char name[16];
+    struct shifted_clock clock = {{shifted_monotonic, shifted_wall}, executor_clock(h->ex)};
+    snprintf(name, sizeof name, "hosts/h%d", (int)n);
+    h->hosts[n].engine->clock = &clock.clock;
+    RUN_UNTIL(h, 8000, cluster_zero_leader(h) != n && led_by(h, n) == 0);
+    RUN_UNTIL(h, 3000, cluster_events(h, name, "HostClockWrong", last, sizeof last) == 1);
+    assert_non_null(strstr(last, "15.0 s ahead of"));
+    RUN_UNTIL(h, 3000, moved_by(h, "by clock: its wall clock differs") == led);
+    cluster_run(h, 10000);
+    assert_int_equal(led_by(h, n), 0);
+    h->hosts[n].engine->clock = clock.of;
+    RUN_UNTIL(h, 6000, cluster_events(h, name, "HostClockOk", last, sizeof last) == 1);
+    cluster_free(h);
+}
+
 /* No other host could lead: shard zero stays writable, so that an operator can act. */
 static void test_low_space_alone_leaves_shard_zero_at_work(void **state)
 {
@@ -251,6 +290,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_balance_leaves_what_a_user_moved_until_hosts_change),
         cmocka_unit_test(test_low_space_moves_leaders_with_events_and_none_back),
+        cmocka_unit_test(test_wrong_clock_moves_leaders_with_events_and_none_back),
         cmocka_unit_test(test_low_space_alone_leaves_shard_zero_at_work),
         cmocka_unit_test(test_leader_without_a_quorum_takes_its_report_back),
         cmocka_unit_test(test_moves_are_recorded_when_shard_zero_is_back),

@@ -71,6 +71,11 @@ static bool cannot_write(const thole_v1_Host *host)
     return thole_v1_HostStatus_disk(thole_v1_Host_status(host)) > thole_v1_HOST_DISK_OK;
 }
 
+static bool has_wrong_clock(const thole_v1_Host *host)
+{
+    return thole_v1_HostStatus_clock(thole_v1_Host_status(host)) == thole_v1_HOST_CLOCK_WRONG;
+}
+
 bool placement_host_is_failing(const thole_v1_Host *host)
 {
     const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(thole_v1_Host_status(host));
@@ -86,7 +91,7 @@ bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *s
         thole_v1_ShardSpec_leader_preference(spec, &count);
     *ret_preferred = placement_host_matches(host, preferred, count, &failed);
     return placement__host_has_state(host, thole_v1_HOST_STATE_ACTIVE) && !cannot_write(host) &&
-           liveness(host) == thole_v1_HOST_LIVENESS_LIVE;
+           !has_wrong_clock(host) && liveness(host) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
 uint32_t placement_host_replicas(const struct registry_view *v, const struct uuid *host)

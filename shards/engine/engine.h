@@ -62,12 +62,12 @@ struct engine_observer {
     void *ctx;
     /* Role, leader, term, configuration or failure of a replica changed. On a loop's thread. */
     void (*replica_changed)(void *ctx, const struct engine_replica_status *s);
-    /* Leadership of a group moved to another replica, because this host is low on space or is about
-     * to stop. On a loop's thread. May be NULL. */
+    /* Leadership of a group moved to another replica, because this host cannot write or has a wrong
+     * clock, or is about to stop. On a loop's thread. May be NULL. */
     void (*leader_moved)(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping);
-    /* The result of engine_disk or engine_peer_refuses changed. On a loop's thread, or the thread
-     * of engine_deliver. May be NULL. */
-    void (*disk_changed)(void *ctx);
+    /* The result of engine_disk, engine_clock_is_wrong or engine_peer_refuses changed. On a loop's
+     * thread, or the thread of engine_deliver. May be NULL. */
+    void (*fitness_changed)(void *ctx);
     /* The log cannot be written any more: the caller should stop the process. Called once, on the
      * writer's thread. */
     void (*host_failed)(void *ctx, const struct thole_status *st);
@@ -121,6 +121,13 @@ enum engine_disk {
 enum engine_disk engine_disk(struct engine *e); /* any thread */
 /* Does this host refuse proposals of the group for that reason? Any thread. */
 bool engine_disk_refuses(struct engine *e, uint64_t shard_id);
+
+/* Is this host's wall clock LIMIT_CLOCK_AHEAD_MS or more from the median of all hosts? While it is,
+ * handover.c moves its leaderships to other hosts, because machines see the leader's clock. Any
+ * thread. */
+bool engine_clock_is_wrong(struct engine *e);
+/* Its distance from that median, by the last check; positive: ahead. Any thread. */
+int64_t engine_clock_ahead_ms(struct engine *e);
 
 /* Does another host, which shares a group with this one, refuse them for lack of space? As its last
  * heartbeat says. Any thread. */

@@ -217,7 +217,7 @@ enum control_kind {
     CONTROL_TRANSFER,
     CONTROL_FORCE,
     CONTROL_HAND_OVER,
-    CONTROL_DISK, /* the state of the disk changed: check the leaderships here */
+    CONTROL_FITNESS, /* disk or clock changed: check the leaderships here */
     CONTROL_EXPORT,
     CONTROL_SEED,
     CONTROL_ANSWER, /* only calls done */
@@ -257,6 +257,8 @@ struct host_beat {
     uint64_t incarnation, number, heard;
     bool all_woken;
     bool low_space, critical_space; /* the sender's disk */
+    bool wrong_clock;               /* the sender's */
+    uint64_t wall_ms;               /* the sender's wall clock */
     uint32_t woken_count;
     uint64_t woken[BEAT_WOKEN_MAX];
 };
@@ -265,6 +267,8 @@ struct beat_peer { /* beats sent to and received from another host; under the en
     uint64_t sent;                  /* number of the last beat to it */
     uint64_t incarnation, heard;    /* of its last beat */
     bool low_space, critical_space; /* as that beat says */
+    uint64_t heard_ns;              /* when it came; 0: none came */
+    int64_t clock_ahead_ms;         /* its wall clock then, less ours */
     uint64_t woken_from;            /* the first beat to it that names all of `woken` */
     bool all_woken;
     uint32_t woken_count;
@@ -331,7 +335,7 @@ struct peer_host {
     struct uuid host;
     uint64_t incarnation;
     bool alive;                /* a beat came within the election timeout */
-    bool low_space;            /* as its last beat says */
+    bool unfit;                /* as its last beat says: no space, or a wrong clock */
     uint64_t beat_number;      /* of its last beat */
     uint64_t beat_ms, beat_ns; /* when that came: logical, real time */
     bool touched;
@@ -365,8 +369,7 @@ struct loop {
     bool handing_over;
     struct control *hand_over; /* answered when nothing is left, or at hand_over_ms (real time) */
     uint64_t hand_over_ms;
-    uint64_t
-        disk_due_ms; /* real: next check of the leaderships here while the disk cannot be written */
+    uint64_t unfit_due_ms; /* real: next check of the leaderships while this host should not lead */
     /* Read by loop 0. 0: not in a turn; no batch at the writer. */
     _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
@@ -413,6 +416,10 @@ void engine__heartbeats_show_leader(struct loop *l, struct replica *r);
 /* When this replica last heard its leader, or while it sleeps the leader's host. */
 uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica *r);
 void engine__heartbeats_run(struct loop *l);
+
+/* host_clock.c */
+void engine__clock_heard(struct engine *e, struct beat_peer *p, const struct host_beat *b);
+void engine__clock_check(struct loop *l); /* loop 0 */
 /* frame_outbox.c */
 struct peer_host *engine__loop_host(struct loop *l, const struct uuid *host);
 void engine__outbox_add(struct loop *l, struct replica *r, struct raft_message *m);
@@ -442,8 +449,8 @@ void engine__control_fail_all(struct replica *r, const struct thole_status *st);
 void engine__control_fail_transfers(struct replica *r, const struct thole_status *st);
 /* handover.c */
 void engine__hand_over_begin(struct loop *l, struct control *c);
-bool engine__hand_over_run(struct loop *l);  /* true: there is something to harvest */
-bool engine__hand_over_disk(struct loop *l); /* likewise */
+bool engine__hand_over_run(struct loop *l);   /* true: there is something to harvest */
+bool engine__hand_over_unfit(struct loop *l); /* likewise */
 void engine__hand_over_check(struct loop *l, struct replica *r);
 void engine__hand_over_end(struct loop *l); /* answers the command */
 /* proposals.c */
@@ -581,8 +588,12 @@ struct engine {
     _Atomic bool fenced;                    /* with `failed` */
     struct thole_status fence;              /* written before `fenced` */
     _Atomic bool low_space, critical_space; /* critical: group 0 is refused too */
-    _Atomic bool stalled; /* a log write has been in flight for too long; set by loop 0 */
-    _Atomic bool crashed; /* harnesses: nothing reaches disk, peers or observers any more */
+    _Atomic bool stalled;           /* a log write has been in flight for too long; set by loop 0 */
+    _Atomic bool wrong_clock;       /* host_clock.c; set by loop 0 */
+    _Atomic int64_t clock_ahead_ms; /* likewise */
+    uint64_t clock_due_ns;          /* loop 0: the next check */
+    uint64_t clock_disputed_ns; /* loop 0: since when the check contradicts wrong_clock; 0: not */
+    _Atomic bool crashed;       /* harnesses: nothing reaches disk, peers or observers any more */
     bool stopped;
 
     /* Under lock: which replicas exist, and what is shown of them. */
@@ -607,7 +618,7 @@ struct engine {
     size_t found_count;
 };
 
-void engine__disk_changed(struct engine *e); /* on a loop */
+void engine__fitness_changed(struct engine *e); /* on a loop */
 static inline bool engine_space_refuses(const struct engine *e, uint64_t shard_id)
 {
     return atomic_load_explicit(shard_id == 0 ? &e->critical_space : &e->low_space,
@@ -639,6 +650,6 @@ extern struct metric engine_proposals, engine_queries, engine_refused, engine_dr
     engine_sleeping, engine_decided_ns, engine_pending, engine_frame_entries,
     engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth,
     engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns, engine_ticks,
-    engine_answer_ns, engine_leader_changes;
+    engine_answer_ns, engine_leader_changes, engine_clock_ahead;
 
 #endif

@@ -299,6 +299,8 @@ static bool read_beat(const thole_engine_v1_HostBeat *m, const struct codec_sink
         .all_woken = thole_engine_v1_HostBeat_all_woken(m),
         .low_space = thole_engine_v1_HostBeat_low_space(m),
         .critical_space = thole_engine_v1_HostBeat_critical_space(m),
+        .wall_ms = thole_engine_v1_HostBeat_wall_ms(m),
+        .wrong_clock = thole_engine_v1_HostBeat_wrong_clock(m),
         .woken_count = (uint32_t)n,
     };
     if (b.number == 0 || n > BEAT_WOKEN_MAX) {

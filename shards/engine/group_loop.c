@@ -506,8 +506,8 @@ static uint64_t next_turn(struct loop *l)
     if (l->hand_over_ms != UINT64_MAX && l->hand_over_ms * NS_PER_MS < next) {
         next = l->hand_over_ms * NS_PER_MS;
     }
-    if (l->disk_due_ms != UINT64_MAX && l->disk_due_ms * NS_PER_MS < next) {
-        next = l->disk_due_ms * NS_PER_MS;
+    if (l->unfit_due_ms != UINT64_MAX && l->unfit_due_ms * NS_PER_MS < next) {
+        next = l->unfit_due_ms * NS_PER_MS;
     }
     ASSERT(next / NS_PER_MS >= l->real_ms); /* what was due has been handled */
     /* Without timers logical time may move by any amount; a day bounds the arithmetic. */
@@ -542,7 +542,7 @@ uint64_t engine__loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
-    if (engine__hand_over_run(l) || engine__hand_over_disk(l)) {
+    if (engine__hand_over_run(l) || engine__hand_over_unfit(l)) {
         harvest_all(l);
     }
     engine__outbox_flush(l);
@@ -568,7 +568,7 @@ struct loop *engine__loop_new(struct engine *e, uint32_t index)
     l->now_ms = 1;
     l->beat_due_ms = UINT64_MAX;
     l->hand_over_ms = UINT64_MAX;
-    l->disk_due_ms = UINT64_MAX;
+    l->unfit_due_ms = UINT64_MAX;
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->timers = wheel_new(l->now_ms);

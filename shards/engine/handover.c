@@ -1,5 +1,5 @@
 /* Moves leaderships to other hosts: before a clean stop, and while the disk is nearly full or
- * hangs.
+ * hangs, or the wall clock is wrong.
  *
  * Before a clean stop, every group that is led here and has another voter is transferred to its
  * best voter. All transfers run at once, each as soon as its core can. Groups that this host comes
@@ -9,9 +9,9 @@
  * heard from the new leaders, which may need its vote. It knows the outcome of every proposal that
  * it appended, so that each caller gets its answer before the host is gone.
  *
- * While the disk is nearly full, or a write of the log hangs, every group goes to the voter with
- * the longest log among those whose hosts are alive and report enough space. Without such a voter
- * the leadership stays here. The core of a group that waits for the write that hangs steps down and
+ * While the disk is nearly full, a write of the log hangs or the wall clock is wrong, every group
+ * goes to the voter with the longest log among those whose hosts are alive and report enough space
+ * and a right clock. Without such a voter the leadership stays here. The core of a group that waits for the write that hangs steps down and
  * names a successor (raft__lead_tick). */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 #include "base/log.h"
 #include "shards/engine/engine_internal.h"
 
-#define DISK_RETRY_MS 200 /* between checks of the leaderships here */
+#define UNFIT_RETRY_MS 200 /* between checks of the leaderships here */
 
 struct hand_over {
     _Atomic uint32_t loops; /* that are not done */
@@ -143,15 +143,15 @@ bool engine__hand_over_run(struct loop *l)
     return changed;
 }
 
-/* ---- A disk that cannot be written ----------------------------------------------------------- */
+/* ---- Hosts that should not lead -------------------------------------------------------------- */
 
-void engine__disk_changed(struct engine *e)
+void engine__fitness_changed(struct engine *e)
 {
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        engine__loop_post(e->loops[i], &engine__control_new(CONTROL_DISK, NULL, NULL)->msg);
+        engine__loop_post(e->loops[i], &engine__control_new(CONTROL_FITNESS, NULL, NULL)->msg);
     }
-    if (e->o.observer.disk_changed != NULL && !atomic_load(&e->crashed)) {
-        e->o.observer.disk_changed(e->o.observer.ctx);
+    if (e->o.observer.fitness_changed != NULL && !atomic_load(&e->crashed)) {
+        e->o.observer.fitness_changed(e->o.observer.ctx);
     }
 }
 
@@ -188,11 +188,13 @@ static uint64_t find_target(struct loop *l, const struct replica *r)
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
         struct uuid host;
+        if (m->role != RAFT_VOTER || m->replica_id == r->replica_id) {
+            continue;
+        }
         memcpy(host.bytes, m->host, sizeof host.bytes);
         const struct peer_host *h = engine__loop_host(l, &host);
         bool beats = l->e->o.sleep_after_ms != ENGINE_SLEEP_NEVER;
-        if (m->role != RAFT_VOTER || m->replica_id == r->replica_id || (beats && !h->alive) ||
-            h->low_space || !raft_peer(r->core, m->replica_id, &peer) ||
+        if ((beats && !h->alive) || h->unfit || !raft_peer(r->core, m->replica_id, &peer) ||
             peer.state == RAFT_SNAPSHOT) {
             continue;
         }
@@ -204,19 +206,22 @@ static uint64_t find_target(struct loop *l, const struct replica *r)
     return best;
 }
 
-bool engine__hand_over_disk(struct loop *l)
+bool engine__hand_over_unfit(struct loop *l)
 {
     size_t it = 0;
     bool changed = false;
     struct replica *r;
     struct thole_status st;
-    if (l->real_ms < l->disk_due_ms) {
+    if (l->real_ms < l->unfit_due_ms) {
         return false;
     }
     bool low = atomic_load_explicit(&l->e->low_space, memory_order_relaxed);
     bool stalled = atomic_load_explicit(&l->e->stalled, memory_order_relaxed);
-    l->disk_due_ms = low || stalled ? l->real_ms + DISK_RETRY_MS : UINT64_MAX;
-    if ((!low && !stalled) || l->handing_over || (low && CANARY(low_space_leads))) {
+    bool wrong = atomic_load_explicit(&l->e->wrong_clock, memory_order_relaxed);
+    bool unfit = low || stalled || wrong;
+    l->unfit_due_ms = unfit ? l->real_ms + UNFIT_RETRY_MS : UINT64_MAX;
+    if (!unfit || l->handing_over || (low && CANARY(low_space_leads)) ||
+        (wrong && CANARY(wrong_clock_leads))) {
         return false;
     }
     while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
@@ -231,7 +236,10 @@ bool engine__hand_over_disk(struct loop *l)
             continue;
         }
         LOG_INFO(ENGINE, "leadership transfer begun reason=%s shard=%" PRIu64 " to=%" PRIu64,
-                 low ? "low_space" : "disk_stalled", r->shard_id, target);
+                 low       ? "low_space"
+                 : stalled ? "disk_stalled"
+                           : "wrong_clock",
+                 r->shard_id, target);
         r->handed_over = true;
         changed = true;
         engine__loop_dirty(l, r);

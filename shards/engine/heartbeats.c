@@ -123,7 +123,7 @@ static bool makes_progress(struct loop *l)
         LOG_WARN(ENGINE, "%s",
                  hung ? "log write stalled, the groups of this host elect other leaders"
                       : "log write ended after a stall");
-        engine__disk_changed(e);
+        engine__fitness_changed(e);
     }
     if (hung) {
         return false;
@@ -146,6 +146,8 @@ static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
     struct host_beat b = {
         .low_space = engine_space_refuses(e, 1),
         .critical_space = engine_space_refuses(e, 0),
+        .wall_ms = e->clock->wall_ms(e->clock),
+        .wrong_clock = atomic_load_explicit(&e->wrong_clock, memory_order_relaxed),
         .host = p->host,
         .number = ++p->sent,
         .heard = p->heard,
@@ -161,6 +163,7 @@ static void send_beats(struct loop *l)
     struct engine *e = l->e;
     ASSERT(l->index == 0);
     engine__loop_check_space(l);
+    engine__clock_check(l);
     if (!makes_progress(l)) {
         return;
     }
@@ -198,6 +201,7 @@ void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint6
         changed = p->low_space != heard->low_space || p->critical_space != heard->critical_space;
         p->low_space = heard->low_space;
         p->critical_space = heard->critical_space;
+        engine__clock_heard(e, p, heard);
     }
     /* Numbers of an earlier life of ours cannot reach the ones of this: they begin at 0. */
     if (heard->heard >= p->woken_from && heard->heard <= p->sent) {
@@ -205,8 +209,8 @@ void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint6
         p->all_woken = false;
     }
     pthread_mutex_unlock(&e->lock);
-    if (changed && e->o.observer.disk_changed != NULL && !atomic_load(&e->crashed)) {
-        e->o.observer.disk_changed(e->o.observer.ctx);
+    if (changed && e->o.observer.fitness_changed != NULL && !atomic_load(&e->crashed)) {
+        e->o.observer.fitness_changed(e->o.observer.ctx);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         struct host_beat *b = xmalloc(sizeof *b);
@@ -335,7 +339,7 @@ void engine__heartbeats_heard(struct loop *l, struct host_beat *b)
         h->beat_number = b->number;
         h->beat_ms = l->now_ms;
         h->beat_ns = l->now_ns;
-        h->low_space = b->low_space;
+        h->unfit = b->low_space || b->wrong_clock;
         h->alive = true;
         if (returned || b->all_woken) {
             host_changed(l, h);

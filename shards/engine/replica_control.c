@@ -463,8 +463,8 @@ void engine__control_handle(struct loop *l, struct control *c)
     case CONTROL_SEED:
         engine__seed_begin(l, c);
         break;
-    case CONTROL_DISK:
-        l->disk_due_ms = l->real_ms;
+    case CONTROL_FITNESS:
+        l->unfit_due_ms = l->real_ms;
         engine__control_answer(c);
         break;
     case CONTROL_ANSWER:

@@ -64,6 +64,8 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     thole_engine_v1_HostBeat_set_all_woken(m, b->all_woken);
     thole_engine_v1_HostBeat_set_low_space(m, b->low_space);
     thole_engine_v1_HostBeat_set_critical_space(m, b->critical_space);
+    thole_engine_v1_HostBeat_set_wall_ms(m, b->wall_ms);
+    thole_engine_v1_HostBeat_set_wrong_clock(m, b->wrong_clock);
     for (uint32_t i = 0; i < b->woken_count; i++) {
         bool added = thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena);
         ASSERT(added);

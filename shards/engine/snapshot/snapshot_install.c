@@ -616,7 +616,7 @@ static void space_measured(struct loop *l, struct task *t)
                  t->index);
     }
     if (changed) {
-        engine__disk_changed(l->e);
+        engine__fitness_changed(l->e);
     }
 }
 

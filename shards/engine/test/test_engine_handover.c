@@ -212,6 +212,99 @@ static void test_engine_low_space_hands_leaders_to_hosts_that_can_write(void **s
     cluster_free(c);
 }
 
+/* ---- Wall clocks ----------------------------------------------------------------------------- */
+
+struct shifted_clock {
+    struct clock clock;
+    const struct clock *of;
+    int64_t ahead_ms;
+};
+
+static uint64_t shifted_monotonic(const struct clock *c)
+{
+    return clock_now(((const struct shifted_clock *)c)->of);
+}
+
+static uint64_t shifted_wall(const struct clock *c)
+{
+    const struct shifted_clock *s = (const struct shifted_clock *)c;
+    return s->of->wall_ms(s->of) + (uint64_t)s->ahead_ms;
+}
+
+/* From its next call on, the engine of host `i` reads a clock that tests can shift. */
+static void use_clock(struct cluster *c, int i, struct shifted_clock *s)
+{
+    *s = (struct shifted_clock){{shifted_monotonic, shifted_wall}, executor_clock(c->ex), 0};
+    c->hosts[i].engine->clock = &s->clock;
+}
+
+static void test_engine_wrong_clock_hands_leaders_to_hosts_with_right_ones(void **state)
+{
+    (void)state;
+    struct shifted_clock clock[3];
+    struct cluster *c = cluster_new(3, 68);
+    c->loops = 2;
+    cluster_bootstrap(c, 3);
+    for (int i = 0; i < 3; i++) {
+        use_clock(c, i, &clock[i]);
+    }
+    lead_many(c, 0);
+    clock[0].ahead_ms = -(LIMIT_CLOCK_AHEAD_MS - 100);
+    cluster_run(c, 10000);
+    assert_false(engine_clock_is_wrong(c->hosts[0].engine));
+    assert_true(led_by(c, 0) >= GROUPS); /* and they sleep */
+    clock[0].ahead_ms = LIMIT_CLOCK_AHEAD_MS + 1;
+    RUN_UNTIL(c, 6000, led_by(c, 0) == 0);
+    assert_true(engine_clock_is_wrong(c->hosts[0].engine));
+    assert_int_equal(engine_clock_ahead_ms(c->hosts[0].engine) / 100, LIMIT_CLOCK_AHEAD_MS / 100);
+    assert_false(engine_clock_is_wrong(c->hosts[1].engine));
+    /* It comes back in time; no leadership returns because of that. */
+    clock[0].ahead_ms = 0;
+    RUN_UNTIL(c, 6000, !engine_clock_is_wrong(c->hosts[0].engine));
+    cluster_free(c);
+}
+
+/* Each of two hosts is as far from the other: neither can tell which one is wrong. */
+static void test_engine_two_clocks_do_not_judge_each_other(void **state)
+{
+    (void)state;
+    struct shifted_clock clock[2];
+    struct cluster *c = cluster_new(2, 69);
+    cluster_bootstrap(c, 2);
+    use_clock(c, 0, &clock[0]);
+    use_clock(c, 1, &clock[1]);
+    lead_many(c, 0);
+    uint64_t term = highest_term(c);
+    clock[0].ahead_ms = INT64_C(365) * 24 * 3600 * 1000;
+    cluster_run(c, 20000);
+    assert_true(led_by(c, 0) >= GROUPS);
+    assert_int_equal(highest_term(c), term);
+    cluster_free(c);
+}
+
+/* A host that was stopped reads the beats of that time at once, and its clock is right. */
+static void test_engine_old_beats_make_no_clock_wrong(void **state)
+{
+    (void)state;
+    struct shifted_clock clock[3];
+    struct cluster *c = cluster_new(3, 70);
+    cluster_bootstrap(c, 3);
+    for (int i = 0; i < 3; i++) {
+        use_clock(c, i, &clock[i]);
+    }
+    lead_many(c, 0);
+    uint64_t term = highest_term(c);
+    for (int round = 0; round < 3; round++) {
+        clock[0].ahead_ms = 2 * LIMIT_CLOCK_AHEAD_MS;
+        cluster_run(c, 1500);
+        assert_false(engine_clock_is_wrong(c->hosts[0].engine));
+        clock[0].ahead_ms = 0;
+        cluster_run(c, 1500);
+    }
+    assert_int_equal(highest_term(c), term);
+    cluster_free(c);
+}
+
 static void test_engine_transfer_to_the_leader_is_done_at_once(void **state)
 {
     (void)state;
@@ -235,6 +328,9 @@ int main(void)
         cmocka_unit_test(test_engine_hand_over_of_a_group_alone_is_done_at_once),
         cmocka_unit_test(test_engine_hand_over_with_an_undecided_proposal_ends_at_its_deadline),
         cmocka_unit_test(test_engine_low_space_hands_leaders_to_hosts_that_can_write),
+        cmocka_unit_test(test_engine_wrong_clock_hands_leaders_to_hosts_with_right_ones),
+        cmocka_unit_test(test_engine_two_clocks_do_not_judge_each_other),
+        cmocka_unit_test(test_engine_old_beats_make_no_clock_wrong),
         cmocka_unit_test(test_engine_transfer_to_the_leader_is_done_at_once),
         cmocka_unit_test(test_engine_stopped_while_it_hands_over_answers),
     };
