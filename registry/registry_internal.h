@@ -258,6 +258,9 @@ enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct r
 /* host_failures.c. Counts a failed replica against its host. */
 void registry__host_failed(struct txn *t, const struct row *replica, upb_StringView message);
 void registry__host_forgive(struct txn *t, const struct uuid *id, upb_StringView why);
+/* observe_host.c: merge `status` into the host's row. Without a change there is no revision. */
+void registry__host_observe(struct txn *t, const struct row *host,
+                            const thole_v1_HostStatus *status, upb_StringView why);
 void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_HostState state);
 bool registry__host_another_stays(const struct state *s, const struct row *host);
 bool registry__host_has_state(const struct row *host, thole_v1_HostState state);

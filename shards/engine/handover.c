@@ -11,8 +11,8 @@
  *
  * While the disk is nearly full, a write of the log hangs or the wall clock is wrong, every group
  * goes to the voter with the longest log among those whose hosts are alive and report enough space
- * and a right clock. Without such a voter the leadership stays here. The core of a group that waits for the write that hangs steps down and
- * names a successor (raft__lead_tick). */
+ * and a right clock. Without such a voter the leadership stays here. The core of a group that waits
+ * for the write that hangs steps down and names a successor (raft__lead_tick). */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
