@@ -431,8 +431,8 @@ static enum thole_code check_data(const struct access_user *u, const struct acce
 }
 
 /* What a method needs before its request is read. */
-static enum thole_code check_level(const struct access_user *u, const struct access_rule *rule,
-                                   struct bus_denial *ret)
+static enum thole_code check_level(const struct access *a, const struct access_user *u,
+                                   const struct access_rule *rule, struct bus_denial *ret)
 {
     switch (rule->level) {
     case ACCESS_PUBLIC:
@@ -443,8 +443,10 @@ static enum thole_code check_level(const struct access_user *u, const struct acc
                    ? THOLE_OK
                    : THOLE_FAIL(&ret->st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY,
                                 "only hosts may call this method");
+    case ACCESS_REFLECTION:
     case ACCESS_USERS:
-        return u->kind != USER_NOBODY
+        return u->kind != USER_NOBODY ||
+                       (rule->level == ACCESS_REFLECTION && a->o.reflection_for_all)
                    ? THOLE_OK
                    : THOLE_FAIL(&ret->st, THOLE_UNAUTHENTICATED, THOLE_REASON_NO_CREDENTIALS,
                                 "the call needs a user's certificate or a token");
@@ -503,7 +505,7 @@ enum thole_code access_admit(struct access *a, struct bus_rpc *rpc, const char *
     }
     if (code == THOLE_OK && a->o.enforced) {
         ASSERT(u != NULL && rule != NULL);
-        code = check_level(u, rule, ret);
+        code = check_level(a, u, rule, ret);
     }
     if (code == THOLE_OK && a->o.enforced && again) {
         code = check_held(u, rpc, ret);
@@ -533,7 +535,7 @@ enum thole_code access_admit_request(struct access *a, const struct access_user 
     struct access_user *now = refresh(a, u);
     enum thole_code code = check_token(a, now, ret);
     if (code == THOLE_OK) {
-        code = check_level(now, rule, ret);
+        code = check_level(a, now, rule, ret);
     }
     user_unref(now);
     return code;

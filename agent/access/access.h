@@ -25,11 +25,12 @@ struct access_user;
 
 /* What a method needs. */
 enum access_level {
-    ACCESS_PUBLIC, /* nothing, not even to say who calls */
-    ACCESS_BUS,    /* judged by the hello, and for each request: access_request_rule */
-    ACCESS_HOSTS,  /* to be a host */
-    ACCESS_USERS,  /* to be somebody */
-    ACCESS_OBJECT, /* `verb` on objects of `kind` */
+    ACCESS_PUBLIC,     /* nothing, not even to say who calls */
+    ACCESS_BUS,        /* judged by the hello, and for each request: access_request_rule */
+    ACCESS_HOSTS,      /* to be a host */
+    ACCESS_USERS,      /* to be somebody */
+    ACCESS_REFLECTION, /* to be somebody, unless reflection is for all */
+    ACCESS_OBJECT,     /* `verb` on objects of `kind` */
     ACCESS_DATA, /* `verb`, a DataRight, on the data of a shard; and `kind`, another one, if set */
 };
 struct access_rule {
@@ -53,6 +54,7 @@ struct access_options {
     struct registry *registry;
     const struct clock *clock;
     bool enforced;
+    bool reflection_for_all; /* also for calls without a user */
     /* A call was refused, and the last report is a while ago. Must not block. */
     void (*refused)(void *ctx, const struct access_refusal *r);
     void *ctx;

@@ -34,8 +34,9 @@ static const struct access_rule rules[] = {
     /* Health is public, as load balancers ask without saying who they are. */
     {"grpc.health.v1.Health/Check", ACCESS_PUBLIC, 0, 0, NULL},
     {"grpc.health.v1.Health/Watch", ACCESS_PUBLIC, 0, 0, NULL},
-    {"grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ACCESS_USERS, 0, 0, NULL},
-    {"grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ACCESS_USERS, 0, 0, NULL},
+    {"grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ACCESS_REFLECTION, 0, 0, NULL},
+    {"grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ACCESS_REFLECTION, 0, 0,
+     NULL},
     {"thole.bus.v1.Bus/Lane", ACCESS_BUS, 0, 0, NULL},
     {"thole.bus.v1.Bus/Exchange", ACCESS_BUS, 0, 0, NULL},
     {"thole.bus.v1.Bus/Ask", ACCESS_BUS, 0, 0, NULL},

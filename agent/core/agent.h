@@ -68,6 +68,7 @@ struct agent_options {
      * in its certificate. */
     const struct bus_tls_files *tls;
     bool insecure;
+    bool reflection_for_all; /* with certificates: also for callers without one, and a token */
     const struct thole_machine_type *const *types; /* beside the built-in ones */
     size_t type_count;
     /* The control plane (services_register, services_unregister), or NULL for both. */

@@ -66,6 +66,7 @@ static void add_settings(struct writer *w, const struct agent *a)
     setting(w, "tags", "%s", or_empty(a->tags));
     setting(w, "tls", "%s", a->tls != NULL ? "yes" : "no");
     setting(w, "insecure", "%s", o->insecure ? "yes" : "no");
+    setting(w, "reflection", "%s", o->reflection_for_all ? "all" : "users");
     /* 0: the default. */
     setting(w, "election-timeout-ms", "%" PRIu32, o->election_timeout_ms);
     setting(w, "heartbeat-ms", "%" PRIu32, o->heartbeat_ms);

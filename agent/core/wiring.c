@@ -374,6 +374,7 @@ static void open_access(struct agent *a)
     const struct access_options o = {.registry = a->registry,
                                      .clock = executor_clock(a->executor),
                                      .enforced = a->tls != NULL,
+                                     .reflection_for_all = a->o.reflection_for_all,
                                      .refused = on_refused_call,
                                      .ctx = a};
     a->access = access_new(&o);

@@ -144,6 +144,7 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
         .snapshot_bytes_per_s = t->o.snapshot_bytes_per_s,
         .tls = t->has_tls ? &files : NULL,
         .insecure = t->o.insecure != 0,
+        .reflection_for_all = t->o.reflection_for_all != 0,
         .default_shard = t->o.default_shard != 0,
         .types = t->types,
         .type_count = t->type_count,

@@ -156,6 +156,13 @@ const struct option_def daemon_options[DAEMON_OPTIONS] = {
                          .environment = "THOLED_INSECURE",
                          .in_file = true,
                          .help = "allow plain text at addresses that other machines reach"},
+    [DAEMON_REFLECTION] = {.name = "reflection",
+                           .kind = OPTION_CHOICE,
+                           .value = "users|all",
+                           .standard = "users",
+                           .environment = "THOLED_REFLECTION",
+                           .in_file = true,
+                           .help = "who may ask over TLS which methods there are"},
     [DAEMON_LOG_LEVEL] =
         {.name = "log-level",
          .kind = OPTION_TEXT,

@@ -212,6 +212,7 @@ static enum thole_code open_host(struct daemon *d, struct thole_status *st)
         .insecure = insecure,
         .owns_process = true,
         .default_shard = true,
+        .reflection_for_all = strcmp(text_of(d, DAEMON_REFLECTION), "all") == 0,
         .failed = on_failed,
         .ready = on_ready,
         .ctx = d,

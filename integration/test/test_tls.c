@@ -148,14 +148,15 @@ static void test_users_and_strangers(void **state)
 }
 
 /* As the user of that name; NULL: as nobody. */
-static void run_python(struct cluster *c, const char *user, int expected, const char *says)
+static void run_python_as(struct cluster *c, const char *user, const char *option, int expected,
+                          const char *says)
 {
     char command[1400], out[1024] = "", own[700] = "- -";
     if (user != NULL) {
         snprintf(own, sizeof own, "%s/%s.crt %s/%s.key", pki, user, pki, user);
     }
-    snprintf(command, sizeof command, "'%s' %s %s/ca.crt %s 2>&1", TLS_CLIENT, c->hosts[0].address,
-             pki, own);
+    snprintf(command, sizeof command, "'%s' %s %s/ca.crt %s %s 2>&1", TLS_CLIENT,
+             c->hosts[0].address, pki, own, option);
     FILE *p = popen(command, "r");
     assert_non_null(p);
     size_t n = fread(out, 1, sizeof out - 1, p);
@@ -168,6 +169,28 @@ static void run_python(struct cluster *c, const char *user, int expected, const 
         fail_msg("%s: exit %d, \"%s\" does not say \"%s\"", command, WEXITSTATUS(status), out,
                  says);
     }
+}
+
+static void run_python(struct cluster *c, const char *user, int expected, const char *says)
+{
+    run_python_as(c, user, "", expected, says);
+}
+
+/* By default only who says who it is may ask which methods there are. */
+static void test_reflection_is_for_users_or_for_all(void **state)
+{
+    (void)state;
+    struct cluster *c = secure_cluster(1);
+    cluster_start_dev(c);
+    run_python_as(c, NULL, "--services", 1, "UNAUTHENTICATED");
+    run_python_as(c, "admin", "--services", 0, "thole.v1.Shards");
+    host_stop(c, 0);
+    c->extra_args[0] = "--reflection=all";
+    host_restart(c, 0);
+    cluster_wait_ready(c, 0, 20000);
+    run_python_as(c, NULL, "--services", 0, "thole.v1.Shards");
+    run_python(c, NULL, 1, "UNAUTHENTICATED"); /* other methods */
+    cluster_free(c);
 }
 
 static void test_a_client_of_another_language(void **state)
@@ -841,6 +864,7 @@ int main(void)
         cmocka_unit_test(test_a_server_at_another_address_is_not_believed),
         cmocka_unit_test(test_downgrades_are_refused),
         cmocka_unit_test(test_a_client_of_another_language),
+        cmocka_unit_test(test_reflection_is_for_users_or_for_all),
         cmocka_unit_test(test_hosts_that_do_not_belong),
         cmocka_unit_test(test_a_host_cannot_speak_as_another),
         cmocka_unit_test(test_all_certificates_are_replaced_under_load),

@@ -5,6 +5,7 @@
                                               reflection lists; exits 1 with the error's words
                                               CERT "-": without a certificate
                                               TOKEN: a file with a bearer token
+  tls_client.py ADDRESS CA CERT KEY --services   only the services
   tls_client.py ADDRESS CA CERT KEY --rights SHARD   prints, for each way to use the shard, the
                                               right that the refusal names
 Without grpcio it exits with 77."""
@@ -59,6 +60,14 @@ def print_rights(channel, shard):
             print(path, error.code().name, right_of(error))
 
 
+def print_services(channel, metadata):
+    reflect = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    list_services = iter([b"\x3a\x01*"])
+    for answer in reflect(list_services, timeout=DEADLINE_S, metadata=metadata):
+        names = re.findall(rb"[a-z0-9]+(?:\.[A-Za-z0-9]+)+", answer)
+        print("services", b" ".join(names).decode())
+
+
 def main():
     address, ca, cert, key = sys.argv[1:5]
     metadata = []
@@ -67,20 +76,17 @@ def main():
         with grpc.secure_channel(address, credentials) as channel:
             print_rights(channel, sys.argv[6])
         return
-    if len(sys.argv) > 5:
+    only_services = len(sys.argv) > 5 and sys.argv[5] == "--services"
+    if len(sys.argv) > 5 and not only_services:
         metadata = [("authorization", "Bearer " + read(sys.argv[5]).decode().strip())]
     own = (None, None) if cert == "-" else (read(key), read(cert))
     credentials = grpc.ssl_channel_credentials(read(ca), *own)
     with grpc.secure_channel(address, credentials) as channel:
         call = channel.unary_unary("/thole.v1.Cluster/Status", lambda m: m, lambda m: m)
         try:
-            print("status", len(call(b"", timeout=DEADLINE_S, metadata=metadata)))
-            reflect = channel.stream_stream(
-                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-            list_services = iter([b"\x3a\x01*"])
-            for answer in reflect(list_services, timeout=DEADLINE_S, metadata=metadata):
-                names = re.findall(rb"[a-z0-9]+(?:\.[A-Za-z0-9]+)+", answer)
-                print("services", b" ".join(names).decode())
+            if not only_services:
+                print("status", len(call(b"", timeout=DEADLINE_S, metadata=metadata)))
+            print_services(channel, metadata)
         except grpc.RpcError as error:
             print(error.code().name, error.details())
             sys.exit(1)

@@ -72,6 +72,7 @@ static void check_method(upb_StringView package, upb_StringView service, upb_Str
     case ACCESS_BUS:
         assert_memory_equal(path, "/thole.bus.v1.", 14);
         break;
+    case ACCESS_REFLECTION:
     case ACCESS_USERS:
         assert_memory_equal(path, "/grpc.reflection.", 17);
         break;

@@ -145,6 +145,9 @@ struct thole_options {
     int stop_fd;
     /* 1: a cluster that DEV forms has the shard "default" of type kv, which etcd's clients use. */
     uint32_t default_shard;
+    /* 1: with certificates, server reflection (which methods there are) also answers callers that
+     * show neither a certificate nor a token. */
+    uint32_t reflection_for_all;
 };
 #ifdef __cplusplus
 static inline thole_options thole_options_init()
