@@ -237,6 +237,7 @@ void thole_close(struct thole *t)
     }
     if (t->agent != NULL) {
         api__readiness_end(t);
+        api__leaderships_end(t);
         agent_stop(t->agent);
     }
     if (t->client != NULL) {

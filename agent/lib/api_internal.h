@@ -39,6 +39,8 @@ struct thole {
     pthread_mutex_t lock; /* of the watches of a client, `views` and `channel` */
     struct map watches;
     uint64_t next_watch;
+    struct leadership *leaderships; /* of api_lead.c; under the lock */
+    uint64_t next_leadership;
 };
 
 /* What is known of one shard. For hosts: 1 + its id. For clients: 1 + the endpoint that led it
@@ -84,6 +86,9 @@ void api__results_free(struct results *rs); /* waits until nothing is in flight 
 /* api_host.c: calls options.ready from now on, until the end. */
 void api__readiness_begin(struct thole *t);
 void api__readiness_end(struct thole *t);
+
+/* api_lead.c: stops the work of all registrations. */
+void api__leaderships_end(struct thole *t);
 
 /* of api_view.c; call before the registry is freed */
 void api__views_end(struct thole *t);

@@ -421,6 +421,33 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_watch(struct thole *t, struct t
 /* `ended` follows, possibly before this returns. An unknown id is ignored. */
 THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
 
+/* Work that belongs where a shard leads (hosts only). `start` is called when this host's replica
+ * leads and a majority has just confirmed it; `stop` when it does not lead any more, or when no
+ * majority confirmed it for 80% of an election timeout. So `stop` is *called* before another
+ * replica can be elected, if this process gets to run and no clock is more than 20% faster than
+ * another. A leadership that is handed over moves without waiting for that, and the old work may
+ * still run when `stop` was called: let it put `term` into what it writes, and refuse lower terms
+ * there. Terms of a shard only grow. The machine sees the term of each entry, too.
+ *
+ * Both run on one thread for each registration, in turn, `start` first. `start` should return soon
+ * (start a thread). `stop` returns once the work has ended, and is called as often as `start`. Both
+ * may block and may use the handle, but must not call thole_off_lead or thole_close. A registration
+ * costs a read round four times in an election timeout while this host leads, and keeps the shard
+ * awake. */
+struct thole_leader_work {
+    uint32_t size; /* sizeof(struct thole_leader_work) */
+    void *ctx;
+    void (*start)(void *ctx, uint64_t term);
+    void (*stop)(void *ctx, uint64_t term);
+};
+/* `shard` may be released afterwards. FAILED_PRECONDITION: not a started host. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_on_lead(struct thole *t, struct thole_shard *shard,
+                                                         const struct thole_leader_work *work,
+                                                         uint64_t *ret_id, struct thole_status *st);
+/* Ends the registration, after `stop` if the work runs; thole_close does it for all of them, before
+ * it hands leaderships over. An unknown id is ignored. */
+THOLE_API void thole_off_lead(struct thole *t, uint64_t id);
+
 /* ---- The control plane ----------------------------------------------------------------------- */
 
 /* Every method of the services of thole.v1 (docs/specs.md; `grpcurl` lists them), by its name:
