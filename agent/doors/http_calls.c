@@ -348,6 +348,29 @@ static const char *header(struct MHD_Connection *connection, const char *name)
     return MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
 }
 
+static bool has_tls(struct MHD_Connection *connection)
+{
+    return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION) != NULL;
+}
+
+/* Is the part before the port "localhost" or an IP address? Whoever owns another name can let it
+ * resolve to this machine, and a browser then takes this host for that site. */
+static bool is_own_address(const char *host)
+{
+    struct in6_addr ip;
+    char name[INET6_ADDRSTRLEN + 2];
+    const char *colon = strrchr(host, ':');
+    bool bracket = host[0] == '[';
+    size_t n = colon != NULL && strchr(colon, ']') == NULL ? (size_t)(colon - host) : strlen(host);
+    if (n >= sizeof name || n < 1 || (bracket && (n < 2 || host[n - 1] != ']'))) {
+        return false;
+    }
+    memcpy(name, host + bracket, n - 2 * bracket);
+    name[n - 2 * bracket] = '\0';
+    return strcasecmp(name, "localhost") == 0 ||
+           inet_pton(bracket ? AF_INET6 : AF_INET, name, &ip) == 1;
+}
+
 /* A page of another site must not call this host by the browser of somebody who may. Browsers name
  * the page's site; programs do not. */
 static bool is_cross_site(struct MHD_Connection *connection)
@@ -355,7 +378,11 @@ static bool is_cross_site(struct MHD_Connection *connection)
     const char *origin = header(connection, MHD_HTTP_HEADER_ORIGIN);
     const char *host = header(connection, MHD_HTTP_HEADER_HOST);
     const char *site = origin != NULL ? strstr(origin, "://") : NULL;
-    return origin != NULL && (site == NULL || host == NULL || strcmp(site + 3, host) != 0);
+    if (origin == NULL) {
+        return false;
+    }
+    return site == NULL || host == NULL || strcmp(site + 3, host) != 0 ||
+           (!has_tls(connection) && !is_own_address(host));
 }
 
 #define HEADERS_MAX 2
