@@ -66,6 +66,9 @@ enum cli_option_id {
     OPT_OBJECT,
     OPT_SINCE,
     OPT_LIMIT,
+    OPT_PREFIX,
+    OPT_PREV_KV,
+    OPT_REV,
     OPT_NON_VOTING,
     OPT_ALLOW_MISSING,
     OPT_COUNT,
@@ -277,6 +280,7 @@ int cli__command_kv_put(struct cli *c);
 int cli__command_kv_get(struct cli *c);
 int cli__command_kv_delete(struct cli *c);
 int cli__command_kv_range(struct cli *c);
+int cli__command_kv_watch(struct cli *c);
 int cli__command_kv_cas(struct cli *c);
 int cli__command_shard_transfer(struct cli *c);
 int cli__command_replica_create(struct cli *c);

@@ -325,8 +325,7 @@ int cli__command_session_close(struct cli *c)
 
 static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *event)
 {
-    if (kv &&
-        kv_show_event(c, thole_v1_WatchResponse_key(event), thole_v1_WatchResponse_event(event))) {
+    if (kv && kv_show_event(c, thole_v1_WatchResponse_event(event))) {
         return;
     }
     if (cli_data_shown(c, event, thole_v1_WatchResponse_getmsgdef(c->pool))) {

@@ -20,7 +20,7 @@
 
 /* A machine of another type would misread the bytes. Checks the called host's rows; if they lack
  * the shard, the call itself reports it. In a pool the key of the item is that of the request. */
-static int check_type(struct cli *c, bool *ret_pool)
+int kv_check_type(struct cli *c, bool *ret_pool)
 {
     const char *name = cli__strip(c->args[0], "shard");
     const thole_v1_ShardSpec *spec = rows_spec_of(c, name, ret_pool);
@@ -33,6 +33,12 @@ static int check_type(struct cli *c, bool *ret_pool)
                : cli__say_failed("%s/%s is of type %.*s, not kv; use `thole propose` and `thole "
                                  "query`",
                                  *ret_pool ? "pools" : "shards", name, CLI_SV(type));
+}
+
+int kv_refuse_pool(struct cli *c)
+{
+    return cli__say_failed("%s is a pool: name one of its shards, \"%s-0\" and so on", c->args[0],
+                           cli__strip(c->args[0], "shard"));
 }
 
 /* The byte 0x00, which marks the protobuf form, then the message. */
@@ -49,6 +55,11 @@ static struct payload encoded(struct cli *c, bool pool, const char *bytes, size_
     };
 }
 
+struct payload kv_payload(struct cli *c, const char *bytes, size_t size)
+{
+    return encoded(c, false, bytes, size);
+}
+
 /* `*ret` is the machine's answer: etcd's response message for the request. */
 static int propose(struct cli *c, const thole_kv_v1_Command *command, struct slice *ret)
 {
@@ -56,7 +67,7 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command, struct sli
     const thole_v1_ProposeResponse *reply = NULL;
     size_t size = 0;
     bool pool = false;
-    int type = check_type(c, &pool);
+    int type = kv_check_type(c, &pool);
     if (type != CLI_OK) {
         return type;
     }
@@ -200,7 +211,7 @@ int cli__command_kv_get(struct cli *c)
     etcdserverpb_RangeRequest *range = thole_kv_v1_Query_mutable_range(q, c->arena);
     etcdserverpb_RangeRequest_set_key(range, cli__sv(c->args[1]));
     bool pool = false;
-    int code = check_type(c, &pool);
+    int code = kv_check_type(c, &pool);
     if (code == CLI_OK) {
         code = query_range(c, q, pool, &answer);
     }
@@ -273,13 +284,12 @@ int cli__command_kv_range(struct cli *c)
     struct bytes document = {0};
     int64_t revision = 0;
     bool more = left > 0, pool = false;
-    int type = check_type(c, &pool);
+    int type = kv_check_type(c, &pool);
     if (type != CLI_OK) {
         return type;
     }
     if (pool) {
-        return cli__say_failed("%s is a pool: name one of its shards, \"%s-0\" and so on",
-                               c->args[0], cli__strip(c->args[0], "shard"));
+        return kv_refuse_pool(c);
     }
     if (c->arg_count > 1 && c->args[1][0] != '\0') {
         from = cli__sv(c->args[1]);
@@ -314,27 +324,38 @@ int cli__command_kv_range(struct cli *c)
     return print_list(c, &document);
 }
 
-bool kv_show_event(struct cli *c, upb_StringView key, upb_StringView bytes)
+void kv_show_decoded(struct cli *c, const mvccpb_Event *event)
+{
+    const mvccpb_KeyValue *item = mvccpb_Event_kv(event), *old = mvccpb_Event_prev_kv(event);
+    bool put = mvccpb_Event_type(event) == mvccpb_Event_PUT;
+
+    if (item == NULL || cli_data_shown(c, event, mvccpb_Event_getmsgdef(c->pool))) {
+        return;
+    }
+    printf("%" PRIi64 " %s ", mvccpb_KeyValue_mod_revision(item), put ? "put" : "delete");
+    cli_data_print(mvccpb_KeyValue_key(item), false, false);
+    if (put) {
+        printf(" ");
+        cli_data_print(mvccpb_KeyValue_value(item), false, false);
+    }
+    printf("\n");
+    if (old != NULL) {
+        printf("%" PRIi64 " was ", mvccpb_KeyValue_mod_revision(old));
+        cli_data_print(mvccpb_KeyValue_key(old), false, false);
+        printf(" ");
+        cli_data_print(mvccpb_KeyValue_value(old), false, false);
+        printf("\n");
+    }
+}
+
+bool kv_show_event(struct cli *c, upb_StringView bytes)
 {
     upb_Arena *arena = upb_Arena_New();
     const mvccpb_Event *event = PROTO_DECODE(mvccpb_Event, slice_of(bytes.data, bytes.size), arena);
-    bool ok = event != NULL;
-    if (ok && cli_data_shown(c, event, mvccpb_Event_getmsgdef(c->pool))) {
-        upb_Arena_Free(arena);
-        return true;
-    }
-    if (ok) {
-        const mvccpb_KeyValue *item = mvccpb_Event_kv(event);
-        bool put = mvccpb_Event_type(event) == mvccpb_Event_PUT;
-        printf("%" PRIi64 " %s ", item != NULL ? mvccpb_KeyValue_mod_revision(item) : 0,
-               put ? "put" : "delete");
-        cli_data_print(key, false, false);
-        if (put && item != NULL) {
-            printf(" ");
-            cli_data_print(mvccpb_KeyValue_value(item), false, false);
-        }
-        printf("\n");
+
+    if (event != NULL) {
+        kv_show_decoded(c, event);
     }
     upb_Arena_Free(arena);
-    return ok;
+    return event != NULL;
 }

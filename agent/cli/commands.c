@@ -113,6 +113,13 @@ const struct cli_command cli_commands[] = {
      NULL,
      {OPT_LIMIT, OPT_STALE},
      cli__command_kv_range},
+    {"kv watch",
+     "SHARD [KEY [END]]",
+     "print the changes of a key, of keys from KEY up to before END, or of all keys",
+     "One line each: REVISION put KEY VALUE, or REVISION delete KEY. Nothing is lost or printed "
+     "twice when hosts fail or the shard moves.",
+     {OPT_REV, OPT_PREFIX, OPT_PREV_KV, OPT_COUNT},
+     cli__command_kv_watch},
     {"kv cas",
      "SHARD KEY EXPECTED VALUE",
      "set a key if its value is EXPECTED",

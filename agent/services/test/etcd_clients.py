@@ -77,6 +77,25 @@ def main():
     assert watched("--rev", str(revision + 2), "w/", "w0", until="end\n") == "DELETE\nw/1\n\nPUT\nw/2\nend\n"
     assert "required revision has been compacted" in etcdctl("watch", "--rev", "2", "a", fails=True)
 
+    def kv_watch(*words, **how):
+        return run([thole, "--endpoints", address, "kv", "watch", "default", *words], **how)
+
+    r = revision
+    lines = f"{r} put w/1 one\n{r + 1} put w/1 two\n{r} was w/1 one\n{r + 2} delete w/1\n{r + 1} was w/1 two\n"
+    assert kv_watch("w/", "--prefix", "--rev", str(r), "--prev-kv", "--count", "3") == lines
+    assert kv_watch("w/", "w0", "--rev", str(r + 2), "--count", "2") == f"{r + 2} delete w/1\n{r + 3} put w/2 end\n"
+    assert kv_watch("w/2", "--rev", "6", "--count", "1") == f"{r + 3} put w/2 end\n"
+    assert "revision 2 is compacted; watch from 5 on" in kv_watch("--rev", "2", fails=True)
+    with subprocess.Popen(
+        [thole, "--endpoints", address, "kv", "watch", "default", "--count", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as w:
+        assert "watching from revision" in w.stderr.readline()
+        etcdctl("put", "w/3", "new")
+        assert w.stdout.read() == f"{r + 4} put w/3 new\n"
+
     # Leases.
     lease = etcdctl("lease", "grant", "100").split()[1]
     assert etcdctl("put", "leased", "x", "--lease", lease) == "OK\n"
