@@ -41,6 +41,7 @@ void services__etcd_response(const struct etcd_stream *t, int64_t revision, int6
 {
     struct bytes header = {0};
 
+    ASSERT(t->feed != NULL);
     services__wire_varint(&header, 1, t->feed->cluster_id);
     services__wire_varint(&header, 2, t->feed->member_id);
     services__wire_varint(&header, 3, (uint64_t)revision);

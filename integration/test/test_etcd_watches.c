@@ -113,11 +113,34 @@ static void test_clients_that_do_not_read_are_slowed_in_bounded_memory(void **st
     cluster_free(c);
 }
 
+static void test_streams_that_need_a_leader_end_without_one(void **state)
+{
+    struct cluster *c = cluster_with_shard();
+    char command[1024], line[256] = "";
+    int apart = host_without(c), stays = (apart + 1) % HOSTS;
+
+    (void)state;
+    snprintf(command, sizeof command, "'%s' '%s' leaderless 1 %s 2>&1", WATCHING_CLIENT,
+             DESCRIPTORS, c->hosts[stays].address);
+    FILE *client = popen(command, "re");
+    assert_non_null(client);
+    if (fgets(line, sizeof line, client) != NULL && strcmp(line, "watching\n") == 0) {
+        for (int i = 0; i < HOSTS; i++) {
+            if (i != apart && i != stays) {
+                host_kill(c, i);
+            }
+        }
+    }
+    end(client);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_watchers_get_every_change_once_while_hosts_die_and_the_shard_moves),
         cmocka_unit_test(test_clients_that_do_not_read_are_slowed_in_bounded_memory),
+        cmocka_unit_test(test_streams_that_need_a_leader_end_without_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

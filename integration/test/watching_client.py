@@ -3,6 +3,7 @@
 
     watching_client.py DESCRIPTORS faults SECONDS ADDRESS...     while hosts die and shards move
     watching_client.py DESCRIPTORS slow MIB ADDRESS...           without reading what comes
+    watching_client.py DESCRIPTORS leaderless 1 ADDRESS          while the shard loses its majority
 
 faults: for SECONDS it writes through any host. Meanwhile, at each host: a watcher of everything that reads at once, one that
 asks for prev_kv, one of a single key, and one that reads a little at a time. A stream that breaks is opened again, at
@@ -10,7 +11,9 @@ any host, from the revision after the last one that came. At the end each has to
 since the start, once, in order, whole revisions at a time.
 
 slow: many streams are opened and not read while MIB are written; then the first of them is compacted away, and others
-read everything. A stream that reads gets everything meanwhile."""
+read everything. A stream that reads gets everything meanwhile.
+
+leaderless: a stream with the metadata `hasleader` ends, another one goes on. Prints "watching" when they are open."""
 import random
 import sys
 import threading
@@ -230,9 +233,45 @@ def watch_without_reading(client, mib):
     print(f"{puts} puts, {SLOW_STREAMS} streams that did not read")
 
 
+def watch_without_leader(client, count):
+    streams, over = [], threading.Event()
+    for metadata in ((("hasleader", "true"),), ()):
+        for _ in range(int(count)):
+            request = client.message("WatchRequest")()
+            request.create_request.key = b"k"
+            requests = iter([request])
+
+            def hold(requests=requests):
+                yield next(requests)
+                over.wait()
+
+            call = client.channels[0].stream_stream(
+                "/etcdserverpb.Watch/Watch",
+                request_serializer=lambda m: m.SerializeToString(),
+                response_deserializer=client.message("WatchResponse").FromString,
+            )(hold(), metadata=metadata)
+            assert next(call).created
+            streams.append((metadata, call))
+    print("watching", flush=True)
+    try:
+        for metadata, call in streams:
+            if metadata:
+                try:
+                    next(call)
+                    assert False, "the stream goes on"
+                except grpc.RpcError as e:
+                    assert e.code() == grpc.StatusCode.UNAVAILABLE and e.details() == "etcdserver: no leader", e
+        for metadata, call in streams:
+            assert metadata or call.is_active()
+    finally:
+        over.set()
+        for _, call in streams:
+            call.cancel()
+
+
 def main():
     descriptors, what, amount, addresses = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]
-    run = {"faults": watch_while_hosts_fail, "slow": watch_without_reading}[what]
+    run = {"faults": watch_while_hosts_fail, "slow": watch_without_reading, "leaderless": watch_without_leader}[what]
     run(Client(descriptors, addresses), amount)
 
 

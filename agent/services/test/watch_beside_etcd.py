@@ -61,14 +61,19 @@ class Stream:
 
     def told(self):
         """What came, by watcher: (control responses, events)."""
-        told, last = {}, {}
+        told, last, parts = {}, {}, {}
         for r in list(self.responses):
             control, events = told.setdefault(r.watch_id, ([], []))
             if not r.events:
                 control.append((r.created, r.canceled, r.cancel_reason, r.compact_revision))
             revisions = [e.kv.mod_revision for e in r.events]
             assert revisions == sorted(revisions), ("out of order", r)
-            assert not revisions or revisions[0] > last.get(r.watch_id, 0), ("a revision is divided or repeated", r)
+            goes_on = parts.pop(r.watch_id, False)
+            assert not parts, ("something between the fragments", r.watch_id, parts)
+            first = last.get(r.watch_id, 0) + (not goes_on)
+            assert not revisions or revisions[0] >= first, ("a revision is divided or repeated", r.watch_id, first)
+            if r.fragment:
+                parts[r.watch_id] = True
             last[r.watch_id] = max(revisions + [last.get(r.watch_id, 0)])
             assert r.header.revision >= last[r.watch_id] or r.canceled, r
             events += [e.SerializeToString() for e in r.events]
@@ -81,7 +86,9 @@ class Run:
         self.random = beside.Random(seed, self.m)
         self.r, self.keys, self.calls = self.random.r, beside.KEYS, beside.CALLS
         self.etcd = beside.Etcd(self.m)
-        self.channel = grpc.insecure_channel(options.address)
+        self.channel = grpc.insecure_channel(
+            options.address, options=[("grpc.max_receive_message_length", 1 << 30)]
+        )
         self.seed = seed
 
     def ask_host(self, kind, request):
@@ -98,7 +105,9 @@ class Run:
 
     def write(self, kind=None):
         kind = kind or self.r.choice(WRITES)
-        request = getattr(self.random, kind)()
+        self.both(kind, getattr(self.random, kind)())
+
+    def both(self, kind, request):
         ours, theirs = self.ask_host(kind, request), self.etcd.ask(kind, request)
         assert ours[0] == theirs[0], (kind, request, ours, theirs)
         if theirs[0] == 0:
@@ -179,6 +188,50 @@ class Run:
         for s in streams:
             s.close()
 
+    def large_revisions(self):
+        """Revisions larger than a page, a response, and a fragment; then what follows them."""
+        start = self.random.revision + 1
+        value = {"value": b"v" * 100000}
+        for i in range(60):
+            self.both("put", self.m.PutRequest(key=b"large/%d" % i, **value))
+        streams = [Stream(self.channel, self.m), Stream(self.etcd.channel, self.m)]
+
+        def create(**fields):
+            request = self.m.WatchCreateRequest(key=b"large/", range_end=b"large0", **fields)
+            for s in streams:
+                s.ask(create_request=request)
+
+        for fragment in (False, True):
+            for prev_kv in (False, True):
+                create(fragment=fragment, prev_kv=prev_kv)  # at the head
+        self.quiet(streams)
+        delete = self.m.DeleteRangeRequest(key=b"large/", range_end=b"large0")
+        self.both("delete_range", delete)
+        for fragment in (False, True):
+            create(fragment=fragment, prev_kv=True, start_revision=start)  # behind
+        for _ in range(3):
+            self.both("put", self.m.PutRequest(key=b"large/1", value=b"small"))
+            self.both("delete_range", delete)
+        self.quiet(streams)
+        for s in streams:
+            assert any(r.fragment for r in s.responses) and sum(len(r.events) for r in s.responses) > 400
+            s.close()
+
+    def told_progress(self):
+        """A quiet watcher that wants it is told how far it is; another one is not."""
+        stream = Stream(self.channel, self.m)
+        for wants in (True, False):
+            create = self.m.WatchCreateRequest(key=b"quiet", progress_notify=wants)
+            stream.ask(create_request=create)
+        end = time.monotonic() + DEADLINE_S
+        while len(stream.responses) < 4:
+            assert time.monotonic() < end, stream.responses
+            time.sleep(0.1)
+        for r in stream.responses[2:4]:
+            assert r.watch_id == 0 and not r.events and not r.created, r
+            assert r.header.revision == self.random.revision, r
+        stream.close()
+
     def close(self):
         self.channel.close()
         self.etcd.close()
@@ -208,6 +261,8 @@ def main():
     try:
         for _ in range(options.rounds):
             run.round()
+        run.large_revisions()
+        run.told_progress()
     finally:
         run.close()
     print(f"{options.rounds} rounds, revision {run.random.revision}")
