@@ -211,9 +211,13 @@ static enum MHD_Result get(struct http *h, struct MHD_Connection *c, const char 
     if (strcmp(url, "/version") == 0) {
         return get_version(h, c);
     }
-    return http__reply(c, MHD_HTTP_NOT_FOUND, TEXT_PLAIN,
-                       slice_str("there are GET /metrics /livez /readyz?verbose /health /version, "
-                                 "and POST /v1/SERVICE/CALL and /v3/...\n"));
+    if (strcmp(url, "/") == 0 || strncmp(url, "/ui", 3) == 0) {
+        return http__ui(c, url);
+    }
+    return http__reply(
+        c, MHD_HTTP_NOT_FOUND, TEXT_PLAIN,
+        slice_str("there are GET /ui/ /metrics /livez /readyz?verbose /health /version, "
+                  "and POST /v1/SERVICE/CALL and /v3/...\n"));
 }
 
 static enum MHD_Result post(struct http *h, struct MHD_Connection *c, const char *url,

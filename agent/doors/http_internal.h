@@ -50,6 +50,9 @@ enum MHD_Result http__call(struct http_calls *c, struct MHD_Connection *connecti
 /* The request is over. */
 void http__call_over(struct http_calls *c, void *state);
 
+/* GET of `url`, which begins with /ui, or is "/". (http_ui.c) */
+enum MHD_Result http__ui(struct MHD_Connection *c, const char *url);
+
 enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const char *type,
                             struct slice body);
 struct http_connection *http__connection(struct MHD_Connection *c);

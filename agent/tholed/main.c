@@ -271,7 +271,7 @@ static void banner(struct daemon *d)
     printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", thole_version(),
            thole_host_name(d->host), s.id, text_of(d, DAEMON_DATA_DIR), thole_address(d->host));
     if (d->http != NULL) {
-        printf("  http     http%s://%s/ (metrics livez readyz version; v1 v3: calls in JSON)\n",
+        printf("  http     http%s://%s/ (ui metrics livez readyz version; v1 v3: calls in JSON)\n",
                s.tls ? "s" : "", http_address(d->http));
     }
     printf("  security %s\n", s.tls       ? "TLS"
