@@ -313,9 +313,8 @@ struct bus_header {
     struct slice value;
 };
 struct bus_call_options {
-    const char *path;      /* "/thole.v1.Shards/GetShard" */
-    const char *peer;      /* the caller's address in gRPC's notation, "ipv4:127.0.0.1:1234" */
-    const char *authority; /* the host that the caller named; NULL: none */
+    const char *path; /* "/thole.v1.Shards/GetShard" */
+    const char *peer; /* the caller's address in gRPC's notation, "ipv4:127.0.0.1:1234" */
     const struct bus_header *headers; /* with "authorization", if there is one */
     size_t header_count;
     const struct slice *messages; /* one for UNARY and SERVER_STREAM */

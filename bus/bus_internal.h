@@ -377,7 +377,6 @@ void bus__local_end(struct bus_call *c, const struct thole_status *st, grpc_slic
 void bus__local_deliver(struct bus_call *c); /* the messages of a BIDI call; loop thread */
 struct slice bus__local_request(const struct bus_call *c);
 struct slice bus__local_header(const struct bus_call *c, const char *name);
-const char *bus__local_authority(const struct bus_call *c);
 void bus__local_free(struct bus_call *c);
 
 /* rpc_caller.c: may the call be made? It was refused if not. */

@@ -11,7 +11,6 @@
 struct bus_call {
     struct bus_rpc *rpc; /* it frees this */
     struct bus_call_options o;
-    char *authority;
     struct bus_header *headers;
     struct bufslice *messages;
     struct bus_task arrive, cancel, drain;
@@ -69,7 +68,6 @@ struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
     struct bus_rpc *r = bus__rpc_take_slot(find_entry(b, o->path));
     c->rpc = r;
     c->o = *o;
-    c->authority = xstrdup(o->authority != NULL ? o->authority : "");
     c->headers = xcalloc(o->header_count + 1, sizeof *c->headers);
     for (size_t i = 0; i < o->header_count; i++) {
         c->headers[i].name = o->headers[i].name;
@@ -304,11 +302,6 @@ struct slice bus__local_header(const struct bus_call *c, const char *name)
     return (struct slice){0};
 }
 
-const char *bus__local_authority(const struct bus_call *c)
-{
-    return c->authority;
-}
-
 void bus__local_free(struct bus_call *c)
 {
     queue_clear(c);
@@ -321,7 +314,6 @@ void bus__local_free(struct bus_call *c)
         free((void *)(uintptr_t)c->headers[i].value.data);
     }
     free(c->headers);
-    free(c->authority);
     buf_unref(c->details);
     c->o.released(c->o.ctx);
     pthread_mutex_destroy(&c->mutex);

@@ -412,17 +412,23 @@ static bool allows(const struct access_user *u, const struct access_right *r)
     return r->data ? rights_allow_data(&u->rights, r->verb, r->name) : first_kind(u, r) == 0;
 }
 
+struct slice access_etcd_shard(const struct bus_rpc *rpc)
+{
+    struct slice name = bus_rpc_metadata(rpc, "thole-shard");
+    if (name.size == 0) {
+        return slice_str(ACCESS_ETCD_SHARD);
+    }
+    return name.size <= LIMIT_NAME_BYTES ? name : slice_str("?"); /* no shard has that name */
+}
+
+/* `shard` is empty if the request names it. */
 static enum thole_code check_data(const struct access_user *u, const struct access_rule *rule,
-                                  struct bus_denial *ret)
+                                  struct slice shard, struct bus_denial *ret)
 {
     const int32_t wanted[] = {rule->verb, rule->kind};
     for (size_t i = 0; i < 2 && wanted[i] != 0; i++) {
-        struct access_right right = {.data = true, .verb = wanted[i]};
-        if (rule->shard != NULL) {
-            right.name = slice_str(rule->shard);
-        }
-        bool ok =
-            rule->shard != NULL ? allows(u, &right) : (u->rights.data_some >> wanted[i] & 1) != 0;
+        const struct access_right right = {.data = true, .verb = wanted[i], .name = shard};
+        bool ok = shard.size > 0 ? allows(u, &right) : (u->rights.data_some >> wanted[i] & 1) != 0;
         if (!ok) {
             return lacks(u, &right, true, ret);
         }
@@ -430,9 +436,10 @@ static enum thole_code check_data(const struct access_user *u, const struct acce
     return THOLE_OK;
 }
 
-/* What a method needs before its request is read. */
+/* What a method needs before its request is read. `shard`: see check_data. */
 static enum thole_code check_level(const struct access *a, const struct access_user *u,
-                                   const struct access_rule *rule, struct bus_denial *ret)
+                                   const struct access_rule *rule, struct slice shard,
+                                   struct bus_denial *ret)
 {
     switch (rule->level) {
     case ACCESS_PUBLIC:
@@ -456,7 +463,7 @@ static enum thole_code check_level(const struct access *a, const struct access_u
         return some ? THOLE_OK : lacks(u, &right, true, ret);
     }
     case ACCESS_DATA:
-        return check_data(u, rule, ret);
+        return check_data(u, rule, shard, ret);
     }
     return THOLE_OK;
 }
@@ -505,7 +512,8 @@ enum thole_code access_admit(struct access *a, struct bus_rpc *rpc, const char *
     }
     if (code == THOLE_OK && a->o.enforced) {
         ASSERT(u != NULL && rule != NULL);
-        code = check_level(a, u, rule, ret);
+        struct slice shard = rule->etcd ? access_etcd_shard(rpc) : (struct slice){0};
+        code = check_level(a, u, rule, shard, ret);
     }
     if (code == THOLE_OK && a->o.enforced && again) {
         code = check_held(u, rpc, ret);
@@ -535,7 +543,7 @@ enum thole_code access_admit_request(struct access *a, const struct access_user 
     struct access_user *now = refresh(a, u);
     enum thole_code code = check_token(a, now, ret);
     if (code == THOLE_OK) {
-        code = check_level(a, now, rule, ret);
+        code = check_level(a, now, rule, (struct slice){0}, ret);
     }
     user_unref(now);
     return code;

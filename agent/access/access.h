@@ -37,7 +37,7 @@ struct access_rule {
     const char *method; /* "thole.v1.Shards/GetShard" */
     enum access_level level;
     int32_t verb, kind; /* RoleVerb and RoleKind; or DataRights */
-    const char *shard;  /* DATA: of this shard, always; NULL: of that in the request */
+    bool etcd; /* DATA: of the shard that access_etcd_shard names, not of that in the request */
 };
 /* "/thole.v1.Shards/GetShard" -> its rule; NULL: there is none, and the call is refused. */
 const struct access_rule *access_rule(const char *path);
@@ -75,8 +75,10 @@ struct access_right {
     uint32_t kinds; /* bits, 1 << RoleKind: all of these; none for data */
     struct slice name;
 };
-/* The shard of etcd's clients. */
+/* The shard of etcd's clients: that in the call's metadata "thole-shard", or "default". Borrowed;
+ * at most LIMIT_NAME_BYTES. */
 #define ACCESS_ETCD_SHARD "default"
+struct slice access_etcd_shard(const struct bus_rpc *rpc);
 #define ACCESS_KIND(kind) (UINT32_C(1) << thole_v1_ROLE_KIND_##kind)
 /* May the user (bus_rpc_user, bus_request_user) do this now? PERMISSION_DENIED NO_RIGHT, or
  * UNAUTHENTICATED if the token has ended. The caller reports a refusal. */

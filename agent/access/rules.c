@@ -11,35 +11,34 @@
 #define OBJECT(service, method, a_verb, a_kind)                                       \
     {                                                                                 \
         "thole.v1." #service "/" #method, ACCESS_OBJECT, thole_v1_ROLE_VERB_##a_verb, \
-            thole_v1_ROLE_KIND_##a_kind, NULL                                         \
+            thole_v1_ROLE_KIND_##a_kind, false                                        \
     }
-#define DATA(service, method, right)                                                        \
-    {                                                                                       \
-        "thole.v1." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_##right, 0, NULL \
+#define DATA(service, method, right)                                                         \
+    {                                                                                        \
+        "thole.v1." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_##right, 0, false \
     }
 
-/* The shard of etcd's clients. What writes may also answer what was there. */
-#define ETCD_READ(service, method)                                                      \
-    {                                                                                   \
-        "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, \
-            ACCESS_ETCD_SHARD                                                           \
+/* The shard that the call's metadata names. What writes may also answer what was there. */
+#define ETCD_READ(service, method)                                                           \
+    {                                                                                        \
+        "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, true \
     }
 #define ETCD_WRITE(service, method)                                                   \
     {                                                                                 \
         "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_WRITE, \
-            thole_v1_DATA_RIGHT_READ, ACCESS_ETCD_SHARD                               \
+            thole_v1_DATA_RIGHT_READ, true                                            \
     }
 
 static const struct access_rule rules[] = {
     /* Health is public, as load balancers ask without saying who they are. */
-    {"grpc.health.v1.Health/Check", ACCESS_PUBLIC, 0, 0, NULL},
-    {"grpc.health.v1.Health/Watch", ACCESS_PUBLIC, 0, 0, NULL},
-    {"grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ACCESS_REFLECTION, 0, 0, NULL},
+    {"grpc.health.v1.Health/Check", ACCESS_PUBLIC, 0, 0, false},
+    {"grpc.health.v1.Health/Watch", ACCESS_PUBLIC, 0, 0, false},
+    {"grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ACCESS_REFLECTION, 0, 0, false},
     {"grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ACCESS_REFLECTION, 0, 0,
-     NULL},
-    {"thole.bus.v1.Bus/Lane", ACCESS_BUS, 0, 0, NULL},
-    {"thole.bus.v1.Bus/Exchange", ACCESS_BUS, 0, 0, NULL},
-    {"thole.bus.v1.Bus/Ask", ACCESS_BUS, 0, 0, NULL},
+     false},
+    {"thole.bus.v1.Bus/Lane", ACCESS_BUS, 0, 0, false},
+    {"thole.bus.v1.Bus/Exchange", ACCESS_BUS, 0, 0, false},
+    {"thole.bus.v1.Bus/Ask", ACCESS_BUS, 0, 0, false},
 
     OBJECT(Hosts, GetHost, READ, HOSTS),
     OBJECT(Hosts, ListHosts, READ, HOSTS),
@@ -123,20 +122,20 @@ static const struct access_rule rules[] = {
 
 /* Requests of the library's clients, and those between hosts. */
 static const struct access_rule requests[] = {
-    [thole_bus_v1_METHOD_PROPOSE] = {"Propose", ACCESS_DATA, thole_v1_DATA_RIGHT_WRITE, 0, NULL},
-    [thole_bus_v1_METHOD_QUERY] = {"Query", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, NULL},
-    [thole_bus_v1_METHOD_WATCH] = {"Watch", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, NULL},
-    [thole_bus_v1_METHOD_TRANSFER] = {"Transfer", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_JOIN] = {"Join", ACCESS_HOSTS, 0, 0, NULL},
+    [thole_bus_v1_METHOD_PROPOSE] = {"Propose", ACCESS_DATA, thole_v1_DATA_RIGHT_WRITE, 0, false},
+    [thole_bus_v1_METHOD_QUERY] = {"Query", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, false},
+    [thole_bus_v1_METHOD_WATCH] = {"Watch", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, false},
+    [thole_bus_v1_METHOD_TRANSFER] = {"Transfer", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_JOIN] = {"Join", ACCESS_HOSTS, 0, 0, false},
     /* Clients ask by it which host has an address. */
-    [thole_bus_v1_METHOD_PEER_BOOTSTRAP] = {"PeerBootstrap", ACCESS_USERS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_INSPECT] = {"Inspect", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_FORCE] = {"Force", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_SNAPSHOT] = {"Snapshot", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_REACHES] = {"Reaches", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_CALL] = {"Call", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_ADDRESSES] = {"Addresses", ACCESS_HOSTS, 0, 0, NULL},
-    [thole_bus_v1_METHOD_ANSWER] = {"Answer", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, NULL},
+    [thole_bus_v1_METHOD_PEER_BOOTSTRAP] = {"PeerBootstrap", ACCESS_USERS, 0, 0, false},
+    [thole_bus_v1_METHOD_INSPECT] = {"Inspect", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_FORCE] = {"Force", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_SNAPSHOT] = {"Snapshot", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_REACHES] = {"Reaches", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_CALL] = {"Call", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_ADDRESSES] = {"Addresses", ACCESS_HOSTS, 0, 0, false},
+    [thole_bus_v1_METHOD_ANSWER] = {"Answer", ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, false},
 };
 
 #define RULES (sizeof rules / sizeof rules[0])

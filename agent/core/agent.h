@@ -163,6 +163,7 @@ struct router_request {
     void *ctx;
 
     uint64_t index, code; /* OPEN_SESSION: `code` is the session; TRANSFER: `index` is the leader */
+    uint64_t term; /* of the entry at `index`: of those who wait for each other it never falls */
     bool duplicate;
     bool forgotten;         /* a duplicate whose first answer is not remembered */
     bool here;              /* a replica of this host answered */

@@ -449,7 +449,6 @@ static void begin_call(struct exchange *x, struct MHD_Connection *connection,
     const struct bus_call_options o = {
         .path = x->route.path,
         .peer = peer,
-        .authority = header(connection, MHD_HTTP_HEADER_HOST),
         .headers = headers,
         .header_count = headers_of(x, connection, &authorization, headers),
         .messages = messages,

@@ -12,7 +12,7 @@
 #include "proto/status_decode.h"
 
 #define NUMBER_BYTES_MAX (1 + VARINT_BYTES_MAX) /* a tag of one byte; a length is no longer */
-#define FIELDS_MAX 14
+#define FIELDS_MAX 15
 #define FORWARD_PAYLOAD_FIELD 3
 #define REPLY_RESULT_FIELD 3
 
@@ -101,6 +101,7 @@ struct bufslice router_encode_reply(const struct forward_reply *in, struct forwa
     p = put_bytes(p, 10, in->key);
     p = put_number(p, 11, in->bookmark);
     p = put_number(p, 12, in->forgotten);
+    p = put_number(p, 13, in->term);
     p = put_number(p, 14, in->answer);
     p = put_number(p, 15, in->end);
     return used(out, p);
@@ -254,6 +255,9 @@ bool router_decode_reply(struct slice body, struct forward_reply *ret)
             break;
         case 15:
             ret->end = f.value != 0;
+            break;
+        case 13:
+            ret->term = f.value;
             break;
         default:
             break;

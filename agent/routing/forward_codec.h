@@ -23,7 +23,7 @@ struct forwarded {
 bool router_decode_forward(struct slice body, struct forwarded *ret);
 
 struct forward_reply {
-    uint64_t code, index;
+    uint64_t code, index, term;
     struct slice result; /* borrowed from the body when decoded */
     bool duplicate, forgotten;
     uint64_t leader_term;

@@ -158,6 +158,7 @@ static void local_done(struct engine_request *e)
         r->status.code = THOLE_OK;
         r->status.reason = THOLE_REASON_NONE;
         r->index = e->index;
+        r->term = e->term;
         r->code = e->code;
         r->duplicate = e->duplicate;
         r->forgotten = e->forgotten;
@@ -301,6 +302,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     r->status.code = THOLE_OK;
     r->status.reason = THOLE_REASON_NONE;
     r->index = f.index;
+    r->term = f.term;
     r->code = f.code;
     r->duplicate = f.duplicate;
     r->forgotten = f.forgotten;
@@ -472,7 +474,7 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
     r->status.reason = THOLE_REASON_NONE;
     r->status.message[0] = 0;
     r->result = (struct bufslice){0};
-    r->index = r->code = r->answer_id = 0;
+    r->index = r->term = r->code = r->answer_id = 0;
     r->reader = NULL;
     r->duplicate = r->forgotten = false;
     if (atomic_load_explicit(&ro->stopping, memory_order_relaxed)) {

@@ -39,6 +39,7 @@ static void answer(struct forwarded_request *s)
     router_reply_init(&f);
     f.code = r->code;
     f.index = r->index;
+    f.term = r->term;
     f.duplicate = r->duplicate;
     f.forgotten = r->forgotten;
     f.result = r->result.bytes;

@@ -63,12 +63,14 @@ static void watch(struct etcd_feed *f)
     f->watch_id = agent_watch(f->set->s->agent, f->shard_id, &watcher);
 }
 
-static struct etcd_feed *feed_new(struct etcd_watches *set, uint64_t shard_id)
+static struct etcd_feed *feed_new(struct etcd_watches *set, uint64_t shard_id,
+                                  const char name[static LIMIT_NAME_BYTES + 1])
 {
     struct etcd_feed *f = xcalloc(1, sizeof *f);
 
     f->set = set;
     f->shard_id = shard_id;
+    memcpy(f->shard, name, sizeof f->shard);
     f->cluster_id = services__etcd_cluster_id(set->s, shard_id);
     f->member_id = services__etcd_member_id(shard_id, agent_host_id(set->s->agent));
     f->led_ns = set->now_ns;
@@ -134,7 +136,7 @@ void services__etcd_feed_join(struct etcd_stream *t, uint64_t shard_id)
     }
     t->feed = map_get(&t->set->feeds, shard_id);
     if (t->feed == NULL) {
-        t->feed = feed_new(t->set, shard_id);
+        t->feed = feed_new(t->set, shard_id, t->shard);
     }
     TAILQ_INSERT_TAIL(&t->feed->streams, t, feed_link);
 }
@@ -239,6 +241,7 @@ static void pull(struct etcd_pull *p)
     services__wire_varint(&request, 4, p->at.sub);
     p->announced = atomic_load(&f->announced);
     p->route = (struct etcd_route){.s = f->set->s, .done = pulled};
+    memcpy(p->route.shard, f->shard, sizeof f->shard);
     p->route.route.stale = !p->linearizable;
     p->route.route.deadline_ns = f->set->now_ns + PULL_NS;
     services__etcd_send(&p->route, ROUTER_QUERY, thole_kv_v1_Query_op_events,
@@ -529,6 +532,8 @@ void services__etcd_feed_page(struct worker_msg *m)
                          "the shard was deleted, and another one has its name");
     }
     if (p->st.code == THOLE_OK) {
+        struct etcd_feed *f = p->feed;
+        f->term = p->route.route.term > f->term ? p->route.route.term : f->term;
         page = PROTO_DECODE_ALIAS(thole_kv_v1_EventsResponse, result.bytes, arena);
     }
     if (page != NULL && !TAILQ_EMPTY(&p->feed->streams)) {

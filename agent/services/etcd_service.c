@@ -37,8 +37,17 @@ void services__etcd_header(const struct etcd_route *r, struct bytes *out)
     services__wire_varint(&header, 1, services__etcd_cluster_id(r->s, r->route.shard_id));
     services__wire_varint(&header, 2,
                           services__etcd_member_id(r->route.shard_id, agent_host_id(r->s->agent)));
+    services__wire_varint(&header, 4, r->route.term);
     services__wire_bytes(out, 1, bytes_slice(&header));
     bytes_deinit(&header);
+}
+
+void services__etcd_shard(const struct bus_rpc *rpc, char ret[static LIMIT_NAME_BYTES + 1])
+{
+    struct slice name = access_etcd_shard(rpc);
+
+    memcpy(ret, name.data, name.size);
+    ret[name.size] = '\0';
 }
 
 void services__etcd_fail(struct bus_rpc *rpc, const struct thole_status *st)
@@ -70,8 +79,7 @@ static void route_done(struct router_request *route)
 
     if (st.reason == THOLE_REASON_NO_SUCH_SHARD && !r->anew) {
         r->anew = true;
-        agent_resolve_anew(r->s->agent, slice_str(ACCESS_ETCD_SHARD), 0, route->deadline_ns,
-                           shard_found, r);
+        agent_resolve_anew(r->s->agent, slice_str(r->shard), 0, route->deadline_ns, shard_found, r);
         return;
     }
     if (st.reason == THOLE_REASON_NO_SUCH_SHARD) {
@@ -111,7 +119,7 @@ static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard
 
     if (st->code == THOLE_OK && !is_kv(r->s, shard_id)) {
         (void)THOLE_FAIL(&wrong, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                         "shard \"%s\" is not of type kv", ACCESS_ETCD_SHARD);
+                         "shard \"%s\" is not of type kv", r->shard);
         st = &wrong;
     }
     if (st->code != THOLE_OK) {
@@ -145,8 +153,7 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
     r->route.payload = services__builder_end(b, &payload);
     r->route.done = route_done;
     r->route.ctx = r;
-    agent_resolve(r->s->agent, slice_str(ACCESS_ETCD_SHARD), 0, r->route.deadline_ns, shard_found,
-                  r);
+    agent_resolve(r->s->agent, slice_str(r->shard), 0, r->route.deadline_ns, shard_found, r);
 }
 
 /* ---- Calls ----------------------------------------------------------------------------------- */
@@ -240,6 +247,7 @@ static void answer_status(struct etcd_call *c, struct slice answer, struct bytes
         services__wire_varint(out, 3, bytes);
         services__wire_varint(out, 4, leader_of(c));
         services__wire_varint(out, 5, index);
+        services__wire_varint(out, 6, c->r.route.term);
         services__wire_varint(out, 7, index);
         services__wire_varint(out, 9, bytes);
     }
@@ -314,6 +322,7 @@ void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message)
 
     c->r.s = binding->s;
     c->r.done = call_done;
+    services__etcd_shard(rpc, c->r.shard);
     c->r.route.deadline_ns = services__deadline(rpc);
     c->rpc = rpc;
     c->kind = method->kind;

@@ -9,11 +9,14 @@
 struct etcd_route {
     struct services *s;
     struct router_request route;
-    bool anew; /* the name was resolved again after a failure */
+    char shard[LIMIT_NAME_BYTES + 1]; /* its name */
+    bool anew;                        /* the name was resolved again after a failure */
     /* Called once. OK: `answer` is the machine's answer. Otherwise pass `st` to
      * services__etcd_fail, which answers with etcd's message. */
     void (*done)(struct etcd_route *r, const struct thole_status *st, struct slice answer);
 };
+/* The name of the shard that the call is for. */
+void services__etcd_shard(const struct bus_rpc *rpc, char ret[static LIMIT_NAME_BYTES + 1]);
 /* Sends `field` of thole.kv.v1.Command or Query, filled with the request's bytes. `kind` is
  * ROUTER_PROPOSE or ROUTER_QUERY. `done` may be called before this returns. */
 void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t field,

@@ -45,6 +45,7 @@ void services__etcd_response(const struct etcd_stream *t, int64_t revision, int6
     services__wire_varint(&header, 1, t->feed->cluster_id);
     services__wire_varint(&header, 2, t->feed->member_id);
     services__wire_varint(&header, 3, (uint64_t)revision);
+    services__wire_varint(&header, 4, t->feed->term);
     services__wire_bytes(out, RESPONSE_HEADER, bytes_slice(&header));
     services__wire_varint(out, RESPONSE_WATCH_ID, (uint64_t)watch_id);
     bytes_deinit(&header);
@@ -175,6 +176,7 @@ static void start_read(struct etcd_stream *t)
     t->read_number = t->number;
     ref_take(&t->refs);
     t->read = (struct etcd_route){.s = t->set->s, .done = read_done};
+    memcpy(t->read.shard, t->shard, sizeof t->shard);
     t->read.route.deadline_ns = t->set->now_ns + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
     services__etcd_send(&t->read, ROUTER_QUERY, thole_kv_v1_Query_op_status, (struct slice){0});
 }
@@ -198,6 +200,7 @@ static void read_answered(struct etcd_stream *t)
             (void)THOLE_FAIL(&st, THOLE_INTERNAL, THOLE_REASON_NONE, "malformed status");
         } else {
             services__etcd_feed_join(t, r->shard_id);
+            t->feed->term = r->term > t->feed->term ? r->term : t->feed->term;
             t->known_number = t->read_number;
             t->known_revision = thole_kv_v1_StoreStatus_revision(m);
             t->known_index = r->index;
@@ -393,6 +396,7 @@ static struct etcd_stream *stream_of(struct services *s, struct bus_rpc *rpc)
         TAILQ_INIT(&t->requests);
         TAILQ_INIT(&t->blocked);
         t->needs_leader = slice_equal(bus_rpc_metadata(rpc, "hasleader"), slice_str("true"));
+        services__etcd_shard(rpc, t->shard);
         bus_rpc_set_data(rpc, t, call_freed);
         bus_rpc_on_drained(rpc, drained, t);
         bus_rpc_on_cancel(rpc, ended, t);

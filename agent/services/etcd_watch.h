@@ -135,8 +135,9 @@ struct etcd_stream {
 
     /* The worker's. */
     bool over;
-    bool needs_leader;      /* ends soon after the shard's leader is gone */
-    struct etcd_feed *feed; /* NULL before the first watcher */
+    char shard[LIMIT_NAME_BYTES + 1]; /* its name */
+    bool needs_leader;                /* ends soon after the shard's leader is gone */
+    struct etcd_feed *feed;           /* NULL before the first watcher */
     TAILQ_ENTRY(etcd_stream) feed_link;
     TAILQ_HEAD(, etcd_request) requests;
     uint64_t number; /* of the last request */
@@ -197,7 +198,8 @@ TAILQ_HEAD(etcd_pull_list, etcd_pull);
 struct etcd_feed {
     struct etcd_watches *set;
     uint64_t shard_id;
-    uint64_t cluster_id, member_id; /* as headers say */
+    char shard[LIMIT_NAME_BYTES + 1];     /* its name */
+    uint64_t cluster_id, member_id, term; /* as headers say */
     struct etcd_stream_list streams;
     struct watch_ranges ranges; /* of all watchers */
     size_t previous;            /* watchers that want prev_kv */

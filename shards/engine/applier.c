@@ -38,6 +38,7 @@ static void serve_one(struct replica *r, void *view, struct engine_request *q, s
     struct machine *m = r->machine;
     bytes_clear(out);
     q->index = m->applied;
+    q->term = m->applied_term;
     if (q->streamed && engine__machine_has_reader(m)) {
         (void)engine__reader_open(r, q->payload.bytes, &q->reader, &q->status);
     }

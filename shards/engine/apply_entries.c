@@ -254,6 +254,7 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
         return;
     }
     q->index = item->entry->index;
+    q->term = item->entry->term;
     q->code = b->entries[slot].code;
     if (sink->dropped) {
         engine__request_fail(
@@ -410,6 +411,7 @@ static void answer(struct engine_request *q, const struct raft_entry *e,
         return;
     }
     q->index = e->index;
+    q->term = e->term;
     if (verdict == SESSION_DUPLICATE) {
         answer_again(q, first->index, first->code, first->result, first->cut);
     } else if (verdict == SESSION_EXPIRED) {
@@ -473,6 +475,7 @@ static enum thole_code apply_with_id(struct apply_batch *b, struct raft_entry *e
     }
     ASSERT(v == SESSION_DUPLICATE || v == REQUEST_IDS_FULL);
     if (q != NULL && v == SESSION_DUPLICATE) {
+        q->term = e->term;
         answer_again(q, first->index, first->code, first->result, first->cut);
     } else if (q != NULL) {
         engine__request_fail(q, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,

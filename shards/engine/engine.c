@@ -122,7 +122,7 @@ void engine_submit(struct engine *e, struct engine_request *r)
     r->status.code = THOLE_OK; /* the message counts only with another code */
     r->status.reason = THOLE_REASON_NONE;
     r->status.message[0] = 0;
-    r->index = r->code = r->leader_term = 0;
+    r->index = r->term = r->code = r->leader_term = 0;
     r->duplicate = false;
     r->result = (struct bufslice){0};
     r->reader = NULL;

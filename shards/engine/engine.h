@@ -248,6 +248,7 @@ struct engine_request {
 
     /* Results. */
     uint64_t index;         /* proposals: of the entry; queries: applied index of the view read */
+    uint64_t term;          /* proposals: of the entry; queries: of the last one applied */
     uint64_t code;          /* proposals: the machine's number. OPEN_SESSION: the session's id */
     bool duplicate;         /* the first answer of a retried proposal ... */
     bool forgotten;         /* ... which was too large or is too old to be remembered: no result */

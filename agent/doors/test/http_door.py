@@ -163,8 +163,13 @@ def as_etcd(door):
     assert door.post("/v3/none", {})[0] == 404
     assert json.loads(door.raw("GET", "/version")[1])["etcdserver"].startswith("3.")
     assert door.raw("GET", "/health") == (200, '{"health":"true"}')
-    members = door.ok("/v3/cluster/member/list", {})["members"]
-    assert len(members) == 1, members
+    members = door.ok("/v3/cluster/member/list", {"linearizable": True})
+    assert len(members["members"]) == 1, members
+    # The term is the same wherever it is asked for.
+    term = header["raft_term"]
+    assert int(term) >= 1 and members["header"]["raft_term"] == term, (header, members)
+    status = door.ok("/v3/maintenance/status", {})
+    assert status["raftTerm"] == term and status["header"]["raft_term"] == term, status
     return answers
 
 
@@ -200,6 +205,39 @@ def beside_etcd(ours, work):
 
 
 # ---- The control plane --------------------------------------------------------------------------
+
+
+def named_shards(door):
+    """The metadata thole-shard chooses another store than "default"."""
+    door.ok("/v1/Shards/CreateShard", {"shard": {"name": "other", "spec": {"type": "kv", "voters": 1}}})
+    door.ok("/v1/Shards/CreateShard", {"shard": {"name": "sum", "spec": {"type": "counter", "voters": 1}}})
+    at = {"Thole_Shard": "other"}
+    key = {"key": b64("where")}
+    door.ok("/v3/kv/put", {"key": b64("where"), "value": b64("default")})
+    answer = door.ok("/v3/kv/put", {"key": b64("where"), "value": b64("other")}, **at)
+    assert answer["header"]["revision"] == "2", answer
+    assert door.ok("/v3/kv/range", key, **at)["kvs"][0]["value"] == b64("other")
+    assert door.ok("/v3/kv/range", key)["kvs"][0]["value"] == b64("default")
+    lease = door.ok("/v3/lease/grant", {"TTL": 100, "ID": 5}, **at)
+    assert lease["ID"] == "5"
+    assert door.ok("/v3/lease/keepalive", {"ID": 5}, **at)["result"]["TTL"] == "100"
+    assert "TTL" not in door.ok("/v3/lease/keepalive", {"ID": 5})["result"]
+    ids = [door.ok("/v3/cluster/member/list", {}, **x)["header"]["cluster_id"] for x in ({}, at)]
+    assert ids[0] != ids[1], ids
+    c = door.connect()
+    c.request("POST", "/v3/watch", json.dumps({"create_request": key}), {"Thole-Shard": "other"})
+    answer = c.getresponse()
+    header = json.loads(answer.readline())["result"]["header"]
+    assert header["cluster_id"] == ids[1] and int(header["raft_term"]) >= 1, header
+    door.ok("/v3/kv/put", {"key": b64("where"), "value": b64("default")})
+    door.ok("/v3/kv/put", {"key": b64("where"), "value": b64("again")}, **at)
+    event = json.loads(answer.readline())["result"]["events"][0]
+    assert event["kv"]["value"] == b64("again"), event
+    answer.close()
+    c.close()
+    for name, status in ("nope", 404), ("sum", 412), ("zero", 412), ("x" * 300, 404):
+        got = door.post("/v3/kv/range", key, Thole_Shard=name)
+        assert got[0] == status, (name, got)
 
 
 def read_lines(answer, wanted):
@@ -341,6 +379,17 @@ def rights(tholed, thole, sources, work):
         status, answer = door.post("/v1/Shards/ListShards", "{}", Authorization=f"Bearer {eve}")
         info = answer["details"][0]
         assert info["reason"] == "NO_RIGHT" and info["metadata"]["right"] == "READ of SHARDS", answer
+        # A right on one shard is none on another.
+        role = {"name": "clerk", "spec": {"members": ["eve"], "data": [{"rights": ["DATA_RIGHT_READ"],
+                                                                       "shards": ["other"]}]}}
+        for path, body in (("/v1/Shards/CreateShard", {"shard": {"name": "other", "spec": {"type": "kv", "voters": 1}}}),
+                           ("/v1/Roles/CreateRole", {"role": role})):
+            door.ok(path, body, Authorization=f"Bearer {token}")
+        door.ok("/v3/kv/range", {"key": b64("a")}, Authorization=eve, Thole_Shard="other")
+        for path, shard in ("range", None), ("range", "default"), ("put", "other"):
+            headers = {} if shard is None else {"Thole_Shard": shard}
+            status, answer = door.post(f"/v3/kv/{path}", {"key": b64("a")}, Authorization=eve, **headers)
+            assert status == 403, (path, shard, answer)
         # With and without "Bearer".
         for value in f"Bearer {token}", token:
             door.ok("/v3/kv/put", {"key": b64("a")}, Authorization=value)
@@ -370,6 +419,7 @@ def main():
             ours = as_etcd(door)
             beside_etcd(ours, work)
             control(door)
+            named_shards(door)
             watch(door)
             bounds(door)
         finally:
