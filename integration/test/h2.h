@@ -26,6 +26,7 @@ enum h2_type {
     H2_SETTINGS,
     H2_PING = 6,
     H2_WINDOW_UPDATE = 8,
+    H2_CONTINUATION = 9,
 };
 #define H2_ACK 1
 #define H2_END_HEADERS 4

@@ -1,6 +1,7 @@
 /* Strangers who flood a host with what costs them little: calls of headers alone, calls that are
- * reset slowly, settings and pings, handshakes that stop half-way. The memory of the host
- * stays below a bound, and three hosts answer afterwards.
+ * reset slowly, settings and pings, headers that expand or never end, handshakes that stop
+ * half-way. The memory of the host stays below a bound where there is one, and three hosts answer
+ * afterwards.
  *
  * THOLE_FLOOD_SECONDS says for how long each of them lasts (3). */
 #include <inttypes.h>
@@ -162,6 +163,51 @@ static void send_calls_of_headers(struct h2 *h, struct bytes *out)
     bytes_deinit(&headers);
 }
 
+/* CVE-2024-27316: a block of headers that does not end. */
+static void send_continuations(struct h2 *h, struct bytes *out)
+{
+    struct bytes header = {0};
+    bool first = h->streams == 0;
+    uint32_t stream = 1;
+    bytes_clear(out);
+    if (first) {
+        h->streams++;
+        call_headers(&header);
+        frame(out, H2_HEADERS, 0, stream, bytes_slice(&header));
+        bytes_clear(&header);
+    }
+    for (int i = 0; i < 100; i++) {
+        h2_add_header(&header, "x-padding", "0123456789012345678901234567890123456789");
+    }
+    for (int i = 0; i < 20; i++) {
+        frame(out, H2_CONTINUATION, 0, stream, bytes_slice(&header));
+    }
+    h2_write(h, out->data, out->size);
+    bytes_deinit(&header);
+    h2_read(h, 0);
+}
+
+/* A value of 3 KB that the table keeps, and then a byte for each repetition: 16,000 of them make 48
+ * MB of headers. */
+static void send_hpack_bomb(struct h2 *h, struct bytes *out)
+{
+    enum { VALUE_BYTES = 3000, REPEATED = 16000 };
+    static const uint8_t head[] = {0x40, 1, 'x', 0x7f, 0xb9, 0x16}; /* indexed, 127 + 2873 bytes */
+    uint32_t stream = h->streams++ * 2 + 1;
+    struct bytes block = {0};
+    bytes_clear(out);
+    call_headers(&block);
+    if (stream == 1) {
+        bytes_append(&block, head, sizeof head);
+        memset(bytes_extend(&block, VALUE_BYTES), 'v', VALUE_BYTES);
+    }
+    memset(bytes_extend(&block, REPEATED - block.size), 0xbe, REPEATED - block.size); /* entry 62 */
+    frame(out, H2_HEADERS, H2_END_HEADERS, stream, bytes_slice(&block));
+    h2_write(h, out->data, out->size);
+    bytes_deinit(&block);
+    h2_read(h, 5);
+}
+
 /* Every host answers, the one under attack too. Returns how many did not. */
 static int ask_all(struct cluster *c, uint64_t *slowest_ms)
 {
@@ -238,6 +284,20 @@ static void test_calls_of_headers_alone(void **state)
     assert_in_range(mib, 1, MEMORY_MIB_MAX);
 }
 
+/* Each connection ends after some 9 MB. The memory of all has no bound (docs/security.md). */
+static void test_headers_that_never_end_cost_the_connection(void **state)
+{
+    long mib = 0;
+    assert_true(attack(*state, "continuations", CLIENTS, &mib, send_continuations) > CLIENTS);
+}
+
+static void test_headers_that_expand(void **state)
+{
+    long mib = 0;
+    (void)attack(*state, "repeated headers", CLIENTS, &mib, send_hpack_bomb);
+    assert_in_range(mib, 1, MEMORY_MIB_MAX);
+}
+
 /* The memory has no bound here: gRPC reads on until the connection ends (docs/security.md). */
 static void test_slow_resets_end_the_connection(void **state)
 {
@@ -294,6 +354,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_calls_of_headers_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_resets_end_the_connection, setup, teardown),
         cmocka_unit_test_setup_teardown(test_settings_and_pings, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_headers_that_never_end_cost_the_connection, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_headers_that_expand, setup, teardown),
         cmocka_unit_test(test_half_handshakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
