@@ -63,6 +63,7 @@
     X(failed_voter_counts, 113)      \
     X(stalled_host_vouches, 114)     \
     X(pause_by_wall_clock, 115)      \
+    X(move_never_ends, 116)          \
     X(wrong_clock_leads, 116)
 
 enum canary {

@@ -3,6 +3,7 @@
  * view, share a command. If one decision is refused the whole command is; halving finds it. A
  * shard has one proposal under way, and its next decision waits until the local view has the last
  * one. */
+#include "base/canary.h"
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -99,6 +100,18 @@ static bool is_unsettled(const struct ctl_shard *s)
     return s->decided && (s->verdict == PLACEMENT_ACT || s->verdict == PLACEMENT_WAIT);
 }
 
+/* A dead host does not delete what is out of the group already. */
+static bool is_out_for_good(const struct hostctl *h, const thole_v1_Replica *row)
+{
+    struct uuid id;
+    const thole_v1_Host *host = uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id)
+                                    ? registry_host(h->view, &id)
+                                    : NULL;
+    return thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT &&
+           (host == NULL || thole_v1_HostStatus_liveness(thole_v1_Host_status(host)) ==
+                                thole_v1_HOST_LIVENESS_DEAD);
+}
+
 static bool is_leaving(const struct hostctl *h, uint64_t shard_id)
 {
     struct registry_replica_buf replica_buf;
@@ -106,7 +119,8 @@ static bool is_leaving(const struct hostctl *h, uint64_t shard_id)
     const thole_v1_Replica *row;
     while ((row = registry_next_replica_of_shard(h->view, shard_id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
-        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE) {
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
+            (!is_out_for_good(h, row) || CANARY(move_never_ends))) {
             return true;
         }
     }
@@ -133,7 +147,9 @@ static void remember(struct hostctl *h, struct ctl_shard *s, const struct placem
     if (h->unsettled == 0 && h->rebalance != 0 && !h->balance_even) {
         hostctl__balance_changed(h);
     }
-    if (s->moving && r->verdict == PLACEMENT_SETTLED && !is_leaving(h, s->id)) {
+    bool over = r->verdict == PLACEMENT_SETTLED ||
+                (r->verdict == PLACEMENT_UNSATISFIABLE && !CANARY(move_never_ends));
+    if (s->moving && over && !is_leaving(h, s->id)) {
         end_move(h, s);
         hostctl__balance_changed(h);
     }

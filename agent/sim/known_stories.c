@@ -22,7 +22,8 @@ struct known_story {
 
 #define ONE_VOTER_NEW 3 /* of STEP_CREATE */
 #define THREE_VOTERS_NEW 1
-#define OF_ZERO 0 /* of STEP_FLIP_LOG */
+#define SEVEN_VOTERS 3 /* of STEP_SCALE */
+#define OF_ZERO 0      /* of STEP_FLIP_LOG */
 #define OF_SHARD 1
 
 /* ---- The stories ----------------------------------------------------------------------------- */
@@ -63,6 +64,19 @@ static const struct step clock_ahead[] = {
     {.at_ns = AT(15000), .kind = STEP_FLIP_LOG, .host = 2, .amount = OF_SHARD},
 };
 
+/* A shard is given more voters than there are hosts while one of its replicas moves for balance. The
+ * move was counted for ever, and the rebalance never ended. */
+static const struct step scaled_while_moving[] = {
+    {.at_ns = AT(2803), .kind = STEP_CREATE, .shard = 0, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(2900), .kind = STEP_CREATE, .shard = 1, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(2950), .kind = STEP_CREATE, .shard = 2, .amount = THREE_VOTERS_NEW},
+    {.at_ns = AT(30000), .kind = STEP_WIPE, .host = 2, .for_ns = FOR(700)},
+    {.at_ns = AT(30600), .kind = STEP_REBALANCE},
+    {.at_ns = AT(32600), .kind = STEP_SCALE, .shard = 0, .amount = SEVEN_VOTERS},
+    {.at_ns = AT(32700), .kind = STEP_SCALE, .shard = 1, .amount = SEVEN_VOTERS},
+    {.at_ns = AT(32800), .kind = STEP_SCALE, .shard = 2, .amount = SEVEN_VOTERS},
+};
+
 #define STEPS(s) (s), sizeof(s) / sizeof(s)[0]
 #define PEERS AGENT_BOOTSTRAP_PEERS
 #define JOIN AGENT_BOOTSTRAP_JOIN
@@ -72,6 +86,7 @@ static const struct known_story all[] = {
     {"only_voter_fails", "failed_voter_counts", 3, JOIN, false, 0, STEPS(only_voter_fails)},
     {"disk_hangs", "stalled_host_vouches", 5, JOIN, false, 0, STEPS(disk_hangs)},
     {"clock_ahead", "pause_by_wall_clock", 3, JOIN, false, 0, STEPS(clock_ahead)},
+    {"scaled_while_moving", "move_never_ends", 5, JOIN, false, 0, STEPS(scaled_while_moving)},
 };
 
 const char *known_story_name(int i)
