@@ -179,7 +179,7 @@ static char cell_of(const struct top_shard *s, const struct top_host *h)
 
 static size_t collect(struct top_model *m, const struct top_view *v, const struct top_shard ***ret)
 {
-    const struct top_shard **all = xcalloc(m->shards.count + 1, sizeof *all);
+    const struct top_shard **all = xcalloc(m->shards.count + 1, sizeof(struct top_shard *));
     const struct top_shard *s;
     size_t n = 0;
     for (size_t it = 0; (s = map_next(&m->shards, &it, NULL)) != NULL;) {
@@ -189,7 +189,7 @@ static size_t collect(struct top_model *m, const struct top_view *v, const struc
         }
     }
     sort_by = v->sort;
-    qsort(all, n, sizeof *all, compare_shards);
+    qsort(all, n, sizeof(struct top_shard *), compare_shards);
     *ret = all;
     return n;
 }
@@ -254,14 +254,16 @@ static int compare_operations(const void *a, const void *b)
 
 static void draw_operations(struct top_model *m, struct screen *s, bool running_only)
 {
-    const struct top_operation **all = xcalloc(m->operations.count + 1, sizeof *all), *o;
+    const struct top_operation **all =
+        xcalloc(m->operations.count + 1, sizeof(struct top_operation *));
+    const struct top_operation *o;
     size_t n = 0;
     for (size_t it = 0; (o = map_next(&m->operations, &it, NULL)) != NULL;) {
         if (!running_only || !o->over) {
             all[n++] = o;
         }
     }
-    qsort(all, n, sizeof *all, compare_operations);
+    qsort(all, n, sizeof(struct top_operation *), compare_operations);
     line(s, REVERSE, "%-6s %-12s %-20s %-9s %-30s", "ID", "OPERATION", "TARGET", "STATE",
          "PROGRESS");
     for (size_t i = s->v->scroll < n ? s->v->scroll : 0; i < n && has_room(s, 1); i++) {

@@ -253,6 +253,8 @@ static void render_disk(struct agent *a, struct bytes *out)
     }
     gauge(out, "thole_disk_low_space", disk == ENGINE_DISK_LOW ? 1 : 0,
           "1: so little is free that this host refuses proposals");
+    gauge(out, "thole_clock_ahead_seconds", (double)engine_clock_ahead_ms(a->engine) / 1000,
+          "Wall clock of this host, less the median of all hosts");
     gauge(out, "thole_disk_stalled", disk == ENGINE_DISK_STALLED ? 1 : 0,
           "1: a write to the log does not end");
 }

@@ -650,6 +650,6 @@ extern struct metric engine_proposals, engine_queries, engine_refused, engine_dr
     engine_sleeping, engine_decided_ns, engine_pending, engine_frame_entries,
     engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth,
     engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns, engine_ticks,
-    engine_answer_ns, engine_leader_changes, engine_clock_ahead;
+    engine_answer_ns, engine_leader_changes;
 
 #endif

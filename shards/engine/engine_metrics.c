@@ -54,7 +54,5 @@ METRIC_DEFINE_HISTOGRAM_NS(engine_restore_ns, "thole_engine_snapshot_restore_sec
                            "Time to restore a machine from a received snapshot");
 METRIC_DEFINE_COUNTER(engine_ticks, "thole_engine_ticks_total",
                       "TICKs that leaders here appended because a timer of a machine was due.");
-METRIC_DEFINE_GAUGE(engine_clock_ahead, "thole_engine_clock_ahead_milliseconds",
-                    "Wall clock of this host, less the median of all hosts");
 METRIC_DEFINE_HISTOGRAM(engine_loop_depth, "thole_engine_loop_messages",
                         "Messages handled in one turn of a loop");

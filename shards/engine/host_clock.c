@@ -115,7 +115,6 @@ void engine__clock_check(struct loop *l)
     free(ahead);
     int64_t limit_ms = engine_clock_is_wrong(e) ? RIGHT_AGAIN_MS : LIMIT_CLOCK_AHEAD_MS;
     atomic_store(&e->clock_ahead_ms, ahead_ms);
-    metric_set(&engine_clock_ahead, ahead_ms);
     /* Fewer hosts are no majority: keep the last judgement. */
     if (count >= HOSTS_MIN) {
         judge(l, llabs(ahead_ms) >= limit_ms, ahead_ms);
