@@ -63,6 +63,7 @@ enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
 
     kv->state = (struct kv_state){.revision = 1, .compacted = -1};
     kv->due_floor_ms = 0;
+    kv->due_floor_id = 0;
     kv__key(&key, KV_PREFIX_STATE, (struct slice){0});
     enum thole_code code = kv__get(&r, bytes_slice(&key), &stored, st);
     bytes_deinit(&key);

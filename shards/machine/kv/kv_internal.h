@@ -156,8 +156,9 @@ struct kv {
     uint64_t shard_id;
     uint64_t quota_bytes; /* 0: none */
     struct kv_state state;
-    /* Leases: when the first may be due; and where the walk for it may begin. */
+    /* Leases: when the first may be due; and the record at which the walk for it may begin. */
     uint64_t next_due_ms, due_floor_ms;
+    int64_t due_floor_id;
     struct kv_counts *counts;
 };
 

@@ -145,7 +145,7 @@ static enum thole_code attached(const struct kv_reader *r, int64_t id, struct ar
     return code;
 }
 
-/* All in the revision of the entry. */
+/* All in the revision of the entry. The due record is left to the caller. */
 static enum thole_code revoke(struct kv_exec *x, const struct kv_lease *l, size_t *ret_keys,
                               struct thole_status *st)
 {
@@ -165,8 +165,6 @@ static enum thole_code revoke(struct kv_exec *x, const struct kv_lease *l, size_
     free(keys);
     kv__key_u64(&x->key, KV_PREFIX_LEASE, (uint64_t)l->id);
     kv__batch_delete(x, bytes_slice(&x->key));
-    key_due(&x->key, l);
-    kv__batch_delete(x, bytes_slice(&x->key));
     x->kv->state.leases--;
     return code;
 }
@@ -185,6 +183,8 @@ enum thole_code kv__do_revoke(struct kv_exec *x, const etcdserverpb_LeaseRevokeR
         return code;
     }
     code = revoke(x, &l, &keys, st);
+    key_due(&x->key, &l);
+    kv__batch_delete(x, bytes_slice(&x->key));
     kv__wire_header(&x->out, kv__revision(x));
     return code;
 }
@@ -214,10 +214,12 @@ static enum thole_code first_due(const struct kv_reader *r, struct kv_lease *ret
                                  struct thole_status *st)
 {
     struct slice key, value;
-    uint8_t from[8];
+    uint8_t from[17] = {0}; /* the next key after that record */
 
-    /* What was due before is gone: do not walk over its remains. */
+    /* What was due before is gone: do not walk over its remains, of which many may be of one
+     * millisecond. */
     put_be64(from, r->kv->due_floor_ms);
+    put_be64(from + 8, (uint64_t)r->kv->due_floor_id);
     struct state_iter *it = kv__iter_prefix(r, KV_PREFIX_DUE, slice_of(from, sizeof from));
     *ret_found = state_iter_next(it, &key, &value);
     enum thole_code code = state_iter_status(it, st);
@@ -244,7 +246,8 @@ enum thole_code kv__lease_next_due(const struct kv_reader *r, uint64_t *ret,
     return code;
 }
 
-/* The due record's time has come: the lease is over, or it was kept alive since. */
+/* The due record's time has come: the lease is over, or it was kept alive since. The record is left
+ * to the caller. */
 static enum thole_code expire_one(struct kv_exec *x, const struct kv_lease *due, size_t *ret_keys,
                                   struct thole_status *st)
 {
@@ -260,8 +263,6 @@ static enum thole_code expire_one(struct kv_exec *x, const struct kv_lease *due,
         kv__finish_revision(x);
         return code;
     }
-    key_due(&x->key, &l);
-    kv__batch_delete(x, bytes_slice(&x->key));
     l.due_ms = l.deadline_ms;
     put_lease(x, &l);
     key_due(&x->key, &l);
@@ -269,9 +270,13 @@ static enum thole_code expire_one(struct kv_exec *x, const struct kv_lease *due,
     return THOLE_OK;
 }
 
+/* The due records are deleted together at the end. A search for attached keys that finds none would
+ * walk over all deletions of the batch that follow them, which are these. */
 enum thole_code kv__expire(struct kv_exec *x, struct thole_status *st)
 {
     enum thole_code code = THOLE_OK;
+    struct kv_lease past[THOLE_TICK_ITEMS_MAX];
+    size_t past_count = 0;
 
     for (size_t done = 0; code == THOLE_OK; done++) {
         struct kv_lease due = {0};
@@ -285,9 +290,15 @@ enum thole_code kv__expire(struct kv_exec *x, struct thole_status *st)
             break;
         }
         x->kv->due_floor_ms = due.due_ms;
+        x->kv->due_floor_id = due.id;
+        past[past_count++] = due;
         code = expire_one(x, &due, &keys, st);
         done += keys;
         arena_reset(x->arena);
+    }
+    for (size_t i = 0; i < past_count; i++) {
+        key_due(&x->key, &past[i]);
+        kv__batch_delete(x, bytes_slice(&x->key));
     }
     return code;
 }
