@@ -2,11 +2,11 @@
  * to its hosts. `thole bench` measures the whole; this one finds the longest gap of each.
  *
  *   shard_load --endpoints A,B,C [--prefix NAME] [--shards N] [--in-flight N] [--rate PER_SECOND]
- *              [--kv BYTES] [--total BYTES] [--warmup S] [--seconds S]
+ *              [--kv BYTES | --lease TTL] [--total N] [--warmup S] [--seconds S]
  *
  * Proposes 16 bytes (shards of type noop), or with --kv puts values of that size under ever new
- * keys; until the time is over, or with --total until so many bytes of values were put. Prints
- * JSON. */
+ * keys, or with --lease grants leases of that many seconds; until the time is over, or with --total
+ * until so many bytes of values were put, or leases granted. Prints JSON. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -30,7 +30,7 @@
 
 struct config {
     const char *endpoints, *prefix;
-    uint64_t shards, in_flight, rate, kv, total, warmup, seconds;
+    uint64_t shards, in_flight, rate, kv, lease, total, warmup, seconds;
 };
 
 struct slot { /* one operation, in flight or waiting */
@@ -104,6 +104,13 @@ static void fill(struct load *l, struct slot *s, uint64_t now, struct thole_op *
             snprintf(s->payload, KEY_BYTES, "put %016" PRIx64 " ", atomic_fetch_add(&l->keys, 1));
         memset(s->payload + n, 'v', l->c.kv);
         s->payload_bytes = (size_t)n + l->c.kv;
+    } else if (l->c.lease > 0) { /* thole.kv.v1.Command{lease_grant: {TTL}} */
+        uint8_t ttl[VARINT_BYTES_MAX];
+        size_t n = (size_t)(put_varint(ttl, l->c.lease) - ttl);
+        const uint8_t head[] = {0, 5 << 3 | 2, (uint8_t)(n + 1), 1 << 3};
+        memcpy(s->payload, head, sizeof head);
+        memcpy(s->payload + sizeof head, ttl, n);
+        s->payload_bytes = sizeof head + n;
     }
     *op = (struct thole_op){.kind = THOLE_PROPOSE,
                             .shard = l->shards[s->shard],
@@ -146,7 +153,8 @@ static void pause_ms(uint64_t ms)
 
 static bool enough(const struct load *l)
 {
-    return l->c.total > 0 && atomic_load(&l->done) * l->c.kv >= l->c.total;
+    uint64_t each = l->c.kv > 0 ? l->c.kv : 1;
+    return l->c.total > 0 && atomic_load(&l->done) * each >= l->c.total;
 }
 
 /* This thread starts every operation, one tick at a time: a gap is then caused by the cluster, and
@@ -257,10 +265,9 @@ static bool read_option(struct config *c, const char *name, const char *value)
     const struct {
         const char *name;
         uint64_t *to;
-    } numbers[] = {{"--shards", &c->shards},  {"--in-flight", &c->in_flight},
-                   {"--rate", &c->rate},      {"--kv", &c->kv},
-                   {"--total", &c->total},    {"--warmup", &c->warmup},
-                   {"--seconds", &c->seconds}};
+    } numbers[] = {{"--shards", &c->shards}, {"--in-flight", &c->in_flight}, {"--rate", &c->rate},
+                   {"--kv", &c->kv},         {"--lease", &c->lease},         {"--total", &c->total},
+                   {"--warmup", &c->warmup}, {"--seconds", &c->seconds}};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (strcmp(name, numbers[i].name) == 0) {
             *numbers[i].to = strtoull(value, NULL, 10);
