@@ -39,6 +39,7 @@ struct etcd_binding {
 const char *services__etcd_unary_path(size_t i);
 void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__etcd_range_stream(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_keep_alive(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_keep_alive_end(void *ctx, struct bus_rpc *rpc);
 

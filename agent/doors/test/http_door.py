@@ -298,6 +298,51 @@ def watch(door):
     eventually("the watch of a client that has gone ends", lambda: streams_open(door) == "0")
 
 
+BIG = 24  # values that do not fit into one answer, nor into the queue of a stream
+
+
+def range_stream(door):
+    """Parts of one revision, whatever is written meanwhile, which together are the answer of Range."""
+    for i in range(2500):
+        ops = [{"request_put": {"key": b64(f"rs/{k:05}"), "value": b64("x" * 100)}} for k in range(i, i + 100)]
+        if i % 100 == 0:
+            door.ok("/v3/kv/txn", {"success": ops})
+    big = {"key": b64("rs/big"), "value": b64("y" * (700 << 10))}
+    for i in range(BIG):
+        door.ok("/v3/kv/put", {**big, "key": b64(f"rs/big{i:02}")})
+    asked = {"key": b64("rs/"), "range_end": b64("rs0")}
+    for limit in 0, 1, 1000, 1500, 2500:
+        lines = door.post("/v3/kv/rangestream", {**asked, "limit": limit})[1]
+        parts = [line["result"]["range_response"] for line in (lines if isinstance(lines, list) else [lines])]
+        keys = [kv["key"] for part in parts for kv in part["kvs"]]
+        wanted = [b64(f"rs/{k:05}") for k in range(2500)] + [b64(f"rs/big{i:02}") for i in range(BIG)]
+        assert keys == wanted[:limit or None], (limit, len(keys))
+        assert all(part.keys() == {"kvs"} for part in parts[:-1]), parts[:-1][0].keys()
+        end = parts[-1]
+        assert end["count"] == str(2500 + BIG) and end.get("more", False) == (0 < limit < 2500 + BIG), end.keys()
+        assert int(end["header"]["revision"]) > 1 and int(end["header"]["raft_term"]) >= 1, end["header"]
+        assert limit not in (0, 1500, 2500) or len(parts) > 1, (limit, len(parts))
+    last = door.ok("/v3/kv/rangestream", {**asked, "sort_order": "DESCEND", "limit": 2})["result"]["range_response"]
+    assert [kv["key"] for kv in last["kvs"]] == [b64("rs/big23"), b64("rs/big22")] and last["more"], last["count"]
+    got = door.ok("/v3/kv/rangestream", {**asked, "count_only": True})["result"]["range_response"]
+    assert got["count"] == str(2500 + BIG) and "kvs" not in got, got
+    lines = door.post("/v3/kv/rangestream", {**asked, "revision": 99999999})[1]
+    assert lines.get("error", lines).get("grpc_code", lines.get("code")) == 11, lines
+    # A client that does not read yet: what waits for it is bounded, and comes when it reads.
+    c = door.connect()
+    c.request("POST", "/v3/kv/rangestream", json.dumps(asked))
+
+    def held():
+        return int(re.search(r"^thole_bus_held_bytes (\d+)$", door.raw("GET", "/metrics")[1], re.MULTILINE)[1])
+
+    eventually("the stream's queue is full", lambda: held() > 3 << 20)
+    assert held() < 6 << 20, held()
+    parts = [json.loads(line)["result"]["range_response"] for line in c.getresponse()]
+    assert sum(len(part["kvs"]) for part in parts) == 2500 + BIG
+    c.close()
+    assert door.post("/v3/kv/deleterange", asked)[0] == 200
+
+
 def bounds(door):
     status, answer = door.post("/v1/Data/Propose", {"shard": "default", "text": "x" * (4 << 20)})
     assert status == 400 and answer["details"][0]["reason"] == "TOO_LARGE", answer
@@ -421,6 +466,7 @@ def main():
             control(door)
             named_shards(door)
             watch(door)
+            range_stream(door)
             bounds(door)
         finally:
             host.stop()
