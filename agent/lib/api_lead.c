@@ -1,19 +1,19 @@
 /* libthole: work that belongs where a shard leads. A thread per registration waits for the
  * leadership, confirms it, calls the program, and goes on confirming while the work runs.
  *
- * A confirmation is a read point: a majority answered after it was asked for, so no other replica
- * can be elected for an election timeout of theirs from then on. CONFIRMED_PERCENT of ours is less
- * than that on any clock (LIMIT_CLOCK_DRIFT_PERCENT). */
+ * A confirmation is a read point, for which a majority (or its lease) must stand behind the leader.
+ * A leader that was cut off keeps its role for up to two election timeouts; its work ends earlier,
+ * when the last confirmation is CONFIRMED_PERCENT of one old. That bounds how long the work may run
+ * twice. It does not exclude it: the term is the fence. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/lib/api_internal.h"
 #include "base/latch.h"
-#include "base/limits.h"
 #include "base/log.h"
 
 #define ELECTION_TIMEOUT_MS 500 /* the default of thole_options */
-#define CONFIRMED_PERCENT (100 - LIMIT_CLOCK_DRIFT_PERCENT)
+#define CONFIRMED_PERCENT 80    /* of an election timeout */
 #define CONFIRM_AGAIN_PERCENT 25
 #define RETRY_MS 50
 
@@ -79,7 +79,7 @@ static void answered(struct engine_request *r)
     confirmation_unref(c);
 }
 
-/* True: after this was called, a majority followed the local replica as leader in `term`. */
+/* True: the local replica led in `term`, after this was called. */
 static bool confirm(struct leadership *l, uint64_t term, uint64_t deadline_ns)
 {
     uint64_t shard_id = 0;

@@ -422,12 +422,11 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_watch(struct thole *t, struct t
 THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
 
 /* Work that belongs where a shard leads (hosts only). `start` is called when this host's replica
- * leads and a majority has just confirmed it; `stop` when it does not lead any more, or when no
- * majority confirmed it for 80% of an election timeout. So `stop` is *called* before another
- * replica can be elected, if this process gets to run and no clock is more than 20% faster than
- * another. A leadership that is handed over moves without waiting for that, and the old work may
- * still run when `stop` was called: let it put `term` into what it writes, and refuse lower terms
- * there. Terms of a shard only grow. The machine sees the term of each entry, too.
+ * leads and a majority has just confirmed it; `stop` when it does not lead any more, or when nobody
+ * confirmed it for 80% of an election timeout (with lease_reads: after the lease has ended, too).
+ * Another replica may lead before `stop` is called or has returned, so for a moment the work may
+ * run twice: let it put `term` into what it writes, and refuse lower terms there. Terms of a shard
+ * only grow. The machine sees the term of each entry, too.
  *
  * Both run on one thread for each registration, in turn, `start` first. `start` should return soon
  * (start a thread). `stop` returns once the work has ended, and is called as often as `start`. Both
