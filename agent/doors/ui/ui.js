@@ -262,7 +262,7 @@ function shardCell(shard, host, load) {
 function shardRow(shard, hosts) {
   const load = model.loadOf(shard);
   const ready = model.isReady(shard);
-  return h("tr", {}, h("td", { class: "name" }, shardLink(shard.name)), h("td", { class: "soft" }, shard.spec?.type), hosts.map((x) => shardCell(shard, x, load)),
+  return h("tr", { class: ready ? (model.isDegraded(shard) ? "warn" : "") : "bad" }, h("td", { class: "name" }, shardLink(shard.name)), h("td", { class: "soft" }, shard.spec?.type), hosts.map((x) => shardCell(shard, x, load)),
     h("td", { class: "number" }, number(load.rate)), h("td", { class: "number" }, String(load.lag)),
     h("td", { class: "what" }, ready ? pill(model.isDegraded(shard) ? "degraded" : "ready", model.isDegraded(shard) ? "warn" : "good") : pill("not ready", "bad"), " ", h("span", { class: "soft" }, model.why(shard))));
 }
