@@ -64,7 +64,7 @@ static const struct step clock_ahead[] = {
     {.at_ns = AT(15000), .kind = STEP_FLIP_LOG, .host = 2, .amount = OF_SHARD},
 };
 
-/* A shard is given more voters than there are hosts while one of its replicas moves for balance. The
+/* A shard is given more voters than there are hosts while a replica of it moves for balance. The
  * move was counted for ever, and the rebalance never ended. */
 static const struct step scaled_while_moving[] = {
     {.at_ns = AT(2803), .kind = STEP_CREATE, .shard = 0, .amount = THREE_VOTERS_NEW},
