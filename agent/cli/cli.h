@@ -264,6 +264,7 @@ upb_StringView cli__sv(const char *text);
 
 int cli__command_status(struct cli *c);
 int cli__command_members(struct cli *c);
+int cli__command_doctor(struct cli *c);
 int cli__command_top(struct cli *c);
 int cli__command_apply(struct cli *c);
 int cli__command_diff(struct cli *c);

@@ -1,7 +1,7 @@
 /* `thole status` and `thole members`: the cluster at a glance. */
 #include <inttypes.h>
 
-#include "agent/cli/rows.h"
+#include "agent/cli/cmd_status.h"
 #include "base/clock.h"
 #include "thole/v1/control.upbdefs.h"
 
@@ -9,8 +9,7 @@
 #define SHARDS_SHOWN 100
 #define PROBLEMS_SHOWN 20
 
-/* "Degraded" is a problem if true, all other conditions if false. */
-static bool is_problem(const thole_v1_Condition *c)
+bool status_is_problem(const thole_v1_Condition *c)
 {
     bool bad_if = upb_StringView_IsEqual(thole_v1_Condition_type(c), cli__sv("Degraded"));
     return thole_v1_Condition_status(c) == bad_if;
@@ -24,7 +23,7 @@ static size_t show_problems_of(const thole_v1_Shard *s, size_t shown)
         status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
     for (size_t k = 0; k < n; k++) {
         const thole_v1_Condition *c = conditions[k];
-        if (!is_problem(c)) {
+        if (!status_is_problem(c)) {
             continue;
         }
         if (shown + problems == 0) {
@@ -78,8 +77,8 @@ static void show_shards(struct cli *c, const struct rows *shards)
     rows_deinit(&some);
 }
 
-static enum thole_code get_status(struct cli *c, const thole_v1_StatusResponse **ret,
-                                  struct thole_status *st)
+enum thole_code status_get(struct cli *c, const thole_v1_StatusResponse **ret,
+                           struct thole_status *st)
 {
     thole_v1_StatusRequest *request = thole_v1_StatusRequest_new(c->arena);
     return CLI_CALL(c, Cluster, Status, request, ret, StatusResponse, st);
@@ -97,13 +96,7 @@ static bool is_live(const struct rows *hosts, upb_StringView name)
     return false;
 }
 
-/* Shard zero's votes. A voting replica that runs reports so itself, from the current configuration
- * on its host. */
-struct zero_votes {
-    uint32_t voters, live;
-};
-
-static struct zero_votes count_zero(struct cli *c, const struct rows *hosts, bool stale)
+struct zero_votes status_count_zero(struct cli *c, const struct rows *hosts, bool stale)
 {
     struct thole_status st;
     struct rows replicas;
@@ -125,8 +118,7 @@ static struct zero_votes count_zero(struct cli *c, const struct rows *hosts, boo
     return z;
 }
 
-/* How many more hosts may fail before shard zero loses its majority; -1: it has lost it. */
-static int32_t may_fail(const struct zero_votes *z)
+int32_t status_may_fail(const struct zero_votes *z)
 {
     uint32_t quorum = z->voters / 2 + 1;
     return z->live < quorum ? -1 : (int32_t)(z->live - quorum);
@@ -134,15 +126,15 @@ static int32_t may_fail(const struct zero_votes *z)
 
 static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
 {
-    struct zero_votes z = count_zero(c, hosts, stale);
+    struct zero_votes z = status_count_zero(c, hosts, stale);
     if (z.voters == 0) {
         return;
     }
     printf("zero      %" PRIu32 " voters, %" PRIu32 " live: ", z.voters, z.live);
-    if (may_fail(&z) < 0) {
+    if (status_may_fail(&z) < 0) {
         printf("no majority\n");
     } else {
-        printf("%" PRId32 " more may fail\n", may_fail(&z));
+        printf("%" PRId32 " more may fail\n", status_may_fail(&z));
     }
 }
 
@@ -150,7 +142,7 @@ static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
 static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
                           const struct rows *hosts, const struct rows *shards, bool stale)
 {
-    struct zero_votes z = count_zero(c, hosts, stale);
+    struct zero_votes z = status_count_zero(c, hosts, stale);
     struct bytes out = {0}, fields = {0};
     cli__document_begin(&out, "Status");
     cli__json(status, thole_v1_StatusResponse_getmsgdef(c->pool), &fields);
@@ -160,7 +152,7 @@ static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
     rows_json(c, shards, "shards", &out);
     bytes_printf(&out,
                  ",\"zero\":{\"voters\":%" PRIu32 ",\"live\":%" PRIu32 ",\"mayFail\":%" PRId32 "}",
-                 z.voters, z.live, may_fail(&z));
+                 z.voters, z.live, status_may_fail(&z));
     cli__document_end(c, &out);
     bytes_deinit(&fields);
 }
@@ -196,10 +188,6 @@ static void show_pauses(struct cli *c, bool stale)
     rows_deinit(&rows);
 }
 
-/* With the days that a certificate has left; fewer than this are a warning. */
-#define DAYS_WARNED 30
-#define DAY_MS (INT64_C(86400) * 1000)
-
 static void show_transport(const thole_v1_StatusResponse *status)
 {
     if (!thole_v1_StatusResponse_tls(status)) {
@@ -210,10 +198,11 @@ static void show_transport(const thole_v1_StatusResponse *status)
         return;
     }
     int64_t until_ms = (int64_t)thole_v1_StatusResponse_certificate_expire_time_ms(status);
-    int64_t days = (until_ms - (int64_t)clock_system.wall_ms(&clock_system)) / DAY_MS;
+    int64_t days = (until_ms - (int64_t)clock_system.wall_ms(&clock_system)) / STATUS_DAY_MS;
     printf("transport TLS, %scertificate valid for %" PRId64 " more days%s\n",
-           days < DAYS_WARNED ? "WARNING: " : "", days,
-           days < DAYS_WARNED ? ": replace it, no restart is needed (docs/security.md)" : "");
+           days < STATUS_DAYS_WARNED ? "WARNING: " : "", days,
+           days < STATUS_DAYS_WARNED ? ": replace it, no restart is needed (docs/security.md)"
+                                     : "");
 }
 
 static void show_asked(const thole_v1_StatusResponse *status)
@@ -267,7 +256,7 @@ static enum thole_code list_rows(struct cli *c, bool stale, struct rows *hosts, 
 
 /* If shard zero cannot be asked, show the host's own view. Do not wait long: the host may find out
  * only meanwhile that the leader is gone. */
-static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse **status,
+enum thole_code status_look_around(struct cli *c, const thole_v1_StatusResponse **status,
                                    struct rows *hosts, struct rows *shards, struct thole_status *st)
 {
     uint64_t timeout_ms = cli_number(c, OPT_COMMAND_TIMEOUT);
@@ -278,7 +267,7 @@ static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse 
     if (ready) {
         code = list_rows(c, false, hosts, shards, st);
     }
-    if (code != THOLE_OK && (!ready || get_status(c, status, st) == THOLE_OK)) {
+    if (code != THOLE_OK && (!ready || status_get(c, status, st) == THOLE_OK)) {
         code = list_rows(c, true, hosts, shards, st);
     }
     c->options.values[OPT_COMMAND_TIMEOUT].number = timeout_ms;
@@ -289,11 +278,11 @@ int cli__command_status(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_StatusResponse *status = NULL;
-    if (get_status(c, &status, &st) != THOLE_OK) {
+    if (status_get(c, &status, &st) != THOLE_OK) {
         return cli__say_status("cannot get the status", &st);
     }
     struct rows hosts, shards;
-    if (look_around(c, &status, &hosts, &shards, &st) != THOLE_OK) {
+    if (status_look_around(c, &status, &hosts, &shards, &st) != THOLE_OK) {
         if (!cli__is_document(c)) {
             show_asked(status); /* a host without a view says what it waits for */
         }

@@ -20,6 +20,14 @@ const struct cli_command cli_commands[] = {
      "what the slowest replica has not applied. Without a terminal it prints one screen.",
      {0},
      cli__command_top},
+    {"doctor",
+     "",
+     "say what is wrong with the cluster, and what to do about it",
+     "Looks at shard zero, hosts, disks, clocks, certificates, versions, shards and\n"
+     "operations, and calls every host at its own address. Exits 0 if nothing is wrong\n"
+     "(remarks do not count), 1 if something is.",
+     {0},
+     cli__command_doctor},
     {"get",
      "hosts|shards|pools|replicas|operations|events|roles|tokens [NAME]",
      "list objects",
