@@ -61,7 +61,7 @@ enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
     struct bytes key = {0};
     struct buf *stored = NULL;
 
-    kv->state = (struct kv_state){.revision = 1, .compacted = -1};
+    kv->state = (struct kv_state){.revision = 1, .compacted = -1, .auth.revision = 1};
     kv->due_floor_ms = 0;
     kv->due_floor_id = 0;
     kv__key(&key, KV_PREFIX_STATE, (struct slice){0});
@@ -200,6 +200,7 @@ static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
 
     x->index = e->index;
     state->alive_ms = e->alive_ms > state->alive_ms ? e->alive_ms : state->alive_ms;
+    state->now_ms = e->now_ms > state->now_ms ? e->now_ms : state->now_ms;
     switch (e->kind) {
     case THOLE_ENTRY_COMMAND:
         return apply_command(x, e, st);

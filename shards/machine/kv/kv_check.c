@@ -17,6 +17,8 @@ REFUSAL(lease_exists, FAILED_PRECONDITION, "lease already exists");
 REFUSAL(ttl_too_large, OUT_OF_RANGE, "too large lease TTL");
 REFUSAL(no_space, RESOURCE_EXHAUSTED, "mvcc: database space exceeded");
 REFUSAL(corrupt, DATA_LOSS, "corrupt cluster");
+REFUSAL(user_empty, INVALID_ARGUMENT, "user name is empty");
+REFUSAL(permission_denied, PERMISSION_DENIED, "permission denied");
 #undef REFUSAL
 const struct kv_refusal kv__not_a_number = {THOLE_FAILED_PRECONDITION,
                                             "the value is not a 64-bit decimal number"};

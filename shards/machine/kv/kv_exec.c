@@ -27,7 +27,7 @@ static const struct kv_refusal *check_alarms(struct kv_exec *x, const thole_kv_v
 
 static const struct kv_refusal *check_form(const thole_kv_v1_Command *m)
 {
-    switch (thole_kv_v1_Command_op_case(m)) {
+    switch ((int)thole_kv_v1_Command_op_case(m)) {
     case thole_kv_v1_Command_op_put:
         return kv__check_put(thole_kv_v1_Command_put(m));
     case thole_kv_v1_Command_op_delete_range:
@@ -43,7 +43,7 @@ static const struct kv_refusal *check_form(const thole_kv_v1_Command *m)
     case thole_kv_v1_Command_op_lease_revoke:
     case thole_kv_v1_Command_op_lease_keep_alive:
     case thole_kv_v1_Command_op_alarm:
-    default:
+    default: /* of auth: see kv__do_auth */
         return NULL;
     }
 }
@@ -51,7 +51,7 @@ static const struct kv_refusal *check_form(const thole_kv_v1_Command *m)
 static enum thole_code dispatch(struct kv_exec *x, const thole_kv_v1_Command *m,
                                 struct thole_status *st)
 {
-    switch (thole_kv_v1_Command_op_case(m)) {
+    switch ((int)thole_kv_v1_Command_op_case(m)) {
     case thole_kv_v1_Command_op_put:
         return kv__do_put(x, thole_kv_v1_Command_put(m), &x->out, st);
     case thole_kv_v1_Command_op_delete_range:
@@ -71,8 +71,9 @@ static enum thole_code dispatch(struct kv_exec *x, const thole_kv_v1_Command *m,
     case thole_kv_v1_Command_op_range:
         return kv__range(&x->reader, thole_kv_v1_Command_range(m), &x->out, &x->refusal, st);
     case thole_kv_v1_Command_op_NOT_SET:
-    default:
         return THOLE_OK;
+    default:
+        return kv__do_auth(x, m, st);
     }
 }
 
@@ -91,17 +92,22 @@ static enum thole_code execute_message(struct kv_exec *x, const thole_kv_v1_Comm
     size_t events = x->event_count, event_bytes = x->event_bytes.size, deltas = x->delta_count;
     bool much = may_answer_much(m);
 
+    enum thole_code code = THOLE_OK;
+
     x->refusal = check_form(m);
     if (x->refusal == NULL) {
+        code = kv__permit_command(x, m, &x->refusal, st);
+    }
+    if (code == THOLE_OK && x->refusal == NULL) {
         x->refusal = check_alarms(x, m);
     }
-    if (x->refusal != NULL) {
-        return THOLE_OK;
+    if (code != THOLE_OK || x->refusal != NULL) {
+        return code;
     }
     if (much) {
         state_batch_mark(x->reader.batch);
     }
-    enum thole_code code = dispatch(x, m, st);
+    code = dispatch(x, m, st);
     if (x->out.size > LIMIT_RESULT_BYTES) {
         x->refusal = &kv__too_large;
     }
@@ -133,7 +139,7 @@ enum thole_code kv__execute(struct kv_exec *x, struct thole_slice payload, struc
     bytes_clear(&x->out);
     x->refusal = NULL;
     if (in.size == 0 || in.data[0] != KV_PROTO_BYTE) {
-        code = kv__text_execute(x, in, st);
+        code = kv__text_execute(x, in, st); /* refuses all while auth is enabled */
     } else {
         const thole_kv_v1_Command *m =
             PROTO_DECODE_ALIAS(thole_kv_v1_Command, slice_of(in.data + 1, in.size - 1), x->upb);

@@ -11,6 +11,10 @@
  *   kv_lease.c     leases
  *   kv_compact.c   compaction, and the walk that deletes
  *   kv_quota.c     quota and alarms
+ *   kv_auth.c      users and roles: the commands that change and show them
+ *   kv_auth_store.c  their records
+ *   kv_permit.c    what a user may do
+ *   kv_token.c     logging in, and tokens
  *   kv_query.c     queries on a view
  *   kv_events.c    changes from a revision on
  *   kv_hash.c      HashKV
@@ -40,6 +44,14 @@
 /* Twice the election timeout of a host's defaults: a lease must outlive an election. */
 #define KV_LEASE_TTL_MIN INT64_C(2)
 #define KV_ALARMS_MAX 64
+/* Of auth. The list of all users, 5,000 * (256 + 4) bytes, must fit in an answer. */
+#define KV_AUTH_NAME_BYTES 256
+#define KV_AUTH_USERS_MAX 5000
+#define KV_AUTH_ROLES_MAX 1000
+#define KV_AUTH_USER_ROLES_MAX 100
+#define KV_AUTH_ROLE_PERMISSIONS_MAX 1000
+#define KV_AUTH_ROLE_BYTES ((size_t)256 * KIB) /* of a role's keys */
+#define KV_AUTH_KEY_BYTES 32
 /* Values up to this size are stored with the latest key as well, so a read needs one record. */
 #define KV_INLINE_BYTES ((size_t)1 * KIB)
 
@@ -56,13 +68,22 @@ enum kv_prefix {
     KV_PREFIX_ATTACHED = 0x15, /* lease id BE 8, key -> nothing */
     KV_PREFIX_DUE = 0x16,      /* alive_ms BE 8, lease id BE 8 -> nothing */
     KV_PREFIX_ALARM = 0x17,    /* member BE 8, alarm type -> nothing */
-    KV_PREFIX_END = 0x18,
+    KV_PREFIX_USER = 0x18,     /* name -> authpb.User */
+    KV_PREFIX_ROLE = 0x19,     /* name -> authpb.Role */
+    KV_PREFIX_END = 0x1a,
 };
 
 /* Where a change stands in the history. */
 struct kv_at {
     int64_t revision;
     uint32_t sub;
+};
+
+struct kv_auth {
+    bool enabled;
+    uint64_t revision;              /* of the last change of auth; 1 at first */
+    uint32_t users, roles;          /* how many there are */
+    uint8_t key[KV_AUTH_KEY_BYTES]; /* tokens are signed with it; zeros while auth is disabled */
 };
 
 /* The machine's counters, one record. */
@@ -74,8 +95,10 @@ struct kv_state {
     uint64_t leases;
     uint64_t bytes;    /* of the changes that are kept */
     uint64_t alive_ms; /* the engine's time, of the last entry */
+    uint64_t now_ms;   /* wall clock, never falling, of the last entry */
     uint32_t no_space; /* alarms of that type */
     uint32_t corrupt;
+    struct kv_auth auth;
 };
 
 /* A key and its value. */
@@ -202,7 +225,7 @@ extern const struct kv_refusal kv__empty_key, kv__key_not_found, kv__value_provi
     kv__lease_provided, kv__too_many_operations, kv__duplicate_key, kv__bad_sort, kv__compacted,
     kv__future, kv__lease_not_found, kv__lease_exists, kv__ttl_too_large, kv__no_space, kv__corrupt,
     kv__not_a_number, kv__number_out_of_range, kv__too_large, kv__malformed, kv__too_many_alarms,
-    kv__read_only, kv__value_too_large;
+    kv__read_only, kv__value_too_large, kv__user_empty, kv__permission_denied;
 
 const struct kv_refusal *kv__check_range(const etcdserverpb_RangeRequest *m);
 const struct kv_refusal *kv__check_put(const etcdserverpb_PutRequest *m);
@@ -369,6 +392,89 @@ enum thole_code kv__lease_time_to_live(const struct kv_reader *r,
                                        struct bytes *out, struct thole_status *st);
 enum thole_code kv__lease_list(const struct kv_reader *r, struct bytes *out,
                                struct thole_status *st);
+
+/* The keys attached to the lease, in order; each in the arena, the array malloced. */
+enum thole_code kv__lease_keys(const struct kv_reader *r, int64_t id, struct arena *arena,
+                               struct slice **ret, size_t *ret_count, struct thole_status *st);
+
+/* ---- Auth ------------------------------------------------------------------------------------ */
+
+struct kv_user {
+    struct slice name, password; /* empty: the user has none */
+    struct slice *roles;         /* in order */
+    size_t role_count;
+    uint64_t since; /* the revision of auth as of which the password is valid */
+    bool no_password;
+};
+
+struct kv_permission {
+    struct slice key, range_end;
+    int32_t type; /* authpb_Permission_Type */
+};
+
+struct kv_role {
+    struct slice name;
+    struct kv_permission *permissions; /* in order of their keys */
+    size_t count;
+};
+
+extern const struct kv_refusal kv__user_not_found, kv__role_not_found, kv__auth_not_enabled,
+    kv__invalid_token;
+
+/* All they point to is in the arena. */
+enum thole_code kv__user_get(const struct kv_reader *r, struct slice name, struct arena *arena,
+                             struct kv_user *ret, bool *ret_found, struct thole_status *st);
+enum thole_code kv__role_get(const struct kv_reader *r, struct slice name, struct arena *arena,
+                             struct kv_role *ret, bool *ret_found, struct thole_status *st);
+void kv__user_put(struct kv_exec *x, const struct kv_user *u);
+void kv__role_put(struct kv_exec *x, const struct kv_role *role);
+/* Of every record under the prefix: the names, in order, in the arena; the array malloced. */
+enum thole_code kv__auth_names(const struct kv_reader *r, enum kv_prefix prefix,
+                               struct arena *arena, struct slice **ret, size_t *ret_count,
+                               struct thole_status *st);
+void kv__wire_permission(struct bytes *out, const struct kv_permission *p);
+bool kv__user_has_role(const struct kv_user *u, struct slice role);
+bool kv__user_is_root(const struct kv_user *u);
+bool kv__user_sound(struct slice name, struct slice stored);
+bool kv__role_sound(struct slice name, struct slice stored);
+
+/* Commands and queries about users and roles; x->refusal, or x->out. */
+enum thole_code kv__do_auth(struct kv_exec *x, const thole_kv_v1_Command *m,
+                            struct thole_status *st);
+enum thole_code kv__auth_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                               struct bytes *out, const struct kv_refusal **ret_refusal,
+                               struct thole_status *st);
+
+/* Who sent a request. */
+struct kv_caller {
+    const struct kv_reader *r;
+    struct arena *arena; /* of the request */
+    bool enforced;       /* auth is enabled */
+    bool known, root;    /* a token names the user; the user has role root */
+    struct kv_user user;
+    /* What the user may read and write: merged, in order; found out when it is first asked. */
+    bool loaded;
+    struct kv_keys *spans[2];
+    size_t span_count[2];
+};
+enum thole_code kv__caller(const struct kv_reader *r, struct slice token, struct arena *arena,
+                           struct kv_caller *ret, const struct kv_refusal **ret_refusal,
+                           struct thole_status *st);
+enum thole_code kv__may(struct kv_caller *c, const struct kv_keys *keys, bool write,
+                        const struct kv_refusal **ret_refusal, struct thole_status *st);
+/* Whether the sender may do all that the request does. */
+enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command *m,
+                                   const struct kv_refusal **ret_refusal, struct thole_status *st);
+enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                 const struct kv_refusal **ret_refusal, struct thole_status *st);
+
+/* The name in a token that is valid now: a slice of it. */
+bool kv__token_name(const struct kv_reader *r, struct slice token, struct slice *ret,
+                    uint64_t *ret_revision);
+/* Salt and login. */
+enum thole_code kv__token_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                struct bytes *out, const struct kv_refusal **ret_refusal,
+                                struct thole_status *st);
 
 /* ---- Quota and alarms ------------------------------------------------------------------------ */
 

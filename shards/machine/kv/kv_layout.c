@@ -4,7 +4,7 @@
 
 #include "shards/machine/kv/kv_internal.h"
 
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 #define AT_BYTES 12
 /* In a history key a zero byte of the user's key is 00 ff, and 00 01 ends it: order is kept. */
 #define ESCAPE 0x00
@@ -179,6 +179,32 @@ void kv__state_encode(const struct kv_state *s, struct bytes *out)
     bytes_append_varint(out, s->alive_ms);
     bytes_append_varint(out, s->no_space);
     bytes_append_varint(out, s->corrupt);
+    bytes_append_varint(out, s->now_ms);
+    bytes_append_varint(out, s->auth.revision);
+    bytes_append_varint(out, s->auth.users);
+    bytes_append_varint(out, s->auth.roles);
+    if (s->auth.enabled) {
+        bytes_append(out, s->auth.key, sizeof s->auth.key);
+    }
+}
+
+static bool take_auth(struct slice in, struct kv_auth *ret)
+{
+    struct slice key = {0};
+
+    *ret = (struct kv_auth){0};
+    if (!slice_take_varint(&in, &ret->revision) || ret->revision < 1 ||
+        !take_u32(&in, &ret->users) || !take_u32(&in, &ret->roles)) {
+        return false;
+    }
+    ret->enabled = in.size > 0;
+    if (ret->enabled && (!slice_take(&in, sizeof ret->key, &key) || in.size > 0)) {
+        return false;
+    }
+    if (ret->enabled) {
+        memcpy(ret->key, key.data, sizeof ret->key);
+    }
+    return true;
 }
 
 bool kv__state_decode(struct slice in, struct kv_state *ret)
@@ -190,11 +216,12 @@ bool kv__state_decode(struct slice in, struct kv_state *ret)
         !take_i64(&in, &ret->walk.revision) || !take_u32(&in, &ret->walk.sub) ||
         !slice_take_varint(&in, &ret->keys) || !slice_take_varint(&in, &ret->leases) ||
         !slice_take_varint(&in, &ret->bytes) || !slice_take_varint(&in, &ret->alive_ms) ||
-        !take_u32(&in, &ret->no_space) || !take_u32(&in, &ret->corrupt)) {
+        !take_u32(&in, &ret->no_space) || !take_u32(&in, &ret->corrupt) ||
+        !slice_take_varint(&in, &ret->now_ms) || !take_auth(in, &ret->auth)) {
         return false;
     }
     ret->compacted--;
-    return in.size == 0 && ret->compacted <= ret->revision;
+    return ret->compacted <= ret->revision;
 }
 
 void kv__latest_encode(const struct kv_item *item, struct bytes *out)
@@ -332,6 +359,10 @@ bool kv__record_sound(struct slice key, struct slice value)
         return rest.size == 16 && value.size == 0;
     case KV_PREFIX_ALARM:
         return rest.size == 9 && value.size == 0;
+    case KV_PREFIX_USER:
+        return kv__user_sound(rest, value);
+    case KV_PREFIX_ROLE:
+        return kv__role_sound(rest, value);
     default:
         return false;
     }

@@ -113,9 +113,8 @@ enum thole_code kv__do_grant(struct kv_exec *x, const etcdserverpb_LeaseGrantReq
 
 /* ---- Revoke ---------------------------------------------------------------------------------- */
 
-/* The keys attached to the lease, in order; each in the arena, the array malloced. */
-static enum thole_code attached(const struct kv_reader *r, int64_t id, struct arena *arena,
-                                struct slice **ret, size_t *ret_count, struct thole_status *st)
+enum thole_code kv__lease_keys(const struct kv_reader *r, int64_t id, struct arena *arena,
+                               struct slice **ret, size_t *ret_count, struct thole_status *st)
 {
     struct bytes from = {0}, to = {0};
     struct slice key, value;
@@ -150,7 +149,7 @@ static enum thole_code revoke(struct kv_exec *x, const struct kv_lease *l, size_
                               struct thole_status *st)
 {
     struct slice *keys;
-    enum thole_code code = attached(&x->reader, l->id, x->arena, &keys, ret_keys, st);
+    enum thole_code code = kv__lease_keys(&x->reader, l->id, x->arena, &keys, ret_keys, st);
 
     for (size_t i = 0; i < *ret_keys && code == THOLE_OK; i++) {
         struct kv_item item;
@@ -327,7 +326,7 @@ enum thole_code kv__lease_time_to_live(const struct kv_reader *r,
         struct arena *arena = arena_new();
         struct slice *keys;
         size_t n = 0;
-        code = attached(r, id, arena, &keys, &n, st);
+        code = kv__lease_keys(r, id, arena, &keys, &n, st);
         for (size_t i = 0; i < n; i++) {
             kv__wire_message(out, LEASE_KEYS, keys[i]);
         }

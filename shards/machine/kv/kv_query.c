@@ -15,19 +15,29 @@ static void status(const struct kv_reader *r, struct bytes *out)
     kv__wire_number(out, 7, r->kv->quota_bytes);
 }
 
+static const struct kv_refusal *check_form(const thole_kv_v1_Query *m)
+{
+    switch ((int)thole_kv_v1_Query_op_case(m)) {
+    case thole_kv_v1_Query_op_range:
+        return kv__check_range(thole_kv_v1_Query_range(m));
+    case thole_kv_v1_Query_op_txn:
+        return kv__check_txn(thole_kv_v1_Query_txn(m));
+    case thole_kv_v1_Query_op_NOT_SET:
+        return &kv__malformed;
+    default:
+        return NULL;
+    }
+}
+
 static enum thole_code dispatch(const struct kv_reader *r, const thole_kv_v1_Query *m,
                                 struct bytes *out, const struct kv_refusal **refusal,
                                 struct thole_status *st)
 {
-    switch (thole_kv_v1_Query_op_case(m)) {
+    switch ((int)thole_kv_v1_Query_op_case(m)) {
     case thole_kv_v1_Query_op_range:
-        *refusal = kv__check_range(thole_kv_v1_Query_range(m));
-        return *refusal == NULL ? kv__range(r, thole_kv_v1_Query_range(m), out, refusal, st)
-                                : THOLE_OK;
+        return kv__range(r, thole_kv_v1_Query_range(m), out, refusal, st);
     case thole_kv_v1_Query_op_txn:
-        *refusal = kv__check_txn(thole_kv_v1_Query_txn(m));
-        return *refusal == NULL ? kv__do_txn(NULL, r, thole_kv_v1_Query_txn(m), out, refusal, st)
-                                : THOLE_OK;
+        return kv__do_txn(NULL, r, thole_kv_v1_Query_txn(m), out, refusal, st);
     case thole_kv_v1_Query_op_lease_time_to_live:
         return kv__lease_time_to_live(r, thole_kv_v1_Query_lease_time_to_live(m), out, st);
     case thole_kv_v1_Query_op_lease_leases:
@@ -41,11 +51,27 @@ static enum thole_code dispatch(const struct kv_reader *r, const thole_kv_v1_Que
     case thole_kv_v1_Query_op_status:
         status(r, out);
         return THOLE_OK;
-    case thole_kv_v1_Query_op_NOT_SET:
+    case thole_kv_v1_Query_op_permit:
+        return THOLE_OK; /* it was permitted */
+    case thole_kv_v1_Query_op_salt:
+    case thole_kv_v1_Query_op_login:
+        return kv__token_query(r, m, out, refusal, st);
     default:
-        *refusal = &kv__malformed;
-        return THOLE_OK;
+        return kv__auth_query(r, m, out, refusal, st);
     }
+}
+
+static enum thole_code query_message(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                     struct bytes *out, const struct kv_refusal **refusal,
+                                     struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+
+    *refusal = check_form(m);
+    if (*refusal == NULL) {
+        code = kv__permit_query(r, m, refusal, st);
+    }
+    return code == THOLE_OK && *refusal == NULL ? dispatch(r, m, out, refusal, st) : code;
 }
 
 enum thole_code kv__query(void *machine, const void *view, struct thole_slice query,
@@ -66,7 +92,7 @@ enum thole_code kv__query(void *machine, const void *view, struct thole_slice qu
         const thole_kv_v1_Query *m =
             PROTO_DECODE_ALIAS(thole_kv_v1_Query, slice_of(in.data + 1, in.size - 1), arena);
         refusal = m == NULL ? &kv__malformed : NULL;
-        code = m != NULL ? dispatch(&r, m, &out, &refusal, st) : THOLE_OK;
+        code = m != NULL ? query_message(&r, m, &out, &refusal, st) : THOLE_OK;
         upb_Arena_Free(arena);
     }
     if (code == THOLE_OK && refusal != NULL) {

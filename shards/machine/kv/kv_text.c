@@ -223,8 +223,13 @@ static enum thole_code execute(struct kv_exec *x, struct slice in, struct thole_
 
 enum thole_code kv__text_execute(struct kv_exec *x, struct slice in, struct thole_status *st)
 {
-    enum thole_code code = execute(x, in, st);
+    enum thole_code code = THOLE_OK;
 
+    if (x->kv->state.auth.enabled) {
+        x->refusal = &kv__user_empty;
+    } else {
+        code = execute(x, in, st);
+    }
     if (x->refusal != NULL && x->refusal->text != NULL) {
         bytes_clear(&x->out);
         bytes_printf(&x->out, "error: %s", x->refusal->text);
@@ -290,6 +295,10 @@ enum thole_code kv__text_query(const struct kv_reader *r, struct slice in, struc
 {
     struct slice word = {0}, key = {0};
 
+    if (r->state->auth.enabled) {
+        *ret_refusal = &kv__user_empty;
+        return THOLE_OK;
+    }
     in = strip_newline(in);
     take_word(&in, &word);
     if (is(word, "get")) {

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """The kv machine and a real etcd get the same random operations: equal answers, equal events, equal HashKV.
 
-    beside_etcd.py DRIVE_MACHINE DESCRIPTORS [--seed N] [--operations N | --seconds N]
+    beside_etcd.py DRIVE_MACHINE DESCRIPTORS [--auth] [--seed N] [--operations N | --seconds N]
 
-A run prints its seed, which repeats it. Without etcd or grpcio the test is skipped (77).
+A run prints its seed, which repeats it. Without etcd or grpcio the test is skipped (77). With --auth random users
+with random roles send the requests, and users, roles and permissions change meanwhile.
 Left out of the comparison: who answered (cluster, member, term), the order of keys that a sort takes for
 equal, and the seconds that a lease has left.
 """
@@ -45,6 +46,25 @@ CALLS = {
     "lease_leases": ("Lease/LeaseLeases", "LeaseLeases"),
     "hash_kv": ("Maintenance/HashKV", "HashKV"),
 }
+AUTH_CALLS = ["enable", "disable", "user_add", "user_get", "user_list", "user_delete", "user_change_password"]
+AUTH_CALLS += ["user_grant_role", "user_revoke_role", "role_add", "role_get", "role_list", "role_delete"]
+AUTH_CALLS += ["role_grant_permission", "role_revoke_permission"]
+for name in AUTH_CALLS:
+    call = "".join(word.capitalize() for word in name.split("_"))
+    CALLS["auth_" + name] = ("Auth/" + ("Auth" if name in ("enable", "disable") else "") + call, "Auth" + call)
+QUERIES += ("auth_user_get", "auth_user_list", "auth_role_get", "auth_role_list")
+
+USERS = ["root", "alice", "bob", "carol"]
+ROLES = ["root", "r", "s", "t"]
+PASSWORDS = ["", "word", "secret"]
+AUTH_KINDS = ["range"] * 20 + ["put"] * 15 + ["delete_range"] * 10 + ["txn"] * 15 + ["lease_revoke"] * 3
+AUTH_KINDS += ["authenticate"] * 12 + ["auth_enable"] * 3 + ["auth_disable", "auth_user_list", "auth_role_list"]
+AUTH_KINDS += ["auth_user_add", "auth_user_get", "auth_role_get", "auth_role_add"] * 2
+AUTH_KINDS += ["auth_user_delete", "auth_user_change_password", "auth_role_delete"]
+AUTH_KINDS += ["auth_user_grant_role"] * 6 + ["auth_user_revoke_role"] * 2
+AUTH_KINDS += ["auth_role_grant_permission"] * 10 + ["auth_role_revoke_permission"] * 3
+# 3.4 asks nobody who sends these, or answers refusals without a code; later versions, as we do, do better.
+ROOT_KINDS = ["compact", "lease_grant", "lease_keep_alive", "lease_time_to_live", "lease_leases", "hash_kv"]
 
 
 class Messages:
@@ -58,7 +78,8 @@ class Messages:
         self.pool, self.factory = pool, message_factory.MessageFactory(pool)
 
     def __getattr__(self, name):
-        package = "thole.kv.v1." if name in ("Command", "Query", "EventsResponse") else "etcdserverpb."
+        ours = ("Command", "Query", "EventsResponse", "LoginResponse")
+        package = "thole.kv.v1." if name in ours else "etcdserverpb."
         made = self.factory.GetPrototype(self.pool.FindMessageTypeByName(package + name))
         setattr(self, name, made)
         return made
@@ -88,7 +109,7 @@ class Etcd:
     """A real etcd with a directory of its own."""
 
     def __init__(self, messages):
-        self.messages = messages
+        self.messages, self.token = messages, None
         # Every write of etcd is synced: in memory the test is many times faster.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.directory = tempfile.mkdtemp(prefix="thole-etcd-", dir=memory)
@@ -97,7 +118,7 @@ class Etcd:
         self.process = subprocess.Popen(
             ["etcd", "--data-dir", self.directory, "--listen-client-urls", url, "--advertise-client-urls", url]
             + ["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url]
-            + ["--initial-cluster", f"default={peer_url}", "--log-level", "error"],
+            + ["--initial-cluster", f"default={peer_url}", "--log-level", "error", "--bcrypt-cost", "4"],
             stderr=subprocess.DEVNULL,
         )
         self.channel = grpc.insecure_channel(
@@ -121,16 +142,20 @@ class Etcd:
             )
         return self.stubs[method]
 
+    def metadata(self):
+        return [("token", self.token)] if self.token is not None else []
+
     def ask(self, kind, request):
         """(code, answer or message)"""
+        options = {"timeout": DEADLINE_S, "metadata": self.metadata()}
         try:
             if kind == "lease_keep_alive":
                 answer = self.messages.LeaseKeepAliveResponse
                 stub = self.stub("Lease/LeaseKeepAlive", answer, self.channel.stream_stream)
-                return 0, next(stub(iter([request]), timeout=DEADLINE_S))
+                return 0, next(stub(iter([request]), **options))
             method, name = CALLS[kind]
             answer = getattr(self.messages, name + "Response")
-            return 0, self.stub(method, answer, self.channel.unary_unary)(request, timeout=DEADLINE_S)
+            return 0, self.stub(method, answer, self.channel.unary_unary)(request, **options)
         except grpc.RpcError as e:
             return e.code().value[0], e.details()
 
@@ -145,7 +170,7 @@ class Etcd:
             while hold:
                 time.sleep(0.01)
 
-        call = stub(requests(), timeout=DEADLINE_S)
+        call = stub(requests(), timeout=DEADLINE_S, metadata=self.metadata())
         try:
             for response in call:
                 events += response.events
@@ -285,6 +310,107 @@ class Random:
         return m
 
 
+class AuthRandom(Random):
+    """Random requests of users. What 3.4 does not check, it is not asked."""
+
+    def __init__(self, seed, messages):
+        super().__init__(seed, messages)
+        # An equal key with another end is added to a role in 3.4 even if the role has that range.
+        self.ends = {key: self.range_end_of(key) for key in KEYS}
+        self.root = False
+
+    def range_end_of(self, key):
+        ends = [end for end in KEYS if end > key and end != b"\0"]
+        return self.r.choice([b"", b"", b"\0"] + ends)
+
+    def range(self):
+        m = super().range()
+        if m.range_end > b"\0" and m.range_end <= m.key:
+            m.range_end = b"\0"
+        return m
+
+    def delete_range(self):
+        m = super().delete_range()
+        if m.range_end > b"\0" and m.range_end <= m.key:
+            m.range_end = b""
+        return m
+
+    def compare(self):
+        m = super().compare()
+        if m.range_end > b"\0" and m.range_end <= m.key:
+            m.range_end = b""
+        return m
+
+    def operation(self, depth):
+        # Nor does it look into nested transactions, so that they may read and write everything.
+        m = super().operation(depth if self.root else 3)
+        if m.HasField("request_put") and not self.root:
+            m.request_put.lease, m.request_put.prev_kv = 0, False
+        return m
+
+    def txn(self, depth=0):
+        m = super().txn(depth)
+        while depth == 0 and len(m.compare) == 0:
+            m.compare.add().CopyFrom(self.compare())
+        return m
+
+    def authenticate(self):
+        return self.m.AuthenticateRequest(name=self.r.choice(USERS + ["eve"]), password=self.r.choice(PASSWORDS))
+
+    def auth_enable(self):
+        return self.m.AuthEnableRequest()
+
+    def auth_disable(self):
+        return self.m.AuthDisableRequest()
+
+    def auth_user_add(self):
+        m = self.m.AuthUserAddRequest(name=self.r.choice(USERS + [""]), password=self.r.choice(PASSWORDS))
+        if self.chance(0.1):
+            m.options.no_password = True
+        return m
+
+    def auth_user_get(self):
+        return self.m.AuthUserGetRequest(name=self.r.choice(USERS))
+
+    def auth_user_list(self):
+        return self.m.AuthUserListRequest()
+
+    def auth_user_delete(self):
+        return self.m.AuthUserDeleteRequest(name=self.r.choice(USERS))
+
+    def auth_user_change_password(self):
+        return self.m.AuthUserChangePasswordRequest(name=self.r.choice(USERS), password=self.r.choice(PASSWORDS))
+
+    def auth_user_grant_role(self):
+        user = self.r.choice(USERS)
+        return self.m.AuthUserGrantRoleRequest(user=user, role=self.r.choice(ROLES[user != "root" :]))
+
+    def auth_user_revoke_role(self):
+        return self.m.AuthUserRevokeRoleRequest(name=self.r.choice(USERS), role=self.r.choice(ROLES))
+
+    def auth_role_add(self):
+        return self.m.AuthRoleAddRequest(name=self.r.choice(ROLES + [""]))
+
+    def auth_role_get(self):
+        return self.m.AuthRoleGetRequest(role=self.r.choice(ROLES))
+
+    def auth_role_list(self):
+        return self.m.AuthRoleListRequest()
+
+    def auth_role_delete(self):
+        return self.m.AuthRoleDeleteRequest(role=self.r.choice(ROLES))
+
+    def auth_role_grant_permission(self):
+        m = self.m.AuthRoleGrantPermissionRequest(name=self.r.choice(ROLES))
+        m.perm.key, m.perm.permType = self.r.choice(KEYS), self.r.randint(0, 2)
+        m.perm.range_end = self.ends[m.perm.key]
+        return m
+
+    def auth_role_revoke_permission(self):
+        key = self.r.choice(KEYS)
+        return self.m.AuthRoleRevokePermissionRequest(role=self.r.choice(ROLES), key=key, range_end=self.ends[key])
+
+
 def tie(kv, target):
     """What a sort by that target looks at."""
     return (kv.key, kv.version, kv.create_revision, kv.mod_revision, kv.value)[target]
@@ -339,10 +465,12 @@ def settle(kind, request, answer):
 
 
 class Run:
+    random_type = Random
+
     def __init__(self, options, seed):
-        self.seed, self.done = seed, 0
+        self.seed, self.done, self.token = seed, 0, b""
         self.m = Messages(options.descriptors)
-        self.random = Random(seed, self.m)
+        self.random = self.random_type(seed, self.m)
         self.machine = Machine(options.machine)
         self.etcd = Etcd(self.m)
 
@@ -352,13 +480,17 @@ class Run:
 
     def ask_machine(self, kind, request):
         holder = self.m.Query() if kind in QUERIES else self.m.Command()
-        getattr(holder, kind).CopyFrom(request)
+        holder.token = self.token
+        self.fill(holder, kind, request)
         letter = b"q" if kind in QUERIES else b"c"
         code, data = self.machine.ask(letter, b"\0" + holder.SerializeToString())
         if code != 0:
             return code, data.decode()
         name = "LeaseKeepAlive" if kind == "lease_keep_alive" else CALLS[kind][1]
         return 0, getattr(self.m, name + "Response").FromString(data)
+
+    def fill(self, holder, kind, request):
+        getattr(holder, kind).CopyFrom(request)
 
     def compare(self, kind, request):
         ours, theirs = self.ask_machine(kind, request), self.etcd.ask(kind, request)
@@ -371,11 +503,12 @@ class Run:
             self.random.revision = max(self.random.revision, theirs[1].header.revision)
             if kind == "compact":
                 self.random.compacted = request.revision
+        return theirs[0]
 
     def our_events(self, create):
         events, at = [], (create.start_revision, 0)
         while True:
-            query = self.m.Query()
+            query = self.m.Query(token=self.token)
             query.events.key, query.events.range_end = create.key, create.range_end
             query.events.start_revision, query.events.start_sub = at
             query.events.prev_kv = create.prev_kv
@@ -421,10 +554,104 @@ class Run:
             sys.exit("the machine failed at its end")
 
 
+class AuthRun(Run):
+    """With users. Each has the tokens of the last log-in, valid or not."""
+
+    random_type = AuthRandom
+
+    def __init__(self, options, seed):
+        super().__init__(options, seed)
+        self.tokens, self.enabled = {}, False
+        self.send("auth_user_add", self.m.AuthUserAddRequest(name="root", password="secret"))
+        self.send("auth_user_grant_role", self.m.AuthUserGrantRoleRequest(user="root", role="root"))
+
+    @staticmethod
+    def hash_of(password):
+        """In place of bcrypt's, which only hosts compute."""
+        return "$2b$04$" + password.ljust(53, "x")
+
+    def fill(self, holder, kind, request):
+        if kind == "auth_enable":
+            holder.auth_enable.key = self.random.r.randbytes(32)
+            return
+        super().fill(holder, kind, request)
+        if kind in ("auth_user_add", "auth_user_change_password"):
+            made = getattr(holder, kind)
+            no_password = kind == "auth_user_add" and request.options.no_password
+            made.hashedPassword = "" if no_password else self.hash_of(request.password)
+            made.password = ""
+
+    def use(self, user):
+        self.token, self.etcd.token = self.tokens.get(user, (b"", None)) if self.enabled else (b"", None)
+
+    def send(self, kind, request):
+        code = self.compare(kind, request)
+        if code == 0 and kind in ("auth_enable", "auth_disable"):
+            self.enabled = kind == "auth_enable"
+        return code
+
+    def log_in(self, request):
+        query = self.m.Query()
+        query.login.name, query.login.hash = request.name, self.hash_of(request.password)
+        query.login.expire_ms = 1 << 50
+        code, data = self.machine.ask(b"q", b"\0" + query.SerializeToString())
+        self.etcd.token = None
+        stub = self.etcd.stub("Auth/Authenticate", self.m.AuthenticateResponse, self.etcd.channel.unary_unary)
+        try:
+            theirs = 0, stub(request, timeout=DEADLINE_S).token
+        except grpc.RpcError as e:
+            theirs = e.code().value[0], e.details()
+        if "no password user" in str(theirs[1]):
+            # 3.4 tells everybody that the user has none, and without a code.
+            theirs = 3, "etcdserver: authentication failed, invalid user ID or password"
+        if code != theirs[0] or (code != 0 and data.decode() != theirs[1]):
+            self.fail(f"authenticate {request}", (code, data), theirs)
+        if code == 0:
+            self.tokens[request.name] = self.m.LoginResponse.FromString(data).token, theirs[1]
+        return code == 0
+
+    def as_root(self):
+        """Whatever the password of root is now."""
+        for password in PASSWORDS:
+            if self.enabled and self.log_in(self.m.AuthenticateRequest(name="root", password=password)):
+                break
+        self.use("root")
+
+    def step(self):
+        r = self.random
+        user = r.r.choice(USERS + ["root", "root", "nobody"])
+        kind = r.r.choice(AUTH_KINDS + (ROOT_KINDS if user == "root" or not self.enabled else []))
+        r.root = user == "root" or not self.enabled
+        self.use(user)
+        if r.root and self.enabled and r.chance(0.8):
+            self.as_root()
+        if self.enabled and (kind in ROOT_KINDS or (kind == "lease_revoke" and self.token == b"")):
+            self.as_root()
+        request = getattr(r, kind)()
+        if kind == "authenticate":
+            self.log_in(request)
+        else:
+            self.counts[self.send(kind, request)] = True
+        self.done += 1
+        if self.done % CHECK_EVERY == 0:
+            self.as_root()
+            self.check_whole()
+            self.machine.ask(r.r.choice([b"s", b"r"]))
+
+    counts = {}
+
+    def close(self):
+        super().close()
+        for code in (0, 7, 16):
+            if not self.counts.get(code) and self.done >= CHECK_EVERY * 4:
+                sys.exit(f"no request was answered with {code}")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("machine")
     parser.add_argument("descriptors")
+    parser.add_argument("--auth", action="store_true")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--operations", type=int, default=20000)
     parser.add_argument("--seconds", type=int, default=0)
@@ -436,7 +663,7 @@ def main():
     while True:
         seed = options.seed if options.seed is not None else random.randrange(1 << 32)
         print(f"seed {seed}", flush=True)
-        run = Run(options, seed)
+        run = (AuthRun if options.auth else Run)(options, seed)
         try:
             while run.done < options.operations:
                 run.step()

@@ -1,0 +1,426 @@
+/* What a user may do, while auth is enabled. Roles give ranges of keys to read and to write; the
+ * user with role root may do everything. A request may do what all its parts may: comparisons, both
+ * branches, previous values, and the keys of the leases that it attaches, renews or revokes. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "etcd/auth.upb.h"
+#include "shards/machine/kv/kv_internal.h"
+
+enum { SPANS_READ = 0, SPANS_WRITE = 1 };
+
+/* ---- Who ------------------------------------------------------------------------------------- */
+
+enum thole_code kv__caller(const struct kv_reader *r, struct slice token, struct arena *arena,
+                           struct kv_caller *ret, const struct kv_refusal **ret_refusal,
+                           struct thole_status *st)
+{
+    struct slice name;
+    uint64_t revision;
+    bool found = false;
+
+    *ret = (struct kv_caller){.r = r, .arena = arena, .enforced = r->state->auth.enabled};
+    if (!ret->enforced || token.size == 0) {
+        return THOLE_OK;
+    }
+    if (!kv__token_name(r, token, &name, &revision)) {
+        *ret_refusal = &kv__invalid_token;
+        return THOLE_OK;
+    }
+    enum thole_code code = kv__user_get(r, name, arena, &ret->user, &found, st);
+    if (code != THOLE_OK || !found || revision < ret->user.since) {
+        *ret_refusal = &kv__invalid_token;
+        return code;
+    }
+    ret->known = true;
+    ret->root = kv__user_is_root(&ret->user);
+    return THOLE_OK;
+}
+
+static const struct kv_refusal *must_be_known(const struct kv_caller *c)
+{
+    return c->enforced && !c->known ? &kv__user_empty : NULL;
+}
+
+static const struct kv_refusal *must_be_root(const struct kv_caller *c)
+{
+    const struct kv_refusal *refusal = must_be_known(c);
+
+    return refusal == NULL && c->enforced && !c->root ? &kv__permission_denied : refusal;
+}
+
+/* ---- Ranges ---------------------------------------------------------------------------------- */
+
+/* Of ends of ranges: empty is above all keys. */
+static int compare_ends(struct slice a, struct slice b)
+{
+    return a.size == 0 || b.size == 0 ? (a.size == 0) - (b.size == 0) : slice_compare(a, b);
+}
+
+static int compare_spans(const void *a, const void *b)
+{
+    return slice_compare(((const struct kv_keys *)a)->from, ((const struct kv_keys *)b)->from);
+}
+
+static struct kv_keys span_of(const struct kv_permission *p, struct arena *arena)
+{
+    struct kv_keys keys = {.from = p->key};
+
+    if (p->range_end.size == 0) { /* one key: up to the next */
+        uint8_t *next = arena_alloc(arena, p->key.size + 1);
+        if (p->key.size > 0) {
+            memcpy(next, p->key.data, p->key.size);
+        }
+        keys.to = slice_of(next, p->key.size + 1);
+    } else if (p->range_end.size != 1 || p->range_end.data[0] != 0) {
+        keys.to = p->range_end;
+    }
+    return keys;
+}
+
+/* Joins what overlaps or touches. */
+static size_t merge(struct kv_keys *spans, size_t n)
+{
+    size_t kept = 0;
+
+    qsort(spans, n, sizeof *spans, compare_spans);
+    for (size_t i = 0; i < n; i++) {
+        struct kv_keys *last = kept > 0 ? &spans[kept - 1] : NULL;
+        if (last != NULL && compare_ends(last->to, spans[i].from) >= 0) {
+            last->to = compare_ends(spans[i].to, last->to) > 0 ? spans[i].to : last->to;
+        } else {
+            spans[kept++] = spans[i];
+        }
+    }
+    return kept;
+}
+
+static enum thole_code load(struct kv_caller *c, struct thole_status *st)
+{
+    struct kv_role *roles = arena_alloc(c->arena, (c->user.role_count + 1) * sizeof *roles);
+    enum thole_code code = THOLE_OK;
+    size_t most = 0;
+
+    for (size_t i = 0; i < c->user.role_count && code == THOLE_OK; i++) {
+        bool found = false;
+        code = kv__role_get(c->r, c->user.roles[i], c->arena, &roles[i], &found, st);
+        most += roles[i].count;
+    }
+    for (int write = SPANS_READ; write <= SPANS_WRITE && code == THOLE_OK; write++) {
+        struct kv_keys *spans = arena_alloc(c->arena, (most + 1) * sizeof *spans);
+        size_t n = 0;
+        int32_t type = write == SPANS_WRITE ? authpb_Permission_WRITE : authpb_Permission_READ;
+        for (size_t i = 0; i < c->user.role_count; i++) {
+            for (size_t k = 0; k < roles[i].count; k++) {
+                const struct kv_permission *p = &roles[i].permissions[k];
+                if (p->type == type || p->type == authpb_Permission_READWRITE) {
+                    spans[n++] = span_of(p, c->arena);
+                }
+            }
+        }
+        c->spans[write] = spans;
+        c->span_count[write] = merge(spans, n);
+    }
+    c->loaded = code == THOLE_OK;
+    return code;
+}
+
+static bool covered(const struct kv_keys *spans, size_t n, const struct kv_keys *keys)
+{
+    size_t low = 0;
+
+    while (n > 0) { /* the last span that does not begin after the keys */
+        size_t half = n / 2;
+        if (slice_compare(spans[low + half].from, keys->from) <= 0) {
+            low += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
+    }
+    if (low == 0) {
+        return false;
+    }
+    struct slice to = spans[low - 1].to;
+    return keys->one ? compare_ends(to, keys->from) > 0
+                     : compare_ends(to, keys->from) > 0 && compare_ends(to, keys->to) >= 0;
+}
+
+enum thole_code kv__may(struct kv_caller *c, const struct kv_keys *keys, bool write,
+                        const struct kv_refusal **ret_refusal, struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+
+    if (!c->enforced || c->root) {
+        return THOLE_OK;
+    }
+    *ret_refusal = must_be_known(c);
+    if (*ret_refusal != NULL) {
+        return THOLE_OK;
+    }
+    if (!c->loaded) {
+        code = load(c, st);
+    }
+    int which = write ? SPANS_WRITE : SPANS_READ;
+    if (code == THOLE_OK && !covered(c->spans[which], c->span_count[which], keys)) {
+        *ret_refusal = &kv__permission_denied;
+    }
+    return code;
+}
+
+/* ---- Requests -------------------------------------------------------------------------------- */
+
+/* A check, with what its parts share. */
+struct check {
+    struct kv_caller c;
+    const struct kv_refusal *refusal; /* the first */
+    struct thole_status *st;
+};
+
+static enum thole_code may(struct check *k, upb_StringView key, upb_StringView range_end,
+                           bool write)
+{
+    struct kv_keys keys = kv__keys(key, range_end);
+
+    return k->refusal == NULL ? kv__may(&k->c, &keys, write, &k->refusal, k->st) : THOLE_OK;
+}
+
+/* All keys that are attached to the lease. One that does not exist has none. */
+static enum thole_code may_lease(struct check *k, int64_t id, bool write)
+{
+    struct slice *keys = NULL;
+    size_t n = 0;
+    enum thole_code code = THOLE_OK;
+
+    if (k->refusal == NULL) {
+        k->refusal = must_be_known(&k->c);
+    }
+    if (!k->c.enforced || k->c.root || k->refusal != NULL || id == 0) {
+        return THOLE_OK;
+    }
+    code = kv__lease_keys(k->c.r, id, k->c.arena, &keys, &n, k->st);
+    for (size_t i = 0; i < n && code == THOLE_OK && k->refusal == NULL; i++) {
+        struct kv_keys one = {.from = keys[i], .one = true};
+        code = kv__may(&k->c, &one, write, &k->refusal, k->st);
+    }
+    free(keys);
+    return code;
+}
+
+static enum thole_code may_put(struct check *k, const etcdserverpb_PutRequest *m)
+{
+    upb_StringView key = etcdserverpb_PutRequest_key(m), none = {NULL, 0};
+    enum thole_code code = may(k, key, none, true);
+
+    if (code == THOLE_OK) {
+        code = may_lease(k, etcdserverpb_PutRequest_lease(m), true);
+    }
+    return code == THOLE_OK && etcdserverpb_PutRequest_prev_kv(m) ? may(k, key, none, false) : code;
+}
+
+static enum thole_code may_delete(struct check *k, const etcdserverpb_DeleteRangeRequest *m)
+{
+    upb_StringView key = etcdserverpb_DeleteRangeRequest_key(m);
+    upb_StringView end = etcdserverpb_DeleteRangeRequest_range_end(m);
+    enum thole_code code = may(k, key, end, true);
+
+    return code == THOLE_OK && etcdserverpb_DeleteRangeRequest_prev_kv(m) ? may(k, key, end, false)
+                                                                          : code;
+}
+
+/* The answer has the value, which the change depends on. */
+static enum thole_code may_modify(struct check *k, const thole_kv_v1_ModifyRequest *m)
+{
+    upb_StringView key = thole_kv_v1_ModifyRequest_key(m), none = {NULL, 0};
+    enum thole_code code = may(k, key, none, true);
+
+    return code == THOLE_OK ? may(k, key, none, false) : code;
+}
+
+static enum thole_code may_txn(struct check *k, const etcdserverpb_TxnRequest *m);
+
+static enum thole_code may_operation(struct check *k, const etcdserverpb_RequestOp *op)
+{
+    if (etcdserverpb_RequestOp_has_request_range(op)) {
+        const etcdserverpb_RangeRequest *m = etcdserverpb_RequestOp_request_range(op);
+        return may(k, etcdserverpb_RangeRequest_key(m), etcdserverpb_RangeRequest_range_end(m),
+                   false);
+    }
+    if (etcdserverpb_RequestOp_has_request_put(op)) {
+        return may_put(k, etcdserverpb_RequestOp_request_put(op));
+    }
+    if (etcdserverpb_RequestOp_has_request_delete_range(op)) {
+        return may_delete(k, etcdserverpb_RequestOp_request_delete_range(op));
+    }
+    if (etcdserverpb_RequestOp_has_request_modify(op)) {
+        return may_modify(k, etcdserverpb_RequestOp_request_modify(op));
+    }
+    return etcdserverpb_RequestOp_has_request_txn(op)
+               ? may_txn(k, etcdserverpb_RequestOp_request_txn(op))
+               : THOLE_OK;
+}
+
+static enum thole_code may_txn(struct check *k, const etcdserverpb_TxnRequest *m)
+{
+    enum thole_code code = THOLE_OK;
+    size_t n = 0;
+    const etcdserverpb_Compare *const *compares = etcdserverpb_TxnRequest_compare(m, &n);
+
+    k->refusal = k->refusal == NULL ? must_be_known(&k->c) : k->refusal;
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
+        code = may(k, etcdserverpb_Compare_key(compares[i]),
+                   etcdserverpb_Compare_range_end(compares[i]), false);
+    }
+    for (int branch = 0; branch < 2; branch++) {
+        kv__operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
+                                         : etcdserverpb_TxnRequest_failure(m, &n);
+        for (size_t i = 0; i < n && code == THOLE_OK && k->refusal == NULL; i++) {
+            code = may_operation(k, ops[i]);
+        }
+    }
+    return code;
+}
+
+static bool is_alarm_get(const etcdserverpb_AlarmRequest *m)
+{
+    return etcdserverpb_AlarmRequest_action(m) == etcdserverpb_AlarmRequest_GET;
+}
+
+static enum thole_code check_command(struct check *k, const thole_kv_v1_Command *m)
+{
+    if (thole_kv_v1_Command_has_put(m)) {
+        return may_put(k, thole_kv_v1_Command_put(m));
+    }
+    if (thole_kv_v1_Command_has_delete_range(m)) {
+        return may_delete(k, thole_kv_v1_Command_delete_range(m));
+    }
+    if (thole_kv_v1_Command_has_txn(m)) {
+        return may_txn(k, thole_kv_v1_Command_txn(m));
+    }
+    if (thole_kv_v1_Command_has_range(m)) {
+        const etcdserverpb_RangeRequest *q = thole_kv_v1_Command_range(m);
+        return may(k, etcdserverpb_RangeRequest_key(q), etcdserverpb_RangeRequest_range_end(q),
+                   false);
+    }
+    if (thole_kv_v1_Command_has_lease_revoke(m)) {
+        return may_lease(k, etcdserverpb_LeaseRevokeRequest_ID(thole_kv_v1_Command_lease_revoke(m)),
+                         true);
+    }
+    if (thole_kv_v1_Command_has_lease_keep_alive(m)) {
+        return may_lease(
+            k, etcdserverpb_LeaseKeepAliveRequest_ID(thole_kv_v1_Command_lease_keep_alive(m)),
+            true);
+    }
+    bool anybody = thole_kv_v1_Command_has_lease_grant(m) ||
+                   (thole_kv_v1_Command_has_alarm(m) && is_alarm_get(thole_kv_v1_Command_alarm(m)));
+    k->refusal = anybody ? must_be_known(&k->c) : must_be_root(&k->c);
+    return THOLE_OK;
+}
+
+enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command *m,
+                                   const struct kv_refusal **ret_refusal, struct thole_status *st)
+{
+    struct check k = {.st = st};
+
+    if (!x->kv->state.auth.enabled) {
+        return THOLE_OK;
+    }
+    enum thole_code code = kv__caller(&x->reader, kv__slice(thole_kv_v1_Command_token(m)), x->arena,
+                                      &k.c, &k.refusal, st);
+    if (code == THOLE_OK && k.refusal == NULL) {
+        code = check_command(&k, m);
+    }
+    *ret_refusal = k.refusal;
+    return code;
+}
+
+/* The list shows all leases, so all that are attached must be readable. */
+static enum thole_code may_list_leases(struct check *k)
+{
+    struct state_iter *it = kv__iter_prefix(k->c.r, KV_PREFIX_ATTACHED, (struct slice){0});
+    struct slice key, value;
+    enum thole_code code = THOLE_OK;
+
+    k->refusal = must_be_known(&k->c);
+    while (!k->c.root && code == THOLE_OK && k->refusal == NULL &&
+           state_iter_next(it, &key, &value)) {
+        struct kv_keys one = {.from = slice_of(key.data + 9, key.size - 9), .one = true};
+        code = kv__may(&k->c, &one, false, &k->refusal, k->st);
+    }
+    if (code == THOLE_OK) {
+        code = state_iter_status(it, k->st);
+    }
+    state_iter_free(it);
+    return code;
+}
+
+/* What is about users: root, and of themselves all. */
+static const struct kv_refusal *check_auth_query(const struct kv_caller *c,
+                                                 const thole_kv_v1_Query *m)
+{
+    bool own = false;
+
+    if (thole_kv_v1_Query_has_auth_user_get(m)) {
+        own = c->known && slice_equal(kv__slice(etcdserverpb_AuthUserGetRequest_name(
+                                          thole_kv_v1_Query_auth_user_get(m))),
+                                      c->user.name);
+    } else if (thole_kv_v1_Query_has_auth_role_get(m)) {
+        own =
+            c->known && kv__user_has_role(&c->user, kv__slice(etcdserverpb_AuthRoleGetRequest_role(
+                                                        thole_kv_v1_Query_auth_role_get(m))));
+    }
+    return own ? NULL : must_be_root(c);
+}
+
+static enum thole_code check_query(struct check *k, const thole_kv_v1_Query *m)
+{
+    if (thole_kv_v1_Query_has_range(m)) {
+        const etcdserverpb_RangeRequest *q = thole_kv_v1_Query_range(m);
+        return may(k, etcdserverpb_RangeRequest_key(q), etcdserverpb_RangeRequest_range_end(q),
+                   false);
+    }
+    if (thole_kv_v1_Query_has_permit(m)) {
+        const thole_kv_v1_PermitRequest *q = thole_kv_v1_Query_permit(m);
+        return may(k, thole_kv_v1_PermitRequest_key(q), thole_kv_v1_PermitRequest_range_end(q),
+                   false);
+    }
+    if (thole_kv_v1_Query_has_events(m)) {
+        const thole_kv_v1_EventsRequest *q = thole_kv_v1_Query_events(m);
+        return may(k, thole_kv_v1_EventsRequest_key(q), thole_kv_v1_EventsRequest_range_end(q),
+                   false);
+    }
+    if (thole_kv_v1_Query_has_txn(m)) {
+        return may_txn(k, thole_kv_v1_Query_txn(m));
+    }
+    if (thole_kv_v1_Query_has_lease_time_to_live(m)) {
+        return may_lease(
+            k, etcdserverpb_LeaseTimeToLiveRequest_ID(thole_kv_v1_Query_lease_time_to_live(m)),
+            false);
+    }
+    if (thole_kv_v1_Query_has_lease_leases(m)) {
+        return may_list_leases(k);
+    }
+    k->refusal = thole_kv_v1_Query_has_alarm(m) ? must_be_known(&k->c) : check_auth_query(&k->c, m);
+    return THOLE_OK;
+}
+
+enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                 const struct kv_refusal **ret_refusal, struct thole_status *st)
+{
+    bool public = thole_kv_v1_Query_has_status(m) || thole_kv_v1_Query_has_auth_status(m) ||
+                  thole_kv_v1_Query_has_salt(m) || thole_kv_v1_Query_has_login(m);
+    struct check k = {.st = st};
+
+    if (!r->state->auth.enabled || public) {
+        return THOLE_OK;
+    }
+    struct arena *arena = arena_new();
+    enum thole_code code =
+        kv__caller(r, kv__slice(thole_kv_v1_Query_token(m)), arena, &k.c, &k.refusal, st);
+    if (code == THOLE_OK && k.refusal == NULL) {
+        code = check_query(&k, m);
+    }
+    *ret_refusal = k.refusal;
+    arena_free(arena);
+    return code;
+}

@@ -1,0 +1,160 @@
+/* Logging in, and tokens. A token names a user and an end, signed with a key of the state: it is
+ * valid at every host and after restarts, and nothing is stored for it. It also ends when the
+ * user's password changes, when the user is deleted, and when auth is disabled. */
+#include <string.h>
+
+#include "base/password.h"
+#include "base/secret.h"
+#include "shards/machine/kv/kv_internal.h"
+
+#define TOKEN_VERSION 1
+#define HEAD_BYTES (1 + 3 * 8)
+enum { SALT_SALT = 1, LOGIN_TOKEN = 1 };
+
+/* What a code is for: none can stand for another. */
+#define FOR_TOKEN 't'
+#define FOR_SALT 's'
+
+static const struct kv_refusal failed = {
+    THOLE_INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password"};
+const struct kv_refusal kv__auth_not_enabled = {THOLE_FAILED_PRECONDITION,
+                                                "etcdserver: authentication is not enabled"};
+const struct kv_refusal kv__invalid_token = {THOLE_UNAUTHENTICATED,
+                                             "etcdserver: invalid auth token"};
+
+static void sign(const struct kv_reader *r, uint8_t what, struct slice text,
+                 uint8_t ret[static SECRET_HASH_BYTES])
+{
+    const struct kv_auth *auth = &r->state->auth;
+    struct bytes whole = {0};
+
+    bytes_append(&whole, &what, 1);
+    put_be64(bytes_extend(&whole, 8), r->kv->shard_id);
+    bytes_append_slice(&whole, text);
+    secret_mac(slice_of(auth->key, sizeof auth->key), bytes_slice(&whole), ret);
+    bytes_deinit(&whole);
+}
+
+/* ---- Tokens ---------------------------------------------------------------------------------- */
+
+static void token_make(const struct kv_reader *r, struct slice name, uint64_t expire_ms,
+                       struct bytes *out)
+{
+    uint8_t head[HEAD_BYTES] = {TOKEN_VERSION}, mac[SECRET_HASH_BYTES];
+
+    put_be64(head + 1, r->kv->shard_id);
+    put_be64(head + 9, expire_ms);
+    put_be64(head + 17, r->state->auth.revision);
+    bytes_append(out, head, sizeof head);
+    bytes_append_slice(out, name);
+    sign(r, FOR_TOKEN, bytes_slice(out), mac);
+    bytes_append(out, mac, sizeof mac);
+}
+
+bool kv__token_name(const struct kv_reader *r, struct slice token, struct slice *ret,
+                    uint64_t *ret_revision)
+{
+    uint8_t mac[SECRET_HASH_BYTES];
+
+    if (token.size < HEAD_BYTES + sizeof mac || token.data[0] != TOKEN_VERSION ||
+        token.size > HEAD_BYTES + sizeof mac + KV_AUTH_NAME_BYTES) {
+        return false;
+    }
+    struct slice text = slice_of(token.data, token.size - sizeof mac);
+    sign(r, FOR_TOKEN, text, mac);
+    if (!secret_equal(slice_of(mac, sizeof mac), slice_of(token.data + text.size, sizeof mac)) ||
+        get_be64(text.data + 9) <= r->state->now_ms) {
+        return false;
+    }
+    *ret_revision = get_be64(text.data + 17);
+    *ret = slice_of(text.data + HEAD_BYTES, text.size - HEAD_BYTES);
+    return true;
+}
+
+/* ---- Logging in ------------------------------------------------------------------------------ */
+
+/* The salt of nobody: always the same for a name, so that nobody can tell. */
+static void made_up_salt(const struct kv_reader *r, struct slice name,
+                         char ret[static PASSWORD_SALT_CHARS + 1])
+{
+    static const char alphabet[] =
+        "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    uint8_t mac[SECRET_HASH_BYTES];
+
+    sign(r, FOR_SALT, name, mac);
+    memcpy(ret, "$2b$10$", 7);
+    for (size_t i = 7; i < PASSWORD_SALT_CHARS - 1; i++) {
+        ret[i] = alphabet[mac[i] % 64];
+    }
+    ret[PASSWORD_SALT_CHARS - 1] = ".Oeu"[mac[0] % 4]; /* two bits */
+    ret[PASSWORD_SALT_CHARS] = '\0';
+}
+
+static enum thole_code find_with_password(const struct kv_reader *r, struct slice name,
+                                          struct arena *arena, struct kv_user *ret, bool *ret_found,
+                                          struct thole_status *st)
+{
+    enum thole_code code = kv__user_get(r, name, arena, ret, ret_found, st);
+
+    *ret_found = code == THOLE_OK && *ret_found && ret->password.size > 0;
+    return code;
+}
+
+static enum thole_code salt(const struct kv_reader *r, struct slice name, struct arena *arena,
+                            struct bytes *out, struct thole_status *st)
+{
+    char text[PASSWORD_SALT_CHARS + 1];
+    struct kv_user u;
+    bool found = false;
+    enum thole_code code = find_with_password(r, name, arena, &u, &found, st);
+
+    made_up_salt(r, name, text);
+    kv__wire_bytes(out, SALT_SALT,
+                   found ? slice_of(u.password.data, PASSWORD_SALT_CHARS)
+                         : slice_of(text, PASSWORD_SALT_CHARS));
+    return code;
+}
+
+static enum thole_code login(const struct kv_reader *r, const thole_kv_v1_LoginRequest *m,
+                             struct arena *arena, struct bytes *out,
+                             const struct kv_refusal **ret_refusal, struct thole_status *st)
+{
+    struct slice name = kv__slice(thole_kv_v1_LoginRequest_name(m));
+    struct bytes token = {0};
+    struct kv_user u;
+    bool found = false;
+    enum thole_code code = find_with_password(r, name, arena, &u, &found, st);
+
+    if (code != THOLE_OK || !found ||
+        !secret_equal(u.password, kv__slice(thole_kv_v1_LoginRequest_hash(m)))) {
+        *ret_refusal = &failed;
+        return code;
+    }
+    token_make(r, name, thole_kv_v1_LoginRequest_expire_ms(m), &token);
+    kv__wire_bytes(out, LOGIN_TOKEN, bytes_slice(&token));
+    bytes_deinit(&token);
+    return THOLE_OK;
+}
+
+/* ---- Queries ------------------------------------------------------------------------------ */
+
+enum thole_code kv__token_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                struct bytes *out, const struct kv_refusal **ret_refusal,
+                                struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+
+    if (!r->state->auth.enabled) {
+        *ret_refusal = &kv__auth_not_enabled;
+        return THOLE_OK;
+    }
+    struct arena *arena = arena_new();
+    if (thole_kv_v1_Query_has_salt(m)) {
+        code = salt(r, kv__slice(thole_kv_v1_SaltRequest_name(thole_kv_v1_Query_salt(m))), arena,
+                    out, st);
+    } else {
+        code = login(r, thole_kv_v1_Query_login(m), arena, out, ret_refusal, st);
+    }
+    arena_free(arena);
+    return code;
+}
