@@ -90,10 +90,11 @@ static void test_a_watch_has_one_header(void **state)
     cli__deinit(&c);
 }
 
-#define REST                                                                            \
-    ",\"nonVoting\":[],\"constraints\":[],\"witnesses\":0,\"spread\":[],"               \
-    "\"leaderPreference\":[],\"leaseReads\":false},\"etag\":\"\",\"generation\":\"0\"," \
-    "\"revision\":\"0\",\"createTime\":null,\"initial\":[],\"deleting\":false,"         \
+#define REST                                                                      \
+    ",\"nonVoting\":[],\"constraints\":[],\"witnesses\":0,\"spread\":[],"         \
+    "\"leaderPreference\":[],\"deletionProtection\":false,\"leaseReads\":false}," \
+    "\"etag\":\"\",\"generation\":\"0\","                                         \
+    "\"revision\":\"0\",\"createTime\":null,\"initial\":[],\"deleting\":false,"   \
     "\"pool\":\"\",\"awaitsRestore\":false,\"beginsAgain\":false}"
 #define SHARD(name) "{\"kind\":\"Shard\",\"name\":\"" name "\",\"id\":\"7\",\"spec\":"
 
