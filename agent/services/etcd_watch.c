@@ -105,6 +105,21 @@ void services__etcd_stream_progress(struct etcd_stream *t)
     t->progress_wanted = !services__etcd_stream_send(t, NULL, &message);
 }
 
+bool services__etcd_stream_hold(struct etcd_stream *t, size_t bytes)
+{
+    bool held = bus_rpc_hold(t->rpc, &t->held, t->memory + bytes);
+
+    t->memory += held ? bytes : 0;
+    return held;
+}
+
+void services__etcd_stream_give(struct etcd_stream *t, size_t bytes)
+{
+    ASSERT(t->memory >= bytes);
+    t->memory -= bytes;
+    (void)bus_rpc_hold(t->rpc, &t->held, t->memory);
+}
+
 /* ---- The end --------------------------------------------------------------------------------- */
 
 static void drop_requests(struct etcd_stream *t)
@@ -113,6 +128,7 @@ static void drop_requests(struct etcd_stream *t)
 
     while ((q = TAILQ_FIRST(&t->requests)) != NULL) {
         TAILQ_REMOVE(&t->requests, q, link);
+        services__etcd_stream_give(t, q->size + REQUEST_BYTES);
         free(q);
     }
 }
@@ -326,6 +342,7 @@ static void go_on(struct etcd_stream *t)
     while (!t->over && !t->stalled && (q = TAILQ_FIRST(&t->requests)) != NULL && take(t, q)) {
         TAILQ_REMOVE(&t->requests, q, link);
         atomic_fetch_sub(&t->waiting_bytes, q->size + REQUEST_BYTES);
+        services__etcd_stream_give(t, q->size + REQUEST_BYTES);
         free(q);
     }
 }
@@ -337,6 +354,10 @@ static void requested(struct etcd_request *q)
     q->number = ++t->number;
     if (t->over) {
         free(q);
+    } else if (!services__etcd_stream_hold(t, q->size + REQUEST_BYTES)) {
+        free(q);
+        fail_with(t, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                  "etcdserver: too many requests");
     } else {
         TAILQ_INSERT_TAIL(&t->requests, q, link);
         if (atomic_load(&t->waiting_bytes) > WAITING_BYTES_MAX && TAILQ_FIRST(&t->requests) != q) {

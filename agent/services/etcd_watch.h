@@ -76,7 +76,8 @@ struct etcd_watcher {
     struct bytes out;
     int64_t out_first, out_last; /* revisions */
     uint32_t out_revisions, out_events;
-    size_t held; /* see bus_rpc_hold */
+    size_t memory; /* that its stream holds for it */
+    size_t held;   /* see bus_rpc_hold */
     bool too_large;
     struct etcd_watcher_list *touched; /* of the pull that `out` is from; NULL: `out` is empty */
     TAILQ_ENTRY(etcd_watcher) touched_link;
@@ -134,6 +135,7 @@ struct etcd_stream {
     _Atomic size_t waiting_bytes; /* of requests */
 
     /* The worker's. */
+    size_t memory, held; /* of requests and watchers; as counted by the bus */
     bool over;
     char shard[LIMIT_NAME_BYTES + 1]; /* its name */
     bool needs_leader;                /* ends soon after the shard's leader is gone */
@@ -161,6 +163,9 @@ struct etcd_stream {
 /* False: no room. `w` NULL: about no watcher. `message` is cleared. */
 bool services__etcd_stream_send(struct etcd_stream *t, const struct etcd_watcher *w,
                                 struct bytes *message);
+/* Count memory for the stream. False: this host has no more for callers, and nothing changed. */
+bool services__etcd_stream_hold(struct etcd_stream *t, size_t bytes);
+void services__etcd_stream_give(struct etcd_stream *t, size_t bytes);
 void services__etcd_stream_fail(struct etcd_stream *t, const struct thole_status *st);
 /* The stream may have room again: go on in the worker's next turn. */
 void services__etcd_stream_resume(struct etcd_stream *t);

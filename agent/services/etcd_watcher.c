@@ -6,6 +6,8 @@
 #include "base/assert.h"
 #include "base/metrics.h"
 
+#define NODE_BYTES 200 /* of the tree of ranges, and of the stream's map */
+
 static METRIC_DEFINE_GAUGE(metric_watchers, "thole_etcd_watchers", "Watchers of etcd's clients");
 static METRIC_DEFINE_COUNTER(metric_blocked, "thole_etcd_watchers_blocked_total",
                              "Times that a watcher waited for its client to read");
@@ -128,6 +130,7 @@ struct etcd_watcher *services__etcd_watcher_new(struct etcd_stream *t,
 {
     struct watch_keys keys = keys_of(m);
     int64_t id = etcdserverpb_WatchCreateRequest_watch_id(m);
+    size_t memory = sizeof(struct etcd_watcher) + NODE_BYTES + keys.from.size + keys.to.size;
 
     *ret_why = NULL;
     if (keys.to.size > 0 && !keys.no_end && slice_compare(keys.from, keys.to) >= 0) {
@@ -136,6 +139,8 @@ struct etcd_watcher *services__etcd_watcher_new(struct etcd_stream *t,
         *ret_why = "mvcc: duplicate watch ID provided on the WatchStream";
     } else if (etcdserverpb_WatchCreateRequest_start_revision(m) < 0) {
         *ret_why = "mvcc: the start revision is negative";
+    } else if (!services__etcd_stream_hold(t, memory)) {
+        *ret_why = "etcdserver: this host has no memory for more watchers";
     }
     if (*ret_why != NULL) {
         return NULL;
@@ -145,6 +150,7 @@ struct etcd_watcher *services__etcd_watcher_new(struct etcd_stream *t,
     }
     struct etcd_watcher *w = xcalloc(1, sizeof *w);
     w->stream = t;
+    w->memory = memory;
     w->id = id != 0 ? id : t->next_id++;
     w->prev_kv = etcdserverpb_WatchCreateRequest_prev_kv(m);
     w->progress = etcdserverpb_WatchCreateRequest_progress_notify(m);
@@ -171,6 +177,7 @@ void services__etcd_watcher_free(struct etcd_watcher *w)
     t->feed->previous -= w->prev_kv;
     (void)map_remove(&t->watchers, (uint64_t)w->id);
     services__watch_ranges_remove(&t->feed->ranges, &w->interest);
+    services__etcd_stream_give(t, w->memory);
     metric_add(&metric_watchers, -1);
     free(w);
 }

@@ -232,6 +232,22 @@ class Run:
             assert r.header.revision == self.random.revision, r
         stream.close()
 
+    def bounded(self):
+        """Watchers beyond the memory for callers are refused, and it comes back with the stream's end."""
+        size = 500000
+        for _ in range(2):
+            stream, made = Stream(self.channel, self.m), 0
+            while not (stream.responses and stream.responses[-1].canceled):
+                assert made * size < 1 << 29, "not refused"
+                made += 1
+                stream.ask(create_request=self.m.WatchCreateRequest(key=b"%d" % made + b"k" * size))
+                end = time.monotonic() + DEADLINE_S
+                while len(stream.responses) < made:
+                    assert time.monotonic() < end, (made, stream.error)
+                    time.sleep(0.001)
+            assert made * size > 1 << 27 and "no memory" in stream.responses[-1].cancel_reason, stream.responses[-1]
+            stream.close()
+
     def close(self):
         self.channel.close()
         self.etcd.close()
@@ -263,6 +279,7 @@ def main():
             run.round()
         run.large_revisions()
         run.told_progress()
+        run.bounded()
     finally:
         run.close()
     print(f"{options.rounds} rounds, revision {run.random.revision}")
