@@ -308,16 +308,17 @@ static void on_request(void *ctx, struct bus_request *q)
         serve_reaches(a, q);
         return;
     case METHOD_CALL:
-        if (a->serve_call != NULL) {
-            a->serve_call(a->serve_call_ctx, q);
-            return;
+        if (a->serve_call == NULL) {
+            break;
         }
-        /* fall through */
+        a->serve_call(a->serve_call_ctx, q);
+        return;
     default:
-        thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
-                         "unknown method between hosts: %u", (unsigned)bus_request_method(q));
-        bus_answer_failure(q, &st);
+        break;
     }
+    thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                     "unknown method between hosts: %u", (unsigned)bus_request_method(q));
+    bus_answer_failure(q, &st);
 }
 
 /* ---- Who may do what ------------------------------------------------------------------------- */
