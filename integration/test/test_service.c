@@ -168,7 +168,7 @@ static void test_lines_in_the_journal_have_fields(void **state)
 {
     (void)state;
     struct inbox notify, journal;
-    struct stat st;
+    struct stat st = {0};
     char stream[64];
     if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
         mount("tmpfs", "/run", "tmpfs", 0, NULL) != 0) {
