@@ -204,6 +204,7 @@ static bool has_heir(struct engine *e, int n, const struct engine_replica_status
                 heir = k != n && is_host_of(k, &c.members[i]) && is_up(k) &&
                        c.members[i].role == RAFT_VOTER && !c.joint &&
                        world__host(k)->free_bytes == UINT64_MAX &&
+                       world__host(k)->wall_ms == 0 && /* else its clock is found to be wrong */
                        world__host(k)->disk_stalled_until_ns <= world__now_ns() &&
                        !world__link(n, k)->cut && !world__link(k, n)->cut &&
                        (!by_clock || !says_wrong_clock(k)) &&
