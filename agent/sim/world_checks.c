@@ -187,8 +187,8 @@ struct watched {
 static struct watched watched[SHARDS_MAX];
 static uint64_t steps_done; /* faults change which hosts answer, and void earlier observations */
 
-/* A configuration with a quorum must not be followed by one without. This compares two looks without
- * a fault between them. A change that is in the log at the first look may be older than a fault. */
+/* A configuration with a quorum must not be followed by one without. This compares two looks that
+ * have no fault between them. A change in the log at the first look may be older than a fault. */
 static void check_quorum(struct world_host *h, const struct engine_replica_status *s)
 {
     struct raft_config c = {0};
