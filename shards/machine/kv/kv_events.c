@@ -31,17 +31,20 @@ static enum thole_code look_up(struct walk *w, const struct kv_change *c, struct
 }
 
 /* The version before the change's revision, unless it was superseded at or before the compacted
- * revision. */
-static enum thole_code previous_of(struct walk *w, const struct kv_change *c, struct slice key,
-                                   struct buf **ret_buf, struct slice *ret, struct thole_status *st)
+ * revision. A put that creates its key has none, as in etcd, although a Txn can delete the key
+ * first. */
+static enum thole_code previous_of(struct walk *w, const struct kv_change *c,
+                                   const struct kv_item *item, struct buf **ret_buf,
+                                   struct slice *ret, struct thole_status *st)
 {
     struct kv_change previous;
+    bool creates = !c->deletion && item->create == c->at.revision;
 
-    if (!w->with_previous || c->at.revision <= w->r->state->compacted) {
+    if (!w->with_previous || creates || c->at.revision <= w->r->state->compacted) {
         return THOLE_OK;
     }
     if (c->previous.revision == c->at.revision || (c->previous.revision == 0 && c->at.sub > 0)) {
-        return look_up(w, c, key, ret, st);
+        return look_up(w, c, item->key, ret, st);
     }
     if (c->previous.revision == 0) {
         return THOLE_OK;
@@ -67,7 +70,7 @@ static enum thole_code encode(struct walk *w, struct kv_change *c, struct thole_
     if (!kv__keys_contain(&w->keys, item.key)) {
         return THOLE_OK;
     }
-    enum thole_code code = previous_of(w, c, item.key, &held, &previous, st);
+    enum thole_code code = previous_of(w, c, &item, &held, &previous, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -382,6 +382,29 @@ static void add_delete(struct fixture *f, etcdserverpb_TxnRequest *in, const cha
     etcdserverpb_DeleteRangeRequest_set_range_end(d, sv(to));
 }
 
+/* A Txn deletes a key and puts it again: this creates the key, so etcd shows nothing before it. */
+static void test_kv_event_of_a_created_key_has_no_previous_version(void **state)
+{
+    struct fixture *f = *state;
+    thole_kv_v1_Command *m = command(f);
+    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(m, f->arena);
+    size_t n = 0;
+
+    put(f, "a", "1", 0); /* revision 2 */
+    etcdserverpb_DeleteRangeRequest *d = etcdserverpb_RequestOp_mutable_request_delete_range(
+        etcdserverpb_TxnRequest_add_success(txn, f->arena), f->arena);
+    etcdserverpb_DeleteRangeRequest_set_key(d, sv("a"));
+    etcdserverpb_DeleteRangeRequest_set_range_end(d, upb_StringView_FromDataAndSize("", 1));
+    add_put(f, txn, true, "a");
+    assert_int_equal(apply(f, m), 0);
+    const mvccpb_Event *const *list = thole_kv_v1_EventsResponse_events(events(f, 3, 0, 0), &n);
+    assert_int_equal(n, 2);
+    assert_int_equal(mvccpb_Event_type(list[0]), mvccpb_Event_DELETE);
+    assert_non_null(mvccpb_Event_prev_kv(list[0]));
+    assert_int_equal(mvccpb_KeyValue_create_revision(mvccpb_Event_kv(list[1])), 3);
+    assert_null(mvccpb_Event_prev_kv(list[1]));
+}
+
 /* Each level has fewer operations than etcd allows; all together they would cost the square of
  * their number. */
 static void test_kv_nested_transactions_are_bounded_as_a_whole(void **state)
@@ -937,6 +960,7 @@ int main(void)
         KV(test_kv_earlier_revisions_can_be_read),
         KV(test_kv_compaction_drops_what_was_superseded),
         KV(test_kv_events_go_on_where_a_page_ended),
+        KV(test_kv_event_of_a_created_key_has_no_previous_version),
         KV(test_kv_requests_are_refused_in_etcds_words),
         KV(test_kv_nested_transactions_are_bounded_as_a_whole),
         KV(test_kv_keys_are_put_once_on_a_path),
