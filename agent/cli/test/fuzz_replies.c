@@ -75,7 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         show_message(&c, &thole_v1_SnapshotFile_msginit, thole_v1_SnapshotFile_getmsgdef(pool), in);
         break;
     case 9:
-        (void)kv_show_event(&c, cli__sv("key"), (upb_StringView){(const char *)in.data, in.size});
+        (void)kv_show_event(&c, (upb_StringView){(const char *)in.data, in.size});
         break;
     default:
         show_rows(&c, (enum rows_kind)(data[0] % 10), in, formats[data[1] % 5]);
