@@ -21,7 +21,7 @@
 #define CATCH_UP_BYTES ((size_t)256 * KIB) /* of a page for watchers that are behind */
 #define PULL_NS (10 * NS_PER_S)
 #define PROGRESS_NS (5 * NS_PER_S)
-#define NO_LEADER_NS (3 * ENGINE_ELECTION_TIMEOUT_MS * NS_PER_MS)
+#define NO_LEADER_TIMEOUTS 3 /* of elections: then streams that need a leader end */
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
@@ -173,13 +173,14 @@ void services__etcd_feed_place(struct etcd_feed *f, struct etcd_watcher *w, int6
                                uint64_t index)
 {
     f->current = current > f->current ? current : f->current;
-    if (f->synced == 0 && f->head_pull == NULL && w->next > current) { /* the head is nobody's */
+    if (f->synced == 0 && f->head_pull == NULL &&
+        w->next > current) { /* nobody reads it: move it */
         f->head = (struct etcd_position){current + 1, 0};
         f->head_index = index;
         f->head_is_old = false;
         services__etcd_feed_mark(f);
     }
-    /* What the head reads now may lack what the watcher wants. */
+    /* The page under way at the head may have been asked for without prev_kv. */
     bool joins = f->head_pull == NULL || (f->synced > 0 && (f->head_pull->previous || !w->prev_kv));
     bool synced = joins && w->next > current && is_past_head(f, w->next);
     services__etcd_watcher_enter(w, synced ? WATCHER_SYNCED : WATCHER_QUEUED);
@@ -601,11 +602,12 @@ static void end_without_leader(struct etcd_feed *f)
 {
     struct etcd_stream *t = TAILQ_FIRST(&f->streams), *next;
     struct thole_status st;
+    uint64_t timeout_ns = engine_election_timeout_ms(agent_engine(f->set->s->agent)) * NS_PER_MS;
 
     if (has_leader(f)) {
         f->led_ns = f->set->now_ns;
     }
-    if (f->set->now_ns < f->led_ns + NO_LEADER_NS) {
+    if (f->set->now_ns < f->led_ns + NO_LEADER_TIMEOUTS * timeout_ns) {
         return;
     }
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, "the shard has no leader");

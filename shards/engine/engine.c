@@ -284,6 +284,11 @@ static void open_replicas(struct engine *e)
     }
 }
 
+uint32_t engine_election_timeout_ms(const struct engine *e)
+{
+    return e->o.election_timeout_ms;
+}
+
 enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
                            struct thole_status *st)
 {

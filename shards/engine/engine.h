@@ -112,6 +112,8 @@ struct engine_options {
     const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
 };
 
+uint32_t engine_election_timeout_ms(const struct engine *e);
+
 /* Can this host write its log? While it cannot, handover.c moves its leaderships to other hosts. */
 enum engine_disk {
     ENGINE_DISK_OK = 1,
