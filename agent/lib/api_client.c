@@ -13,6 +13,7 @@
 #include "agent/core/answers.h"
 #include "agent/lib/api_internal.h"
 #include "base/address.h"
+#include "base/assert.h"
 
 #define ENDPOINTS_MAX 32
 #define ASK_MS 1000
@@ -103,6 +104,7 @@ static bool client_pick_host(void *ctx, uint64_t shard_id, uint32_t attempt,
     bool found = false;
     (void)shard_id;
     (void)attempt;
+    ASSERT(c->count > 0 && c->count <= ENDPOINTS_MAX);
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < c->count && !found; i++) {
         size_t k = (c->current + i) % c->count;
@@ -134,6 +136,7 @@ static bool client_find_leader(void *ctx, const struct router_request *r, const 
     if (leader_plus_1 == 0) {
         return false;
     }
+    ASSERT(leader_plus_1 <= c->count);
     pthread_mutex_lock(&c->lock);
     struct uuid host = c->endpoints[leader_plus_1 - 1].host;
     pthread_mutex_unlock(&c->lock);

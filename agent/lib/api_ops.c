@@ -69,7 +69,9 @@ static void ops_give(struct results *rs, struct op *list, size_t count)
         rs->pool = o;
         rs->pooled++;
     }
-    if (atomic_fetch_sub(&rs->t->in_flight, count) == count) {
+    size_t before = atomic_fetch_sub(&rs->t->in_flight, count);
+    ASSERT(before >= count);
+    if (before == count) {
         pthread_cond_broadcast(&rs->idle);
     }
     pthread_mutex_unlock(&rs->lock);
@@ -110,6 +112,7 @@ static void call_back(struct results *rs, struct op **ops, size_t n)
     struct thole_result results[RESULTS_BATCH];
     struct op *list = NULL;
     size_t filled = 0;
+    ASSERT(n > 0 && n <= RESULTS_BATCH && worker_is_current(rs->worker));
     do {
         fill(&results[filled], ops[filled]);
     } while (++filled < n);
@@ -215,6 +218,7 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
                          struct api_request *q)
 {
     struct router_request *r = &q->r;
+    ASSERT(op->shard->t == t); /* check_op passed */
     memset(&r->kind, 0,
            offsetof(struct router_request, engine) - offsetof(struct router_request, kind));
     q->t = t;
@@ -247,6 +251,7 @@ static struct bufslice keep_payload(struct op *o, struct slice payload)
 static void keep_request_id(struct op *o)
 {
     struct slice *id = &o->q.r.request_id;
+    ASSERT(id->size <= sizeof o->request_id);
     if (id->size > 0) {
         memcpy(o->request_id, id->data, id->size);
         id->data = o->request_id;
@@ -284,6 +289,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
         o->q.done = op_done;
         api__route(&o->q);
     }
+    ASSERT(list == NULL);
     cork_end();
     return THOLE_OK;
 }

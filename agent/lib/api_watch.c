@@ -5,6 +5,7 @@
 #include "agent/lib/api_internal.h"
 #include "agent/routing/forward_codec.h"
 #include "agent/routing/router_watches.h"
+#include "base/assert.h"
 #include "base/map.h"
 #include "base/ref.h"
 
@@ -39,6 +40,7 @@ static void event(void *ctx, uint64_t index, struct slice key, struct slice byte
 static void ended(void *ctx, const struct thole_status *st)
 {
     struct api_watch *w = ctx;
+    ASSERT(w->id != 0);
     pthread_mutex_lock(&w->t->lock);
     bool there = map_remove(&w->t->watches, w->id) != NULL;
     pthread_mutex_unlock(&w->t->lock);

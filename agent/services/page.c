@@ -90,7 +90,7 @@ bool services__page_add(struct page *p, struct call *c, const void *row, const u
     char *bytes = NULL;
     size_t size = 0;
     upb_EncodeStatus status = upb_Encode(row, kind, 0, c->arena, &bytes, &size);
-    ASSERT(status == kUpb_EncodeStatus_Ok);
+    ASSERT(status == kUpb_EncodeStatus_Ok && p->rows_left <= PAGE_SIZE_MAX);
     services__wire_bytes(&p->out, 1, slice_of(bytes, size));
     p->rows_left--;
     return true;

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/assert.h"
 #include "shards/machine/builtin.h"
 #include "shards/machine/kv/kv_internal.h"
 
@@ -193,8 +194,16 @@ static enum thole_code apply_command(struct kv_exec *x, struct thole_entry *e,
                : THOLE_FAIL(st, code, THOLE_REASON_NONE, "the result could not be written");
 }
 
-static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
-                                   struct thole_status *st)
+/* No entry takes anything back: times, revisions, what was compacted, how far the walk went. */
+static void check_step(const struct kv_state *before, const struct kv_state *after)
+{
+    ASSERT(after->revision >= before->revision && after->compacted >= before->compacted);
+    ASSERT(after->alive_ms >= before->alive_ms && after->now_ms >= before->now_ms);
+    ASSERT(after->walk.revision > before->walk.revision ||
+           (after->walk.revision == before->walk.revision && after->walk.sub >= before->walk.sub));
+}
+
+static enum thole_code run_entry(struct kv_exec *x, struct thole_entry *e, struct thole_status *st)
 {
     struct kv_state *state = &x->kv->state;
 
@@ -210,6 +219,17 @@ static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "entry %" PRIu64 " is of the unknown kind %u", e->index, e->kind);
     }
+}
+
+static enum thole_code apply_entry(struct kv_exec *x, struct thole_entry *e,
+                                   struct thole_status *st)
+{
+    const struct kv_state before = x->kv->state;
+    enum thole_code code = run_entry(x, e, st);
+    if (code == THOLE_OK) {
+        check_step(&before, &x->kv->state);
+    }
+    return code;
 }
 
 void kv__put_meta(struct kv *kv, struct state_batch *batch, const struct thole_meta *meta,
