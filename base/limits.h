@@ -43,12 +43,12 @@
  * repeat gets the first answer, and how many of them a shard remembers. More are refused:
  * LIMIT_REQUEST_IDS / 120 s = 2,184 a second and shard, continuously. */
 #define LIMIT_REQUEST_ID_BYTES 64
-/* A host whose wall clock is that far from the median of all hosts does not lead. */
-#define LIMIT_CLOCK_AHEAD_MS (10 * 1000)
 #define LIMIT_REQUEST_ID_MS (120 * 1000)
 #define LIMIT_REQUEST_IDS (256 * 1024)
 /* With those that have expired and are not freed yet: no more than that, and a batch's. */
 #define LIMIT_REQUEST_IDS_MAX (LIMIT_REQUEST_IDS + 1024)
+/* A host whose wall clock is that far from the median of all hosts hands its leaderships over. */
+#define LIMIT_CLOCK_AHEAD_MS (10 * 1000)
 /* Remembered answers of a shard, of sessions and request ids together: the oldest are then
  * remembered as "applied" only. They are looked through whenever so many more bytes of answers came
  * (a step), so that a shard keeps at most the bound, a step and an answer. */

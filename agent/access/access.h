@@ -31,7 +31,7 @@ enum access_level {
     ACCESS_USERS,      /* to be somebody */
     ACCESS_REFLECTION, /* to be somebody, unless reflection is for all */
     ACCESS_OBJECT,     /* `verb` on objects of `kind` */
-    ACCESS_DATA, /* `verb`, a DataRight, on the data of a shard; and `kind`, another one, if set */
+    ACCESS_DATA, /* on data of a shard: `verb`, a DataRight, and `kind`, a second one if not 0 */
 };
 struct access_rule {
     const char *method; /* "thole.v1.Shards/GetShard" */

@@ -18,7 +18,8 @@
         "thole.v1." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_##right, 0, false \
     }
 
-/* The shard that the call's metadata names. What writes may also answer what was there. */
+/* On the shard that the call's metadata names. Writes need READ, too: answers may have old values
+ * of keys. */
 #define ETCD_READ(service, method)                                                           \
     {                                                                                        \
         "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, true \

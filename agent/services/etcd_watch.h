@@ -48,7 +48,8 @@ TAILQ_HEAD(etcd_stream_list, etcd_stream);
 
 /* ---- Watchers -------------------------------------------------------------------------------- */
 
-/*   QUEUED -> PULLING -> QUEUED ... -> SYNCED     behind, and catching up
+/*   NEW -> QUEUED or SYNCED                       by its revision
+ *   QUEUED -> PULLING -> QUEUED or SYNCED         behind, and catching up
  *   PULLING, SYNCED -> BLOCKED                    the stream has no room
  *   BLOCKED -> QUEUED                             the client has read
  *   SYNCED -> QUEUED                              its revision was compacted meanwhile */
@@ -68,8 +69,8 @@ struct etcd_watcher {
     enum etcd_watcher_state state;
     TAILQ_ENTRY(etcd_watcher) link; /* see the states */
     struct etcd_pull *pull;         /* PULLING */
-    /* Everything below this revision was sent, or is not wanted; and so many events of it, in
-     * fragments. SYNCED: no less than what the feed's head says. */
+    /* Everything below this revision was sent, or is not wanted; `sent` events of the revision
+     * itself were sent, in fragments. SYNCED: no less than what the feed's head says. */
     int64_t next;
     uint32_t sent;
     /* Events that were read and not sent. */
@@ -81,7 +82,7 @@ struct etcd_watcher {
     bool too_large;
     struct etcd_watcher_list *touched; /* of the pull that `out` is from; NULL: `out` is empty */
     TAILQ_ENTRY(etcd_watcher) touched_link;
-    uint32_t seen;    /* events of revision `next` in this reading, up to `sent` */
+    uint32_t seen; /* events of `next` met in this reading and sent before: skipped up to `sent` */
     uint64_t told_ns; /* the last response, for progress */
 };
 

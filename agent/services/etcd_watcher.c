@@ -184,7 +184,7 @@ void services__etcd_watcher_free(struct etcd_watcher *w)
 
 /* ---- Responses ------------------------------------------------------------------------------- */
 
-/* Everything that was read; `more` events of its revision follow. */
+/* Everything that was read. `more`: further fragments of this revision follow. */
 static bool send_out(struct etcd_watcher *w, bool more)
 {
     if (w->out_first != w->next) {

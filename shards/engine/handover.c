@@ -155,7 +155,7 @@ void engine__fitness_changed(struct engine *e)
     }
 }
 
-/* A host without peers sends no beats, which notice it otherwise. */
+/* `stalled` is set when beats are sent. A host without peers sends none, so look at the writers. */
 static bool is_stalled(struct engine *e)
 {
     bool stalled = atomic_load(&e->stalled);

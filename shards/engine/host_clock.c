@@ -4,10 +4,10 @@
  * Every beat carries the sender's wall clock. Its distance from the clock here, when the beat
  * arrives, is the difference of the two clocks, less the time on the way. Loop 0 compares once per
  * second: the clock is wrong if it is LIMIT_CLOCK_AHEAD_MS or more from the median of the clocks of
- * all hosts that sent a beat within an election timeout, its own among them. (These are the hosts
- * that lead a group of this host, or have a replica of a group that is led here.) If their number
- * is even, it must be that far from both middle clocks. So two hosts, or two halves of a cluster,
- * never judge each other: no majority says which of them is right.
+ * all hosts that sent a beat within an election timeout, its own among them. If their number is
+ * even, it must be that far from both middle clocks. So two hosts, or two halves of a cluster,
+ * never judge each other: no majority says which of them is right. Beats come from the hosts that
+ * lead a group of this host, or have a replica of a group that is led here.
  *
  * A process that was suspended receives the beats of that time all at once, and they show old
  * clocks. So a new judgement counts only when it has held for CONFIRM_NS. */

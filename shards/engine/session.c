@@ -217,7 +217,8 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
         verdict = SESSION_DUPLICATE;
     } else if (sequence < s->floor) {
         verdict = SESSION_TOO_OLD;
-    } else if (full && at == 0) { /* older than all remembered ones: applied, not remembered */
+    } else if (full &&
+               at == 0) { /* older than all remembered ones: applied, its answer is not kept */
         *ret = NULL;
         s->floor = sequence + 1;
     } else {
@@ -274,7 +275,7 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
 {
     struct session *s = map_get(&t->by_id, id);
     if (s == NULL) {
-        return NULL; /* the session was evicted, after nothing was reserved */
+        return NULL; /* evicted since; only if this proposal had no reservation */
     }
     uint32_t at = position_of(s, sequence);
     if (at == s->count || s->results[at].sequence != sequence) {

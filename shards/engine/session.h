@@ -20,7 +20,7 @@
 struct session_result {
     uint64_t sequence, index, code;
     struct buf *result;    /* NULL: empty */
-    uint64_t answer_bytes; /* the table's value when this was remembered */
+    uint64_t answer_bytes; /* the table's just after this one was counted: its age */
     bool cut;              /* the answer was too large to remember, or too old */
     bool reserved;
 };
@@ -59,7 +59,7 @@ struct session_table {
     struct request_ids ids;
     struct map by_id;
     struct session *oldest, *newest; /* by log index of the last use */
-    size_t decoded;                  /* bytes of answers that were read into it */
+    size_t decoded;                  /* bytes of answers read from a snapshot or metadata */
     uint64_t answer_bytes;           /* bytes of all answers ever remembered; never decreases */
 };
 

@@ -129,8 +129,9 @@ bool raft__lead_knows(const struct raft *r, uint32_t i)
            r->now_ms - r->lead->began_ms >= r->options.election_timeout_ms;
 }
 
-/* A member is caught up if it has the entries that were committed a timeout or two ago. No member
- * counts as caught up before it has a committed entry of this term. */
+/* A member is caught up if it answers, and has the commit index of the check before the last
+ * (check_quorum: one to two election timeouts old) and at least this term's first entry, which must
+ * be committed. The leader itself always is. */
 bool raft__lead_caught_up(const struct raft *r, uint32_t i)
 {
     uint64_t wanted = r->lead->first_index;

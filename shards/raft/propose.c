@@ -74,7 +74,7 @@ static enum thole_code not_ready(struct thole_status *st, uint64_t id, const cha
                       "membership change: replica %" PRIu64 " %s", id, why);
 }
 
-/* A learner gets a vote only if it answered lately and has what is committed. A new witness has
+/* A learner gets a vote only if it has caught up (raft__lead_caught_up). A new witness has
  * nothing to catch up with, and counts as a member that does not answer. After each change the
  * members that are caught up now must be a majority of both halves: one that answers and stores
  * nothing, because its disk hangs, would not let the change commit. */

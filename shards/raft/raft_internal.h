@@ -57,8 +57,8 @@ struct raft_lead {
     uint64_t began_ms;
     uint64_t began_alive_ms; /* of the log when leadership began: see stamp.c */
     uint64_t uncommitted_bytes;
-    uint64_t checked_commit; /* the commit index at the last check of the quorum ... */
-    uint64_t recent_commit;  /* ... and at the one before: a new voter must have it */
+    uint64_t checked_commit; /* the commit index at the last check of the quorum */
+    uint64_t recent_commit;  /* at the check before that: a new voter must have it */
     uint64_t witness_sent;   /* the last entry that any witness was sent */
     uint64_t heartbeat_deadline_ms;
     uint64_t quorum_deadline_ms; /* when the next check of a quorum's activity is due */

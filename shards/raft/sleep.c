@@ -26,7 +26,7 @@ static bool settled(const struct raft *r)
            r->membership.pending_count == 0 && r->awake->reads.count == 0 && !r->removed;
 }
 
-static bool is_caught_up(const struct raft *r, const struct raft_progress *p)
+static bool has_everything(const struct raft *r, const struct raft_progress *p)
 {
     return p->state == RAFT_REPLICATE && p->match == r->log.last_index && p->inflight_count == 0;
 }
@@ -43,7 +43,7 @@ static bool may_sleep(const struct raft *r)
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_progress *p = &r->lead->peers[i];
         if (c->members[i].replica_id != r->options.replica_id && !p->absent &&
-            !is_caught_up(r, p)) {
+            !has_everything(r, p)) {
             return false;
         }
     }

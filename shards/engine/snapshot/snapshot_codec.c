@@ -1,4 +1,4 @@
-/* Snapshot chunks and replies, replica descriptors and snapshot headers, by upb. */
+/* Snapshot chunks and replies, hosts' heartbeats, descriptors and snapshot headers, by upb. */
 #include <inttypes.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* Changes of a range from a revision on: what watchers that are behind catch up with. */
+/* Changes of a range from a revision on: what all watchers read, at the head and behind it. */
 #include "shards/machine/kv/kv_internal.h"
 
 enum { EVENTS_EVENT = 1, EVENTS_NEXT, EVENTS_NEXT_SUB, EVENTS_CURRENT, EVENTS_COMPACTED };
