@@ -47,11 +47,9 @@ static METRIC_DEFINE_COUNTER(metric_cut, "thole_http_cut_connections_total",
 
 #define TEXT_PLAIN "text/plain; charset=utf-8"
 
-enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const char *type,
-                            struct slice body)
+enum MHD_Result http__respond(struct MHD_Connection *c, unsigned status, const char *type,
+                              struct MHD_Response *r)
 {
-    struct MHD_Response *r = MHD_create_response_from_buffer(
-        body.size, (void *)(uintptr_t)body.data, MHD_RESPMEM_MUST_COPY);
     if (r == NULL) {
         return MHD_NO;
     }
@@ -61,6 +59,14 @@ enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const cha
     enum MHD_Result result = MHD_queue_response(c, status, r);
     MHD_destroy_response(r);
     return result;
+}
+
+enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const char *type,
+                            struct slice body)
+{
+    return http__respond(c, status, type,
+                         MHD_create_response_from_buffer(body.size, (void *)(uintptr_t)body.data,
+                                                         MHD_RESPMEM_MUST_COPY));
 }
 
 static enum MHD_Result get_metrics(struct http *h, struct MHD_Connection *c)

@@ -282,17 +282,9 @@ static ssize_t read_stream(void *ctx, uint64_t at, char *ret, size_t max)
 
 static enum MHD_Result reply_stream(struct exchange *x, struct MHD_Connection *connection)
 {
-    struct MHD_Response *r =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, read_stream, x, NULL);
-    if (r == NULL) {
-        return MHD_NO;
-    }
-    MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, JSON_TYPE);
-    MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-    MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
-    enum MHD_Result result = MHD_queue_response(connection, MHD_HTTP_OK, r);
-    MHD_destroy_response(r);
-    return result;
+    return http__respond(
+        connection, MHD_HTTP_OK, JSON_TYPE,
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, read_stream, x, NULL));
 }
 
 /* The call has begun: answer, or suspend the connection. */

@@ -53,6 +53,9 @@ void http__call_over(struct http_calls *c, void *state);
 /* GET of `url`, which begins with /ui, or is "/". (http_ui.c) */
 enum MHD_Result http__ui(struct MHD_Connection *c, const char *url);
 
+/* Queues the response, with the headers that all have, and releases it. NULL: MHD_NO. */
+enum MHD_Result http__respond(struct MHD_Connection *c, unsigned status, const char *type,
+                              struct MHD_Response *r);
 enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const char *type,
                             struct slice body);
 struct http_connection *http__connection(struct MHD_Connection *c);

@@ -217,38 +217,27 @@ static bool has_heir(struct engine *e, int n, const struct engine_replica_status
     return heir;
 }
 
-static void check_low_space(int n, struct engine *e)
+/* `unfit`: the host should not lead the shard. */
+static void check_hand_over(int n, struct engine *e, const struct engine_replica_status *s,
+                            bool unfit, bool by_clock)
+{
+    bool needless = s->leader_ready && unfit && has_heir(e, n, s, by_clock);
+    uint64_t since = since_ns(by_clock ? &clock_ns : &low_ns, s->shard_id, n, needless);
+    if (since != 0 && world__now_ns() - since > HAND_OVER_NS) {
+        world__fail("h%d has %s, and still leads shard %" PRIu64 ", which another voter could",
+                    n + 1, by_clock ? "a wrong clock" : "no space", s->shard_id);
+    }
+}
+
+static void check_leaders(int n, struct engine *e)
 {
     struct engine_replica_status *all = NULL;
     const struct world_host *h = world__host(n);
+    bool low = h->free_bytes != UINT64_MAX && h->disk_stalled_until_ns <= world__now_ns();
     size_t count = engine_replicas(e, &all);
     for (size_t i = 0; i < count; i++) {
-        bool needless = h->free_bytes != UINT64_MAX && all[i].leader_ready &&
-                        h->disk_stalled_until_ns <= world__now_ns() &&
-                        has_heir(e, n, &all[i], false);
-        uint64_t since = since_ns(&low_ns, all[i].shard_id, n, needless);
-        if (since != 0 && world__now_ns() - since > HAND_OVER_NS) {
-            world__fail("h%d has no space, and still leads shard %" PRIu64
-                        ", which another voter could",
-                        n + 1, all[i].shard_id);
-        }
-    }
-    free(all);
-}
-
-static void check_clock(int n, struct engine *e)
-{
-    struct engine_replica_status *all = NULL;
-    size_t count = engine_replicas(e, &all);
-    for (size_t i = 0; i < count; i++) {
-        bool needless = all[i].leader_ready && has_wrong_clock(e, all[i].shard_id, n) &&
-                        has_heir(e, n, &all[i], true);
-        uint64_t since = since_ns(&clock_ns, all[i].shard_id, n, needless);
-        if (since != 0 && world__now_ns() - since > HAND_OVER_NS) {
-            world__fail("h%d has a wrong clock, and still leads shard %" PRIu64
-                        ", which another voter could",
-                        n + 1, all[i].shard_id);
-        }
+        check_hand_over(n, e, &all[i], low, false);
+        check_hand_over(n, e, &all[i], has_wrong_clock(e, all[i].shard_id, n), true);
     }
     free(all);
 }
@@ -296,8 +285,7 @@ static void look_at_host(int n)
         check_claims(n, a, v);
         registry_view_release(v);
     }
-    check_low_space(n, agent_engine(a));
-    check_clock(n, agent_engine(a));
+    check_leaders(n, agent_engine(a));
     life__leave(earlier);
 }
 

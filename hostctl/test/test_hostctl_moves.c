@@ -1,4 +1,5 @@
 /* Leadership transfers: their targets, the leaders that stay, and an event for each transfer. */
+#include "base/test/shifted_clock.h"
 #include "hostctl/test/cluster_fixture.h"
 #include "shards/engine/engine_internal.h"
 
@@ -143,22 +144,6 @@ static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
     cluster_free(h);
 }
 
-struct shifted_clock {
-    struct clock clock;
-    const struct clock *of;
-};
-
-static uint64_t shifted_monotonic(const struct clock *c)
-{
-    return clock_now(((const struct shifted_clock *)c)->of);
-}
-
-static uint64_t shifted_wall(const struct clock *c)
-{
-    const struct shifted_clock *s = (const struct shifted_clock *)c;
-    return s->of->wall_ms(s->of) + 15000;
-}
-
 static void test_wrong_clock_moves_leaders_with_events_and_none_back(void **state)
 {
     (void)state;
@@ -167,7 +152,8 @@ static void test_wrong_clock_moves_leaders_with_events_and_none_back(void **stat
     size_t led = led_by(h, n);
     char last[256] = "";
     char name[16];
-    struct shifted_clock clock = {{shifted_monotonic, shifted_wall}, executor_clock(h->ex)};
+    struct shifted_clock clock;
+    shifted_clock_init(&clock, executor_clock(h->ex), 15000);
     snprintf(name, sizeof name, "hosts/h%d", (int)n);
     h->hosts[n].engine->clock = &clock.clock;
     RUN_UNTIL(h, 8000, cluster_zero_leader(h) != n && led_by(h, n) == 0);

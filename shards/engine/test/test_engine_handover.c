@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/test/shifted_clock.h"
 #include "shards/engine/test/harness.h"
 
 #include <cmocka.h>
@@ -214,27 +215,10 @@ static void test_engine_low_space_hands_leaders_to_hosts_that_can_write(void **s
 
 /* ---- Wall clocks ----------------------------------------------------------------------------- */
 
-struct shifted_clock {
-    struct clock clock;
-    const struct clock *of;
-    int64_t ahead_ms;
-};
-
-static uint64_t shifted_monotonic(const struct clock *c)
-{
-    return clock_now(((const struct shifted_clock *)c)->of);
-}
-
-static uint64_t shifted_wall(const struct clock *c)
-{
-    const struct shifted_clock *s = (const struct shifted_clock *)c;
-    return s->of->wall_ms(s->of) + (uint64_t)s->ahead_ms;
-}
-
 /* From its next call on, the engine of host `i` reads a clock that tests can shift. */
 static void use_clock(struct cluster *c, int i, struct shifted_clock *s)
 {
-    *s = (struct shifted_clock){{shifted_monotonic, shifted_wall}, executor_clock(c->ex), 0};
+    shifted_clock_init(s, executor_clock(c->ex), 0);
     c->hosts[i].engine->clock = &s->clock;
 }
 
