@@ -126,7 +126,29 @@ void bus__grpc_shutdown(void);
 gpr_timespec bus__deadline(uint32_t timeout_ms); /* 0: never */
 grpc_arg bus__int_arg(const char *key, int value);
 
-/* ---- send_queue.c: the send queue of a pipe -------------------------------------------------- */
+/* ---- send_queue.c: the send queue of a pipe, and the bounds of all send queues --------------- */
+
+/* What streams of one method have queued or are sending together. */
+struct bus_share {
+    size_t bytes_max;
+    _Atomic size_t bytes;
+};
+/* The bounds of one stream's queue. */
+struct bus_queue {
+    struct bus *budget; /* counts the bytes; NULL: they are not counted */
+    size_t bytes_max;
+    struct bus_share *share; /* instead of bytes_max; NULL: none */
+    size_t charged, shared;  /* bytes that are counted in `budget` and in `share` */
+};
+/* The stream now has so many bytes, queued or with gRPC. */
+void bus__queue_charge(struct bus_queue *q, size_t bytes);
+/* Must the sender wait with a message of `bytes`? `queued`: bytes in the queue; `sending`: with
+ * gRPC. `busy`: something is queued or being sent. One message always fits when nothing is, because
+ * only its departure would end the wait. */
+bool bus__queue_is_full(const struct bus_queue *q, size_t queued, size_t sending, bool busy,
+                        size_t bytes);
+/* Does a sender that waits for room get it, with so many bytes queued? */
+bool bus__queue_has_drained(const struct bus_queue *q, size_t queued);
 
 struct bus_out {
     grpc_slice slice;
@@ -168,14 +190,6 @@ struct bus_pipe_events {
     /* The last event; on a client with the status of the call. */
     void (*closed)(void *ctx, const struct thole_status *st);
 };
-/* What pipes have queued or are sending together. */
-struct bus_share {
-    size_t bytes_max;
-    _Atomic size_t bytes;
-};
-
-/* Is there no room for so many bytes in the queue of one of them, which has `own` bytes? */
-bool bus__share_is_full(const struct bus_share *s, size_t own, size_t bytes);
 
 struct bus_pipe_options {
     struct bus_loop *loop;

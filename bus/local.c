@@ -21,7 +21,8 @@ struct bus_call {
     bool draining; /* `drain` is posted */
     struct bufslice *queue;
     size_t first, count, capacity;
-    size_t bytes, charged, shared; /* shared: in the method's share */
+    size_t bytes; /* queued */
+    struct bus_queue bounds;
     struct thole_status st;
     struct buf *details;
 };
@@ -67,6 +68,11 @@ struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
     struct bus_call *c = xcalloc(1, sizeof *c);
     struct bus_rpc *r = bus__rpc_take_slot(find_entry(b, o->path));
     c->rpc = r;
+    c->bounds = (struct bus_queue){
+        .budget = b,
+        .bytes_max = BUS_RPC_QUEUE_BYTES,
+        .share = r->entry->m.shared_bytes > 0 ? &r->entry->share : NULL,
+    };
     c->o = *o;
     c->headers = xcalloc(o->header_count + 1, sizeof *c->headers);
     for (size_t i = 0; i < o->header_count; i++) {
@@ -85,27 +91,6 @@ struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
     atomic_fetch_add(&r->refs, 2); /* of the task, and of the door; the first is for the finish */
     bus__loop_post(&b->loop, &c->arrive);
     return c;
-}
-
-/* With the mutex held, after `bytes` has changed. */
-static void charge(struct bus_call *c)
-{
-    struct bus_entry *e = c->rpc->entry;
-    if (e->m.shared_bytes > 0) {
-        atomic_fetch_add_explicit(&e->share.bytes, c->bytes - c->shared, memory_order_relaxed);
-        c->shared = c->bytes;
-    }
-    bus__charge(c->rpc->bus, &c->charged, c->bytes);
-}
-
-/* The same bounds as a pipe's. With the mutex held. */
-static bool is_full(const struct bus_call *c, size_t bytes)
-{
-    const struct bus_entry *e = c->rpc->entry;
-    if (e->m.shared_bytes > 0) {
-        return bus__share_is_full(&e->share, c->bytes, bytes);
-    }
-    return c->bytes > 0 && c->bytes + bytes > BUS_RPC_QUEUE_BYTES;
 }
 
 static void drain(struct bus_task *task)
@@ -129,9 +114,8 @@ enum bus_call_state bus_call_take(struct bus_call *c, struct bufslice *ret)
         c->first = (c->first + 1) % c->capacity;
         c->count--;
         c->bytes -= ret->bytes.size;
-        charge(c);
-        size_t low = c->rpc->entry->m.shared_bytes > 0 ? 0 : BUS_RPC_QUEUE_BYTES / 2;
-        drained = c->full && !c->draining && c->bytes <= low;
+        bus__queue_charge(&c->bounds, c->bytes);
+        drained = c->full && !c->draining && bus__queue_has_drained(&c->bounds, c->bytes);
         c->draining |= drained;
         c->full &= !drained;
         state = BUS_CALL_MESSAGE;
@@ -174,7 +158,7 @@ static void queue_clear(struct bus_call *c)
         c->count--;
     }
     c->bytes = 0;
-    charge(c);
+    bus__queue_charge(&c->bounds, c->bytes);
 }
 
 void bus_call_release(struct bus_call *c)
@@ -225,13 +209,14 @@ static void put(struct bus_call *c, struct bufslice message)
     }
     c->queue[(c->first + c->count++) % c->capacity] = bus__own(message);
     c->bytes += message.bytes.size;
-    charge(c);
+    bus__queue_charge(&c->bounds, c->bytes);
 }
 
 bool bus__local_send(struct bus_call *c, struct bufslice message)
 {
     pthread_mutex_lock(&c->mutex);
-    bool room = c->ended || c->released || !is_full(c, message.bytes.size);
+    bool room = c->ended || c->released ||
+                !bus__queue_is_full(&c->bounds, c->bytes, 0, c->count > 0, message.bytes.size);
     if (!room || c->ended) {
         c->full |= !room;
         pthread_mutex_unlock(&c->mutex);

@@ -35,9 +35,8 @@ struct bus_pipe {
     grpc_byte_buffer *outgoing; /* reused: gRPC takes the slices out of it */
     pthread_mutex_t mutex;      /* below, to the blank line */
     struct bus_writer writer;
-    size_t sending_bytes; /* with gRPC */
-    size_t charged;       /* bytes of both that are counted in the budget */
-    size_t shared;        /* and in o.share */
+    size_t sending_bytes;    /* with gRPC */
+    struct bus_queue bounds; /* of both */
     bool sending, receiving, paused, read_end;
     bool pump_promised; /* late_pump is posted: a corked thread will send */
     struct cork_item late_pump;
@@ -88,6 +87,8 @@ struct bus_pipe *bus__pipe_new(const struct bus_pipe_options *o)
 {
     struct bus_pipe *p = xcalloc(1, sizeof *p);
     p->o = *o;
+    p->bounds =
+        (struct bus_queue){.budget = o->budget, .bytes_max = o->queue_bytes, .share = o->share};
     atomic_init(&p->refs, 1);
     p->send_tag = bus_tag_of(send_returned);
     p->recv_tag = bus_tag_of(recv_returned);
@@ -116,8 +117,8 @@ void bus__pipe_unref(struct bus_pipe *p)
         return;
     }
     ASSERT(!p->sending && !p->receiving && !p->pump_promised);
-    ASSERT(p->shared == 0); /* break_off */
-    bus__charge(p->o.budget, &p->charged, 0);
+    ASSERT(p->bounds.shared == 0); /* break_off */
+    bus__queue_charge(&p->bounds, 0);
     grpc_call_unref(p->o.call);
     grpc_byte_buffer_destroy(p->outgoing);
     if (p->incoming != NULL) {
@@ -252,13 +253,7 @@ static void pump_soon(struct bus_pipe *p)
 /* The mutex is held. */
 static void charge(struct bus_pipe *p)
 {
-    size_t now = p->writer.bytes + p->sending_bytes;
-
-    if (p->o.share != NULL) {
-        atomic_fetch_add_explicit(&p->o.share->bytes, now - p->shared, memory_order_relaxed);
-        p->shared = now;
-    }
-    bus__charge(p->o.budget, &p->charged, now);
+    bus__queue_charge(&p->bounds, p->writer.bytes + p->sending_bytes);
 }
 
 /* Nothing more is sent. The mutex is held. */
@@ -284,8 +279,8 @@ static void send_returned(struct bus_tag *tag, bool ok)
         break_off(p);
     }
     charge(p);
-    size_t low = p->o.share != NULL ? 0 : p->o.queue_bytes / 2;
-    bool drained = p->want_drained && p->state < PIPE_BROKEN && p->writer.bytes <= low;
+    bool drained = p->want_drained && p->state < PIPE_BROKEN &&
+                   bus__queue_has_drained(&p->bounds, p->writer.bytes);
     bool resume = drained && p->paused;
     if (drained) {
         p->want_drained = p->paused = false;
@@ -302,31 +297,6 @@ static void send_returned(struct bus_tag *tag, bool ok)
     bus__pipe_unref(p);
 }
 
-/* See shared_bytes in bus.h. */
-bool bus__share_is_full(const struct bus_share *share, size_t own, size_t bytes)
-{
-    size_t used = atomic_load_explicit(&share->bytes, memory_order_relaxed);
-    size_t free = used < share->bytes_max ? share->bytes_max - used : 0;
-    size_t limit = free / 64 > BUS_RPC_SHARE_BYTES_MIN ? free / 64 : BUS_RPC_SHARE_BYTES_MIN;
-    if (own + bytes <= limit) {
-        return false;
-    }
-    return own > 0 || (used > 0 && used + bytes > share->bytes_max / 2);
-}
-
-/* One message always fits: a sender that waits for room is notified when that message was sent. */
-static bool is_full(const struct bus_pipe *p, size_t bytes)
-{
-    if (p->o.share != NULL) {
-        return bus__share_is_full(p->o.share, p->writer.bytes + p->sending_bytes, bytes);
-    }
-    if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes) {
-        return true;
-    }
-    return (p->writer.bytes > 0 || p->sending) && p->o.budget != NULL &&
-           !bus__has_room(p->o.budget, bytes);
-}
-
 enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslice body, bool must,
                            uint64_t *ret_seq)
 {
@@ -334,7 +304,8 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
     pthread_mutex_lock(&p->mutex);
     if (p->state >= PIPE_BROKEN || p->finish_wanted) {
         result = BUS_PUT_CLOSED;
-    } else if (!must && is_full(p, body.bytes.size)) {
+    } else if (!must && bus__queue_is_full(&p->bounds, p->writer.bytes, p->sending_bytes,
+                                           p->writer.bytes > 0 || p->sending, body.bytes.size)) {
         p->want_drained = true;
         result = BUS_PUT_FULL;
     }

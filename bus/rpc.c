@@ -215,7 +215,9 @@ void bus__rpc_answer(struct bus_rpc *r, const struct thole_status *st, grpc_slic
     grpc_slice text = grpc_empty_slice();
     size_t n = 1;
     if (r->local != NULL) {
-        atomic_store(&r->answered, true);
+        if (!atomic_exchange(&r->answered, true) && bus__rpc_is_unary(r)) {
+            metric_record(&metric_latency, clock_now(r->bus->clock) - r->started_ns);
+        }
         bus__local_end(r->local, st, details, message);
         bus__rpc_unref(r);
         return;

@@ -67,6 +67,48 @@ struct buf *bus__buf_of(grpc_byte_buffer *bb)
     return out;
 }
 
+/* ---- Bounds ---------------------------------------------------------------------------------- */
+
+void bus__queue_charge(struct bus_queue *q, size_t bytes)
+{
+    if (q->share != NULL) {
+        atomic_fetch_add_explicit(&q->share->bytes, bytes - q->shared, memory_order_relaxed);
+        q->shared = bytes;
+    }
+    bus__charge(q->budget, &q->charged, bytes);
+}
+
+/* See shared_bytes in bus.h. */
+static bool share_is_full(const struct bus_share *share, size_t own, size_t bytes)
+{
+    size_t used = atomic_load_explicit(&share->bytes, memory_order_relaxed);
+    size_t free = used < share->bytes_max ? share->bytes_max - used : 0;
+    size_t limit = free / 64 > BUS_RPC_SHARE_BYTES_MIN ? free / 64 : BUS_RPC_SHARE_BYTES_MIN;
+    if (own + bytes <= limit) {
+        return false;
+    }
+    return own > 0 || (used > 0 && used + bytes > share->bytes_max / 2);
+}
+
+bool bus__queue_is_full(const struct bus_queue *q, size_t queued, size_t sending, bool busy,
+                        size_t bytes)
+{
+    if (q->share != NULL) {
+        return share_is_full(q->share, queued + sending, bytes);
+    }
+    if (queued > 0 && queued + bytes > q->bytes_max) {
+        return true;
+    }
+    return busy && q->budget != NULL && !bus__has_room(q->budget, bytes);
+}
+
+bool bus__queue_has_drained(const struct bus_queue *q, size_t queued)
+{
+    return queued <= (q->share != NULL ? 0 : q->bytes_max / 2);
+}
+
+/* ---- The queue of a pipe --------------------------------------------------------------------- */
+
 void bus__writer_init(struct bus_writer *w, bool join)
 {
     *w = (struct bus_writer){.join = join, .chunk_size = CHUNK_BYTES_MIN};

@@ -1,9 +1,11 @@
 /* Calls by other doors: all kinds, their bounds, refusals, cancellation and the end of the bus. */
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/limits.h"
+#include "base/metrics.h"
 #include "bus/test/fixture.h"
 
 struct world {
@@ -124,7 +126,8 @@ static enum thole_code authorise(void *ctx, struct bus_rpc *rpc, const char *pat
 
 /* ---- A world --------------------------------------------------------------------------------- */
 
-static struct world *world_new(void)
+/* memory_bytes 0: the bus's usual amount. */
+static struct world *world_of(size_t memory_bytes)
 {
     static struct world *here;
     struct world *w = xcalloc(1, sizeof *w);
@@ -135,6 +138,7 @@ static struct world *world_new(void)
     w->h = host_alloc();
     struct bus_options o = host_options(w->h, 1, 9, 1, "127.0.0.1:0");
     o.unary_slots = 4;
+    o.memory_bytes = memory_bytes;
     o.handler = (struct bus_handler){.ctx = &here, .authorise = authorise};
     assert_int_equal(bus_new(&o, &w->h->bus, &st), THOLE_OK);
     const struct bus_method methods[] = {
@@ -152,6 +156,11 @@ static struct world *world_new(void)
     bus_register(w->h->bus, methods, sizeof methods / sizeof *methods);
     bus_start(w->h->bus);
     return w;
+}
+
+static struct world *world_new(void)
+{
+    return world_of(0);
 }
 
 static void world_free(struct world *w)
@@ -181,9 +190,9 @@ static void released(void *ctx)
     unlock(w);
 }
 
-static struct bus_call *begin(struct world *w, const char *path, const char *const *texts)
+static struct bus_call *begin_all(struct world *w, const char *path, const struct slice *messages,
+                                  size_t count)
 {
-    struct slice messages[4];
     const struct bus_header headers[] = {{"thole-shard", slice_str("orders")},
                                          {"authorization", slice_str("Bearer x")}};
     struct bus_call_options o = {.path = path,
@@ -191,14 +200,21 @@ static struct bus_call *begin(struct world *w, const char *path, const char *con
                                  .headers = headers,
                                  .header_count = 2,
                                  .messages = messages,
+                                 .message_count = count,
                                  .wake = wake,
                                  .released = released,
                                  .ctx = w};
-    while (texts[o.message_count] != NULL) {
-        messages[o.message_count] = slice_str(texts[o.message_count]);
-        o.message_count++;
-    }
     return bus_call_begin(w->h->bus, &o);
+}
+
+static struct bus_call *begin(struct world *w, const char *path, const char *const *texts)
+{
+    struct slice messages[4];
+    size_t n = 0;
+    for (; texts[n] != NULL; n++) {
+        messages[n] = slice_str(texts[n]);
+    }
+    return begin_all(w, path, messages, n);
 }
 
 static struct bus_call *begin_one(struct world *w, const char *path)
@@ -276,6 +292,37 @@ static void test_unary_calls_and_their_callers(void **state)
     world_free(w);
 }
 
+static bool has_line(const char *line)
+{
+    struct bytes text = {0};
+    metrics_render(&text);
+    bytes_append(&text, "", 1);
+    bool found = strstr((const char *)text.data, line) != NULL;
+    bytes_deinit(&text);
+    return found;
+}
+
+static void test_unary_calls_are_in_the_metric_of_their_time(void **state)
+{
+    (void)state;
+    struct world *w = world_new();
+    char before[64], after[64];
+    uint64_t n = 0;
+    for (snprintf(before, sizeof before, "thole_rpc_unary_seconds_count 0\n"); !has_line(before);) {
+        snprintf(before, sizeof before, "thole_rpc_unary_seconds_count %" PRIu64 "\n", ++n);
+    }
+    snprintf(after, sizeof after, "thole_rpc_unary_seconds_count %" PRIu64 "\n", n + 1);
+    struct bus_call *c = begin_one(w, "/test.Test/Echo");
+    expect_message(w, c, "hello");
+    expect_end(w, c, THOLE_OK, THOLE_REASON_NONE);
+    assert_true(has_line(after));
+    c = begin(w, "/test.Test/Bidi", (const char *const[]){"a", NULL});
+    expect_message(w, c, "a");
+    expect_end(w, c, THOLE_OK, THOLE_REASON_NONE);
+    assert_true(has_line(after));
+    world_free(w);
+}
+
 static void test_methods_between_hosts_do_not_exist(void **state)
 {
     (void)state;
@@ -331,6 +378,48 @@ static void test_a_slow_door_meets_the_bound_and_the_handler_hears_of_room(void 
     bus_call_release(c);
     await_flag(w, &w->cancelled);
     bus_rpc_reply(w->held, (struct bufslice){0});
+    world_free(w);
+}
+
+static void test_streams_wait_for_memory_of_the_bus(void **state)
+{
+    (void)state;
+    struct world *w = world_of(1 * MIB);
+    struct bus_call *c = begin_one(w, "/test.Test/Flood");
+    struct bufslice m = {0};
+    size_t bytes = 0;
+    await_flag(w, &w->full);
+    assert_int_equal(await(w, c, BUS_CALL_BEGUN, &m), BUS_CALL_MESSAGE);
+    do {
+        bytes += m.bytes.size;
+        bufslice_unref(m);
+    } while (await(w, c, BUS_CALL_WAITS, &m) == BUS_CALL_MESSAGE);
+    assert_int_equal(bytes, 1 * MIB);
+    await_flag(w, &w->drained);
+    bus_call_release(c);
+    await_flag(w, &w->cancelled);
+    bus_rpc_reply(w->held, (struct bufslice){0});
+    world_free(w);
+}
+
+static void test_a_unary_answer_is_counted_once(void **state)
+{
+    (void)state;
+    struct world *w = world_of(1 * MIB);
+    uint8_t *large = xcalloc(1, 600 * KIB);
+    struct slice messages[] = {slice_of(large, 600 * KIB), slice_of(large, 300 * KIB)};
+    struct bus_call *calls[2];
+    for (size_t i = 0; i < 2; i++) { /* they are answered in this order */
+        calls[i] = begin_all(w, "/test.Test/Echo", &messages[i], 1);
+    }
+    for (size_t i = 2; i-- > 0;) {
+        struct bufslice m = {0};
+        assert_int_equal(await(w, calls[i], BUS_CALL_BEGUN, &m), BUS_CALL_MESSAGE);
+        assert_true(slice_equal(m.bytes, messages[i]));
+        bufslice_unref(m);
+        expect_end(w, calls[i], THOLE_OK, THOLE_REASON_NONE);
+    }
+    free(large);
     world_free(w);
 }
 
@@ -399,10 +488,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unary_calls_and_their_callers),
+        cmocka_unit_test(test_unary_calls_are_in_the_metric_of_their_time),
         cmocka_unit_test(test_methods_between_hosts_do_not_exist),
         cmocka_unit_test(test_every_call_is_authorised),
         cmocka_unit_test(test_messages_in_both_directions),
         cmocka_unit_test(test_a_slow_door_meets_the_bound_and_the_handler_hears_of_room),
+        cmocka_unit_test(test_streams_wait_for_memory_of_the_bus),
+        cmocka_unit_test(test_a_unary_answer_is_counted_once),
         cmocka_unit_test(test_a_release_cancels_and_a_late_answer_is_dropped),
         cmocka_unit_test(test_calls_are_bounded),
         cmocka_unit_test(test_the_end_of_the_bus_ends_calls),
