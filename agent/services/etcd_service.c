@@ -96,7 +96,7 @@ static void route_done(struct router_request *route)
 static bool is_kv(struct services *s, uint64_t shard_id)
 {
     struct registry_shard_buf buf;
-    if (atomic_load_explicit(&s->kv_shard, memory_order_relaxed) == shard_id) {
+    if (atomic_load_explicit(&s->kv_shard_plus_1, memory_order_relaxed) == shard_id + 1) {
         return true;
     }
     struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
@@ -107,7 +107,7 @@ static bool is_kv(struct services *s, uint64_t shard_id)
 
     registry_view_release(view);
     if (ok) {
-        atomic_store_explicit(&s->kv_shard, shard_id, memory_order_relaxed);
+        atomic_store_explicit(&s->kv_shard_plus_1, shard_id + 1, memory_order_relaxed);
     }
     return ok;
 }
@@ -137,9 +137,14 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
                          struct slice request)
 {
     static const uint8_t marker = 0;
+    struct thole_status st;
 
+    if (strcmp(r->shard, REGISTRY_SHARD_NAME) == 0) {
+        (void)agent_refuse_zero(&st);
+        finish(r, &st);
+        return;
+    }
     if (request.size > LIMIT_PAYLOAD_BYTES - FIELD_HEAD_BYTES) {
-        struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                          "etcdserver: request is too large");
         finish(r, &st);

@@ -41,7 +41,7 @@ struct services {
     struct worker_msg change;
     uint64_t look_ns; /* the next check of availability */
 
-    _Atomic uint64_t kv_shard;         /* a shard of type kv that etcd's clients used; 0: none */
+    _Atomic uint64_t kv_shard_plus_1;  /* a shard of type kv that etcd's clients used; 0: none */
     struct etcd_watches *etcd_watches; /* etcd_watch.h */
 
     /* A pool of unused data calls. */

@@ -207,6 +207,19 @@ def beside_etcd(ours, work):
 # ---- The control plane --------------------------------------------------------------------------
 
 
+def refuses_zero(door):
+    """Also as the first call of all: etcd's clients never reach the registry."""
+    for path, body in (
+        ("/v3/kv/range", {"key": b64("a")}),
+        ("/v3/kv/put", {"key": b64("a"), "value": b64("b")}),
+        ("/v3/lease/keepalive", {"ID": 5}),
+        ("/v3/cluster/member/list", {}),
+        ("/v3/watch", {"create_request": {"key": b64("a")}}),
+    ):
+        status, text = door.raw("POST", path, json.dumps(body), Thole_Shard="zero")
+        assert status == 400 and "zero is the registry" in text, (path, status, text)
+
+
 def named_shards(door):
     """The metadata thole-shard chooses another store than "default"."""
     door.ok("/v1/Shards/CreateShard", {"shard": {"name": "other", "spec": {"type": "kv", "voters": 1}}})
@@ -235,7 +248,7 @@ def named_shards(door):
     assert event["kv"]["value"] == b64("again"), event
     answer.close()
     c.close()
-    for name, status in ("nope", 404), ("sum", 412), ("zero", 412), ("x" * 300, 404):
+    for name, status in ("nope", 404), ("sum", 412), ("zero", 400), ("x" * 300, 404):
         got = door.post("/v3/kv/range", key, Thole_Shard=name)
         assert got[0] == status, (name, got)
 
@@ -462,6 +475,7 @@ def main():
         host = Host(tholed, work / "plain")
         try:
             door = Door(host.port)
+            refuses_zero(door)
             ours = as_etcd(door)
             beside_etcd(ours, work)
             control(door)
