@@ -36,6 +36,9 @@ int64_t engine_clock_ahead_ms(struct engine *e)
 /* The caller holds the engine's lock. */
 void engine__clock_heard(struct engine *e, struct beat_peer *p, const struct host_beat *b)
 {
+    if (b->wall_ms == 0) { /* not said */
+        return;
+    }
     uint64_t wall_ms = e->clock->wall_ms(e->clock);
     /* Any number may come from a peer: no difference of two such numbers overflows. */
     uint64_t theirs_ms = b->wall_ms < INT64_MAX / 2 ? b->wall_ms : INT64_MAX / 2;
@@ -60,7 +63,8 @@ static int64_t *collect(struct engine *e, uint64_t now_ns, size_t *ret_count)
     while ((p = map_next(&e->beat_peers, &it, NULL)) != NULL) {
         /* A group may have had two replicas here, and then this host is its own peer. */
         bool counts = p->heard_ns != 0 && !uuid_equal(&p->host, &e->o.host_id);
-        if (counts && now_ns - p->heard_ns <= lately_ns) {
+        /* A beat may arrive after the turn began. */
+        if (counts && p->heard_ns + lately_ns >= now_ns) {
             ahead[n++] = p->clock_ahead_ms;
         }
     }

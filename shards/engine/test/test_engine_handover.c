@@ -289,6 +289,51 @@ static void test_engine_old_beats_make_no_clock_wrong(void **state)
     cluster_free(c);
 }
 
+static uint64_t late(const struct clock *c)
+{
+    return clock_now(CONTAINER_OF(c, const struct shifted_clock, clock)->of) + 500 * NS_PER_MS;
+}
+
+/* Every beat arrives after the begin of the turn that looks at it. */
+static void test_engine_beats_of_this_turn_count(void **state)
+{
+    (void)state;
+    struct shifted_clock clock[3];
+    struct cluster *c = cluster_new(3, 71);
+    cluster_bootstrap(c, 3);
+    for (int i = 0; i < 3; i++) {
+        use_clock(c, i, &clock[i]);
+    }
+    clock[0].clock.monotonic_ns = late;
+    lead_many(c, 0);
+    clock[0].ahead_ms = 2 * LIMIT_CLOCK_AHEAD_MS;
+    RUN_UNTIL(c, 6000, engine_clock_is_wrong(c->hosts[0].engine));
+    cluster_free(c);
+}
+
+static uint64_t unknown(const struct clock *c)
+{
+    (void)c;
+    return 0;
+}
+
+static void test_engine_beats_without_a_clock_judge_nobody(void **state)
+{
+    (void)state;
+    struct shifted_clock clock[3];
+    struct cluster *c = cluster_new(3, 72);
+    cluster_bootstrap(c, 3);
+    for (int i = 0; i < 3; i++) {
+        use_clock(c, i, &clock[i]);
+    }
+    lead_many(c, 0);
+    clock[1].clock.wall_ms = unknown;
+    clock[2].clock.wall_ms = unknown;
+    cluster_run(c, 6000);
+    assert_false(engine_clock_is_wrong(c->hosts[0].engine));
+    cluster_free(c);
+}
+
 static void test_engine_transfer_to_the_leader_is_done_at_once(void **state)
 {
     (void)state;
@@ -315,6 +360,8 @@ int main(void)
         cmocka_unit_test(test_engine_wrong_clock_hands_leaders_to_hosts_with_right_ones),
         cmocka_unit_test(test_engine_two_clocks_do_not_judge_each_other),
         cmocka_unit_test(test_engine_old_beats_make_no_clock_wrong),
+        cmocka_unit_test(test_engine_beats_of_this_turn_count),
+        cmocka_unit_test(test_engine_beats_without_a_clock_judge_nobody),
         cmocka_unit_test(test_engine_transfer_to_the_leader_is_done_at_once),
         cmocka_unit_test(test_engine_stopped_while_it_hands_over_answers),
     };
