@@ -2,15 +2,19 @@
  * a caller that reads slowly, or not at all, costs the view and no thread.
  *
  * A reader ends before its data is deleted (engine__readers_end), otherwise with its close. The
- * engine's readers_lock guards the list; a reader's own lock what it reads from. Both: in this
- * order. */
+ * engine's readers_lock guards the list, a reader's own lock what it reads from. Never hold both:
+ * one slow read would delay all readers of the host. */
 #include <stdlib.h>
 
+#include "base/ref.h"
 #include "shards/engine/engine_internal.h"
+#include "shards/engine/snapshot/streams.h"
 
 struct engine_reader {
+    struct ref refs; /* the caller's, until it closes the reader; engine__readers_end's */
     struct engine_reader *next;
     struct replica *r; /* a reference */
+    uint64_t generation;
     pthread_mutex_t lock;
     struct machine *machine; /* a reference; NULL: ended, without the next two */
     void *view, *state;
@@ -55,8 +59,17 @@ static void end(struct engine_reader *rd)
             m->type->view_release(m->state, rd->view);
         }
     }
-    pthread_mutex_unlock(&rd->lock);
     engine__machine_unref(m);
+    pthread_mutex_unlock(&rd->lock);
+}
+
+static void reader_release(struct ref *refs)
+{
+    struct engine_reader *rd = CONTAINER_OF(refs, struct engine_reader, refs);
+    ASSERT(rd->machine == NULL);
+    replica_unref(rd->r);
+    pthread_mutex_destroy(&rd->lock);
+    free(rd);
 }
 
 void engine_reader_close(struct engine_reader *rd)
@@ -64,11 +77,9 @@ void engine_reader_close(struct engine_reader *rd)
     if (rd == NULL) {
         return;
     }
+    end(rd); /* in the list until then: engine__readers_end waits for it */
     list_remove(rd->r->e, rd);
-    end(rd);
-    replica_unref(rd->r);
-    pthread_mutex_destroy(&rd->lock);
-    free(rd);
+    ref_drop(&rd->refs, reader_release);
 }
 
 enum thole_code engine__reader_open(struct replica *r, struct slice query,
@@ -77,16 +88,18 @@ enum thole_code engine__reader_open(struct replica *r, struct slice query,
     struct machine *m = r->machine;
     ASSERT(worker_is_current(r->applier->w) && engine__machine_has_reader(m));
     struct engine_reader *rd = xcalloc(1, sizeof *rd);
-    rd->r = r;
+    ref_init(&rd->refs, 1);
+    rd->r = replica_ref(r);
+    rd->machine = engine__machine_ref(m);
+    rd->generation = m->generation;
+    pthread_mutex_init(&rd->lock, NULL);
     if (!list_add(r->e, rd)) {
-        free(rd);
+        end(rd);
+        ref_drop(&rd->refs, reader_release);
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                           "%d answers are being read from this host already; retry later",
                           LIMIT_READERS);
     }
-    (void)replica_ref(r);
-    pthread_mutex_init(&rd->lock, NULL);
-    rd->machine = engine__machine_ref(m);
     enum thole_code code = engine__machine_view(m, &rd->view, st);
     if (code == THOLE_OK) {
         const struct thole_slice q = {query.data, query.size};
@@ -138,18 +151,19 @@ enum thole_code engine_reader_next(struct engine_reader *rd, struct buf **ret_pi
 void engine__readers_end(struct replica *r, uint64_t generation)
 {
     struct engine *e = r->e;
+    size_t n = 0;
     pthread_mutex_lock(&e->readers_lock);
+    struct engine_reader **found = xcalloc(e->reader_count + 1, sizeof(struct engine_reader *));
     for (struct engine_reader *rd = e->readers; rd != NULL; rd = rd->next) {
-        if (rd->r != r) {
-            continue;
-        }
-        pthread_mutex_lock(&rd->lock);
-        bool of_these = rd->machine != NULL &&
-                        (generation == UINT64_MAX || rd->machine->generation == generation);
-        pthread_mutex_unlock(&rd->lock);
-        if (of_these) {
-            end(rd);
+        if (rd->r == r && (generation == ANY_GENERATION || rd->generation == generation)) {
+            ref_take(&rd->refs);
+            found[n++] = rd;
         }
     }
     pthread_mutex_unlock(&e->readers_lock);
+    for (size_t i = 0; i < n; i++) {
+        end(found[i]);
+        ref_drop(&found[i]->refs, reader_release);
+    }
+    free(found);
 }
