@@ -69,13 +69,25 @@ enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const cha
                                                          MHD_RESPMEM_MUST_COPY));
 }
 
+enum MHD_Result http__reply_text(struct MHD_Connection *c, unsigned status, const char *type,
+                                 struct bytes *body)
+{
+    /* Give back the room that the text did not take: it lives until the client has read it. */
+    void *text = xrealloc(body->data, body->size);
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(body->size, text, MHD_RESPMEM_MUST_FREE);
+    if (r == NULL) {
+        free(text);
+    }
+    *body = (struct bytes){0};
+    return http__respond(c, status, type, r);
+}
+
 static enum MHD_Result get_metrics(struct http *h, struct MHD_Connection *c)
 {
     char *text = thole_metrics(h->host);
-    enum MHD_Result r =
-        http__reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", slice_str(text));
-    free(text);
-    return r;
+    struct bytes body = {.data = (uint8_t *)text, .size = strlen(text)};
+    return http__reply_text(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", &body);
 }
 
 static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)

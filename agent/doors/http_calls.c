@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <netinet/in.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +47,7 @@ struct exchange {
     struct bus_call *call; /* polling thread; NULL before it has begun */
     struct bytes body;
     size_t counted; /* in calls->bytes */
-    bool too_large, crowded;
+    bool too_large, no_room;
     bool streams;     /* counted in calls->streams */
     struct bytes out; /* of a stream: what the reader gives next, from `given` on */
     size_t given;
@@ -179,18 +178,6 @@ static enum MHD_Result reply_error(struct exchange *x, struct MHD_Connection *co
     return r;
 }
 
-__attribute__((format(printf, 5, 6))) static enum MHD_Result refuse(
-    struct exchange *x, struct MHD_Connection *connection, enum thole_code code,
-    enum thole_reason reason, const char *format, ...)
-{
-    struct thole_status st = {.code = code, .reason = reason};
-    va_list args;
-    va_start(args, format);
-    vsnprintf(st.message, sizeof st.message, format, args);
-    va_end(args);
-    return reply_error(x, connection, &st, (struct slice){0});
-}
-
 /* One answer as text, a line of a stream or a whole body. Takes the message. */
 static bool append_answer(struct exchange *x, struct bufslice message, bool in_stream,
                           struct bytes *out)
@@ -212,24 +199,21 @@ static enum MHD_Result reply_message(struct exchange *x, struct MHD_Connection *
                                      struct bufslice message)
 {
     struct bytes body = {0};
+    struct thole_status st;
     if (!append_answer(x, message, false, &body)) {
-        bytes_deinit(&body);
-        return refuse(x, connection, THOLE_INTERNAL, THOLE_REASON_NONE,
-                      "the answer does not decode");
-    }
-    enum MHD_Result r = MHD_NO;
-    if (!count(x, body.size)) {
-        r = refuse(x, connection, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
-                   "the answer was dropped: the memory for unread answers is full");
+        (void)THOLE_FAIL(&st, THOLE_INTERNAL, THOLE_REASON_NONE, "the answer does not decode");
+    } else if (!count(x, body.size)) {
+        (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
+                         "the answer was dropped: the memory for unread answers is full");
     } else {
-        r = http__reply(connection, MHD_HTTP_OK, JSON_TYPE, bytes_slice(&body));
+        return http__reply_text(connection, MHD_HTTP_OK, JSON_TYPE, &body);
     }
     bytes_deinit(&body);
-    return r;
+    return reply_error(x, connection, &st, (struct slice){0});
 }
 
-/* Fills `out` with the next line. False: none is there yet. */
-static bool next_line(struct exchange *x, enum bus_call_state state, struct bufslice message)
+/* Fills `out` with the next line: of a message, or of the end. */
+static void next_line(struct exchange *x, enum bus_call_state state, struct bufslice message)
 {
     const struct thole_status broken = {.code = THOLE_INTERNAL,
                                         .message = "an answer does not decode"};
@@ -241,20 +225,17 @@ static bool next_line(struct exchange *x, enum bus_call_state state, struct bufs
             http__error_body(&x->route, &broken, details, true, &x->out);
             x->last = true;
         }
-        return true;
+        return;
     }
-    if (state != BUS_CALL_ENDED) {
-        return false;
-    }
+    ASSERT(state == BUS_CALL_ENDED);
     const struct thole_status *st = bus_call_status(x->call, &details);
     if (st->code != THOLE_OK) {
         http__error_body(&x->route, st, details, true, &x->out);
     }
     x->last = true;
-    return true;
 }
 
-/* Gives libmicrohttpd more of a stream. */
+/* libmicrohttpd asks for more of a stream. */
 static ssize_t read_stream(void *ctx, uint64_t at, char *ret, size_t max)
 {
     struct exchange *x = ctx;
@@ -272,7 +253,7 @@ static ssize_t read_stream(void *ctx, uint64_t at, char *ret, size_t max)
         if (waits) {
             return suspended ? 0 : MHD_CONTENT_READER_END_WITH_ERROR;
         }
-        (void)next_line(x, state, message);
+        next_line(x, state, message);
     }
     size_t n = x->out.size - x->given < max ? x->out.size - x->given : max;
     memcpy(ret, x->out.data + x->given, n);
@@ -308,7 +289,7 @@ static enum MHD_Result go_on(struct exchange *x, struct MHD_Connection *connecti
         return reply_error(x, connection, bus_call_status(x->call, &details), details);
     }
     if (state != BUS_CALL_BEGUN) {
-        (void)next_line(x, state, message);
+        next_line(x, state, message);
     }
     return reply_stream(x, connection);
 }
@@ -401,28 +382,26 @@ static size_t headers_of(struct exchange *x, struct MHD_Connection *connection,
     return n;
 }
 
-/* The messages in the body: their bytes one after the other in `ret`, and where each ends. False:
- * refused, and `ret_why` says why. */
-static bool read_messages(struct exchange *x, struct bytes *ret, size_t *ends, size_t *ret_count,
-                          char *ret_why, size_t why_size)
+/* The messages in the body: their bytes one after the other in `ret`, and where each of at most
+ * `max` ends. */
+static enum thole_code read_messages(struct exchange *x, size_t max, struct bytes *ret,
+                                     size_t *ends, size_t *ret_count, struct thole_status *st)
 {
     struct slice rest = bytes_slice(&x->body);
-    size_t max = x->route.method.requests ? MESSAGES_MAX : 1;
+    char why[200] = "something follows the request";
+    bool ok = true;
     if (rest.size == 0 && !x->route.method.requests) {
         rest = slice_str("{}");
     }
     *ret_count = 0;
-    while (rest.size > 0 && *ret_count < max) {
-        if (!proto_json_read(x->route.method.request, &rest, x->route.etcd, ret, ret_why,
-                             why_size)) {
-            return false;
-        }
-        ends[(*ret_count)++] = ret->size;
+    while (ok && rest.size > 0 && *ret_count < max) {
+        ok = proto_json_read(x->route.method.request, &rest, x->route.etcd, ret, why, sizeof why);
+        ends[*ret_count] = ret->size;
+        *ret_count += ok;
     }
-    if (rest.size > 0) {
-        snprintf(ret_why, why_size, "something follows the request");
-    }
-    return rest.size == 0;
+    return ok && rest.size == 0 ? THOLE_OK
+                                : THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                             "request: %s", why);
 }
 
 static void begin_call(struct exchange *x, struct MHD_Connection *connection,
@@ -468,29 +447,39 @@ static void begin_call(struct exchange *x, struct MHD_Connection *connection,
     free(messages);
 }
 
+/* Before the body is read. */
+static enum thole_code check_request(struct exchange *x, struct MHD_Connection *connection,
+                                     struct thole_status *st)
+{
+    if (x->too_large) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "etcdserver: request is too large");
+    }
+    if (x->no_room) {
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                          "this host has too many bytes of waiting calls; retry after a pause");
+    }
+    if (is_cross_site(connection)) {
+        return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_NO_RIGHT,
+                          "a page of another site may not call this host");
+    }
+    if (x->route.method.answers && x->calls->streams >= STREAMS_MAX) {
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                          "this host has too many streams over HTTP; retry after a pause");
+    }
+    return THOLE_OK;
+}
+
 static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connection)
 {
     struct bytes bytes = {0};
-    char why[200] = "";
-    size_t n = 0;
-    if (x->too_large) {
-        return refuse(x, connection, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                      "etcdserver: request is too large");
+    struct thole_status st;
+    size_t n = 0, max = x->route.method.requests ? MESSAGES_MAX : 1;
+    if (check_request(x, connection, &st) != THOLE_OK) {
+        return reply_error(x, connection, &st, (struct slice){0});
     }
-    if (x->crowded) {
-        return refuse(x, connection, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                      "this host has too many bytes of waiting calls; retry after a pause");
-    }
-    if (is_cross_site(connection)) {
-        return refuse(x, connection, THOLE_PERMISSION_DENIED, THOLE_REASON_NO_RIGHT,
-                      "a page of another site may not call this host");
-    }
-    if (x->route.method.answers && x->calls->streams >= STREAMS_MAX) {
-        return refuse(x, connection, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                      "this host has too many streams over HTTP; retry after a pause");
-    }
-    size_t *ends = xcalloc(MESSAGES_MAX, sizeof *ends);
-    bool ok = read_messages(x, &bytes, ends, &n, why, sizeof why);
+    size_t *ends = xcalloc(max, sizeof *ends);
+    bool ok = read_messages(x, max, &bytes, ends, &n, &st) == THOLE_OK;
     bytes_deinit(&x->body);
     if (ok) {
         x->streams = x->route.method.answers;
@@ -500,19 +489,17 @@ static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connecti
     }
     bytes_deinit(&bytes);
     free(ends);
-    return ok ? go_on(x, connection)
-              : refuse(x, connection, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                       "request: %s", why);
+    return ok ? go_on(x, connection) : reply_error(x, connection, &st, (struct slice){0});
 }
 
 static void take_body(struct exchange *x, const char *data, size_t size)
 {
-    if (x->too_large || x->crowded) {
+    if (x->too_large || x->no_room) {
         return; /* libmicrohttpd must read it to the end before it can be answered */
     }
     x->too_large = x->body.size + size > BODY_BYTES_MAX;
-    x->crowded = !x->too_large && !count(x, size);
-    if (x->too_large || x->crowded) {
+    x->no_room = !x->too_large && !count(x, size);
+    if (x->too_large || x->no_room) {
         bytes_deinit(&x->body);
         x->body = (struct bytes){0};
     } else {

@@ -56,8 +56,12 @@ enum MHD_Result http__ui(struct MHD_Connection *c, const char *url);
 /* Queues the response, with the headers that all have, and releases it. NULL: MHD_NO. */
 enum MHD_Result http__respond(struct MHD_Connection *c, unsigned status, const char *type,
                               struct MHD_Response *r);
+/* Copies the body: for small ones. */
 enum MHD_Result http__reply(struct MHD_Connection *c, unsigned status, const char *type,
                             struct slice body);
+/* Takes the body over. */
+enum MHD_Result http__reply_text(struct MHD_Connection *c, unsigned status, const char *type,
+                                 struct bytes *body);
 struct http_connection *http__connection(struct MHD_Connection *c);
 
 /* http_errors.c */

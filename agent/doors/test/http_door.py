@@ -68,7 +68,7 @@ class Door:
         return answer.status, text
 
     def post(self, path, body, **headers):
-        if not isinstance(body, str):
+        if not isinstance(body, (str, bytes)):
             body = json.dumps(body)
         status, text = self.raw("POST", path, body, **headers)
         lines = [json.loads(line) for line in text.splitlines()]
@@ -362,6 +362,11 @@ def bounds(door):
     assert status == 400 and answer["details"][0]["reason"] == "TOO_LARGE", answer
     status, answer = door.post("/v3/kv/put", {"key": b64("big"), "value": b64("x" * (2 << 20))})
     assert status == 400 and "request is too large" in answer["error"], answer
+    # What an error quotes may be cut, but not inside a character.
+    for start in "", "x":
+        name = json.dumps({start + "\u00e9" * 300: 1}, ensure_ascii=False)
+        status, answer = door.post("/v1/Shards/GetShard", name.encode())
+        assert status == 400 and "\u00e9" in answer["message"], answer
     status, answer = door.post("/v3/kv/range", {"key": b64("a")}, Origin="http://evil.example")
     assert status == 403, answer
     # A site whose name its owner lets resolve to this machine.
