@@ -82,10 +82,16 @@ bool proto_json_write(const upb_MessageDef *def, struct slice message, bool prot
     upb_Status status;
     upb_Status_Clear(&status);
     if (decoded != NULL) {
-        size_t size = upb_JsonEncode(decoded, def, definitions, options, NULL, 0, &status);
-        char *text = (char *)bytes_extend(ret, size + 1); /* ends with a zero byte */
-        (void)upb_JsonEncode(decoded, def, definitions, options, text, size + 1, &status);
-        ret->size--;
+        size_t before = ret->size, room = 2 * message.size + 256; /* a guess */
+        char *text = (char *)bytes_extend(ret, room);
+        size_t size = upb_JsonEncode(decoded, def, definitions, options, text, room, &status);
+        ret->size = before;
+        if (upb_Status_IsOk(&status) && size >= room) { /* the text ends with a zero byte */
+            text = (char *)bytes_extend(ret, size + 1);
+            (void)upb_JsonEncode(decoded, def, definitions, options, text, size + 1, &status);
+            ret->size = before;
+        }
+        ret->size += upb_Status_IsOk(&status) ? size : 0;
     }
     upb_Arena_Free(arena);
     return decoded != NULL && upb_Status_IsOk(&status);

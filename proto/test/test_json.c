@@ -140,6 +140,20 @@ static void test_lists_maps_and_strings_survive(void **state)
     assert_null(through(update, "{\"host\":{\"spec\":{\"tags\":[]}}}", false));
 }
 
+static void test_text_of_many_times_the_size_of_its_message_is_whole(void **state)
+{
+    (void)state;
+    struct bytes json = {0};
+    bytes_append_str(&json, "{\"host\":{\"name\":\"");
+    for (int i = 0; i < 1000; i++) {
+        bytes_append_str(&json, "\\u0001"); /* one byte */
+    }
+    bytes_append(&json, "\"}}", 4);
+    assert_string_equal(through("/thole.v1.Hosts/UpdateHost", (const char *)json.data, false),
+                        (const char *)json.data);
+    bytes_deinit(&json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -148,6 +162,7 @@ int main(void)
         cmocka_unit_test(test_what_is_no_message_is_refused),
         cmocka_unit_test(test_depth_is_bounded),
         cmocka_unit_test(test_lists_maps_and_strings_survive),
+        cmocka_unit_test(test_text_of_many_times_the_size_of_its_message_is_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
