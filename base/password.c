@@ -11,7 +11,6 @@
 #define PREFIX "$2b$"
 #define COST 10 /* as etcd's */
 #define COST_MAX 16
-#define RANDOM_BYTES 16
 
 /* The alphabet of bcrypt's base64. */
 static bool is_bcrypt(struct slice text, size_t chars)
@@ -44,14 +43,20 @@ bool password_is_hash(struct slice text)
     return is_bcrypt(text, PASSWORD_HASH_CHARS);
 }
 
+void password_salt_of(const uint8_t bytes[static PASSWORD_SALT_BYTES],
+                      char ret[static PASSWORD_SALT_CHARS + 1])
+{
+    const char *made = crypt_gensalt_rn(PREFIX, COST, (const char *)bytes, PASSWORD_SALT_BYTES, ret,
+                                        PASSWORD_SALT_CHARS + 1);
+    ASSERT(made != NULL);
+}
+
 void password_salt(char ret[static PASSWORD_SALT_CHARS + 1])
 {
-    char random[RANDOM_BYTES];
+    uint8_t random[PASSWORD_SALT_BYTES];
 
     secret_random(random, sizeof random);
-    const char *made =
-        crypt_gensalt_rn(PREFIX, COST, random, sizeof random, ret, PASSWORD_SALT_CHARS + 1);
-    ASSERT(made != NULL);
+    password_salt_of(random, ret);
 }
 
 bool password_hash(struct slice password, struct slice salt,

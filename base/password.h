@@ -13,6 +13,10 @@
 #define PASSWORD_BYTES_MAX 72
 
 void password_salt(char ret[static PASSWORD_SALT_CHARS + 1]);
+/* The salt that these bytes make. */
+#define PASSWORD_SALT_BYTES 16
+void password_salt_of(const uint8_t bytes[static PASSWORD_SALT_BYTES],
+                      char ret[static PASSWORD_SALT_CHARS + 1]);
 /* False: not a salt of bcrypt, or the password has a zero byte, at which bcrypt would end it. */
 bool password_hash(struct slice password, struct slice salt,
                    char ret[static PASSWORD_HASH_CHARS + 1]);

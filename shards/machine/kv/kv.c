@@ -41,6 +41,12 @@ static enum thole_code report_meta(struct kv *kv, const struct thole_machine_env
     return code;
 }
 
+static enum thole_code fail_old(struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                      "the data was written by another version of the kv machine");
+}
+
 /* Data of the first layout would be taken for an empty store. */
 static enum thole_code refuse_old(struct kv *kv, struct thole_status *st)
 {
@@ -51,9 +57,7 @@ static enum thole_code refuse_old(struct kv *kv, struct thole_status *st)
     bool old = state_iter_next(it, &key, &value);
 
     state_iter_free(it);
-    return old ? THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
-                            "the data was written by an earlier version of the kv machine")
-               : THOLE_OK;
+    return old ? fail_old(st) : THOLE_OK;
 }
 
 enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
@@ -71,9 +75,11 @@ enum thole_code kv__load_state(struct kv *kv, struct thole_status *st)
     if (code == THOLE_NOT_FOUND) {
         code = refuse_old(kv, st);
     } else if (code == THOLE_OK) {
-        bool ok = kv__state_decode(slice_of(stored->data, stored->size), &kv->state);
+        struct slice record = slice_of(stored->data, stored->size);
+        code = !kv__state_is_current(record)           ? fail_old(st)
+               : !kv__state_decode(record, &kv->state) ? kv__damaged(st, "state")
+                                                       : THOLE_OK;
         buf_unref(stored);
-        code = ok ? THOLE_OK : kv__damaged(st, "state");
     }
     kv__counts_reset(kv);
     return code == THOLE_OK ? kv__lease_next_due(&r, &kv->next_due_ms, st) : code;

@@ -153,6 +153,9 @@ static bool is_put_and_deleted(const struct operations *all)
 
 bool kv__is_apart(kv__operations ops, size_t n, size_t total)
 {
+    if (n == 0 || (n == 1 && !etcdserverpb_RequestOp_has_request_txn(ops[0]))) {
+        return true; /* the usual Txn */
+    }
     struct operations all = {.branches = xcalloc(2 * total + 1, sizeof(struct branch)),
                              .puts = xcalloc(total + 1, sizeof(struct put)),
                              .deletions = xcalloc(total + 1, sizeof(struct deletion))};

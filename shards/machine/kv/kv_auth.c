@@ -1,5 +1,5 @@
-/* Users, roles and permissions: commands and queries with etcd's semantics. Whether the sender may
- * is judged before (kv_permit.c). Each change is a revision of auth, none of the keys. */
+/* Users, roles and permissions: commands and queries with etcd's semantics. kv_permit.c has checked
+ * the sender's rights. Each change is a revision of auth, none of the keys. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,27 +9,23 @@
 
 enum { STATUS_ENABLED = 2, STATUS_REVISION = 3, LIST = 2 };
 
-#define REFUSAL(name, code, text) \
-    static const struct kv_refusal name = {THOLE_##code, "etcdserver: " text}
-REFUSAL(root_user_missing, FAILED_PRECONDITION, "root user does not exist");
-REFUSAL(root_role_missing, FAILED_PRECONDITION, "root user does not have root role");
-REFUSAL(user_exists, FAILED_PRECONDITION, "user name already exists");
-REFUSAL(role_exists, FAILED_PRECONDITION, "role name already exists");
-REFUSAL(role_empty, INVALID_ARGUMENT, "role name is empty");
-REFUSAL(role_not_granted, FAILED_PRECONDITION, "role is not granted to the user");
-REFUSAL(permission_not_granted, FAILED_PRECONDITION, "permission is not granted to the role");
-REFUSAL(permission_not_given, INVALID_ARGUMENT, "permission not given");
-REFUSAL(invalid_management, INVALID_ARGUMENT, "invalid auth management");
-#undef REFUSAL
-const struct kv_refusal kv__user_not_found = {THOLE_FAILED_PRECONDITION,
-                                              "etcdserver: user name not found"};
-const struct kv_refusal kv__role_not_found = {THOLE_FAILED_PRECONDITION,
-                                              "etcdserver: role name not found"};
-static const struct kv_refusal no_key = {
-    THOLE_INVALID_ARGUMENT, "auth_enable: key: 32 random bytes are needed, to sign tokens with"};
+static KV_REFUSAL(root_user_missing, FAILED_PRECONDITION, "root user does not exist");
+static KV_REFUSAL(root_role_missing, FAILED_PRECONDITION, "root user does not have root role");
+static KV_REFUSAL(user_exists, FAILED_PRECONDITION, "user name already exists");
+static KV_REFUSAL(role_exists, FAILED_PRECONDITION, "role name already exists");
+static KV_REFUSAL(role_empty, INVALID_ARGUMENT, "role name is empty");
+static KV_REFUSAL(role_not_granted, FAILED_PRECONDITION, "role is not granted to the user");
+static KV_REFUSAL(permission_not_granted, FAILED_PRECONDITION,
+                  "permission is not granted to the role");
+static KV_REFUSAL(permission_not_given, INVALID_ARGUMENT, "permission not given");
+static KV_REFUSAL(invalid_management, INVALID_ARGUMENT, "invalid auth management");
+static KV_REFUSAL(user_not_found, FAILED_PRECONDITION, "user name not found");
+static KV_REFUSAL(role_not_found, FAILED_PRECONDITION, "role name not found");
+static const struct kv_refusal no_key = {THOLE_INVALID_ARGUMENT,
+                                         "auth_enable.key must be 32 random bytes"};
 static const struct kv_refusal no_hash = {
     THOLE_INVALID_ARGUMENT,
-    "hashedPassword: a hash of bcrypt is needed ($2b$), and no password beside it"};
+    "hashedPassword must be a bcrypt hash ($2b$), and password must be empty"};
 static const struct kv_refusal name_too_long = {THOLE_INVALID_ARGUMENT,
                                                 "the name of a user or role has at most 256 bytes"};
 static const struct kv_refusal too_many_users = {THOLE_RESOURCE_EXHAUSTED,
@@ -63,10 +59,10 @@ static enum thole_code enable(struct kv_exec *x, const thole_kv_v1_AuthEnable *m
         x->refusal = &no_key;
         return THOLE_OK;
     }
-    enum thole_code code = kv__user_get(&x->reader, slice_str("root"), x->arena, &root, &found, st);
+    enum thole_code code = kv__user_get(&x->reader, kv__root, x->arena, &root, &found, st);
     if (code != THOLE_OK || !found) {
         x->refusal = &root_user_missing;
-    } else if (!kv__user_is_root(&root)) {
+    } else if (!kv__user_has_role(&root, kv__root)) {
         x->refusal = &root_role_missing;
     } else {
         auth->enabled = true;
@@ -81,9 +77,21 @@ static void disable(struct kv_exec *x)
 
     if (auth->enabled) {
         auth->enabled = false;
-        memset(auth->key, 0, sizeof auth->key); /* no token of now is ever valid again */
+        memset(auth->key, 0, sizeof auth->key); /* the next key makes all tokens of now invalid */
         changed(x);
     }
+}
+
+/* While auth is enabled, its user and its role cannot go. */
+static bool is_protected(const struct kv_exec *x, struct slice name)
+{
+    return x->kv->state.auth.enabled && slice_equal(name, kv__root);
+}
+
+static void delete_record(struct kv_exec *x, enum kv_prefix prefix, struct slice name)
+{
+    kv__key(&x->key, prefix, name);
+    kv__batch_delete(x, bytes_slice(&x->key));
 }
 
 /* ---- Users ----------------------------------------------------------------------------------- */
@@ -96,7 +104,7 @@ static enum thole_code find_user(struct kv_exec *x, struct slice name, struct kv
     enum thole_code code = kv__user_get(&x->reader, name, x->arena, ret, &found, st);
 
     if (code == THOLE_OK && !found) {
-        x->refusal = &kv__user_not_found;
+        x->refusal = &user_not_found;
     }
     return code;
 }
@@ -108,7 +116,7 @@ static enum thole_code find_role(struct kv_exec *x, struct slice name, struct kv
     enum thole_code code = kv__role_get(&x->reader, name, x->arena, ret, &found, st);
 
     if (code == THOLE_OK && !found) {
-        x->refusal = &kv__role_not_found;
+        x->refusal = &role_not_found;
     }
     return code;
 }
@@ -121,7 +129,6 @@ static enum thole_code user_add(struct kv_exec *x, const etcdserverpb_AuthUserAd
         u = {
             .name = kv__slice(etcdserverpb_AuthUserAddRequest_name(m)),
             .password = kv__slice(etcdserverpb_AuthUserAddRequest_hashedPassword(m)),
-            .no_password = options != NULL && authpb_UserAddOptions_no_password(options),
         };
     bool found = false;
 
@@ -129,7 +136,8 @@ static enum thole_code user_add(struct kv_exec *x, const etcdserverpb_AuthUserAd
         x->refusal = u.name.size == 0 ? &kv__user_empty : &name_too_long;
         return THOLE_OK;
     }
-    bool hash_fits = u.no_password ? u.password.size == 0 : password_is_hash(u.password);
+    bool no_password = options != NULL && authpb_UserAddOptions_no_password(options);
+    bool hash_fits = no_password ? u.password.size == 0 : password_is_hash(u.password);
     if (!hash_fits || etcdserverpb_AuthUserAddRequest_password(m).size > 0) {
         x->refusal = &no_hash;
         return THOLE_OK;
@@ -150,7 +158,7 @@ static enum thole_code user_delete(struct kv_exec *x, struct slice name, struct 
 {
     struct kv_user u;
 
-    if (x->kv->state.auth.enabled && slice_equal(name, slice_str("root"))) {
+    if (is_protected(x, name)) {
         x->refusal = &invalid_management;
         return THOLE_OK;
     }
@@ -158,8 +166,7 @@ static enum thole_code user_delete(struct kv_exec *x, struct slice name, struct 
     if (code != THOLE_OK || x->refusal != NULL) {
         return code;
     }
-    kv__key(&x->key, KV_PREFIX_USER, name);
-    kv__batch_delete(x, bytes_slice(&x->key));
+    delete_record(x, KV_PREFIX_USER, name);
     x->kv->state.auth.users--;
     changed(x);
     return THOLE_OK;
@@ -183,7 +190,7 @@ static enum thole_code change_password(struct kv_exec *x,
         return code;
     }
     changed(x);
-    u.password = u.no_password ? (struct slice){0} : hash;
+    u.password = u.password.size == 0 ? (struct slice){0} : hash; /* made without one: stays so */
     u.since = x->kv->state.auth.revision;
     kv__user_put(x, &u);
     return THOLE_OK;
@@ -196,7 +203,7 @@ static enum thole_code grant_role(struct kv_exec *x, struct slice name, struct s
     struct kv_role found;
     enum thole_code code = find_user(x, name, &u, st);
 
-    if (code == THOLE_OK && x->refusal == NULL && !slice_equal(role, slice_str("root"))) {
+    if (code == THOLE_OK && x->refusal == NULL && !slice_equal(role, kv__root)) {
         code = find_role(x, role, &found, st);
     }
     if (code != THOLE_OK || x->refusal != NULL || kv__user_has_role(&u, role)) {
@@ -243,8 +250,7 @@ static enum thole_code revoke_role(struct kv_exec *x, struct slice name, struct 
 {
     struct kv_user u;
 
-    if (x->kv->state.auth.enabled && slice_equal(name, slice_str("root")) &&
-        slice_equal(role, slice_str("root"))) {
+    if (is_protected(x, name) && slice_equal(role, kv__root)) {
         x->refusal = &invalid_management;
         return THOLE_OK;
     }
@@ -290,15 +296,18 @@ static enum thole_code take_role_from_all(struct kv_exec *x, struct slice role,
     struct slice *names;
     size_t n = 0;
     enum thole_code code = kv__auth_names(&x->reader, KV_PREFIX_USER, x->arena, &names, &n, st);
+    struct arena *arena = arena_new(); /* of one user: all of them could be 100 MB */
 
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         struct kv_user u;
         bool found = false;
-        code = kv__user_get(&x->reader, names[i], x->arena, &u, &found, st);
+        code = kv__user_get(&x->reader, names[i], arena, &u, &found, st);
         if (code == THOLE_OK && found && take_role(&u, role)) {
             kv__user_put(x, &u);
         }
+        arena_reset(arena);
     }
+    arena_free(arena);
     free(names);
     return code;
 }
@@ -307,7 +316,7 @@ static enum thole_code role_delete(struct kv_exec *x, struct slice name, struct 
 {
     struct kv_role role;
 
-    if (x->kv->state.auth.enabled && slice_equal(name, slice_str("root"))) {
+    if (is_protected(x, name)) {
         x->refusal = &invalid_management;
         return THOLE_OK;
     }
@@ -315,8 +324,7 @@ static enum thole_code role_delete(struct kv_exec *x, struct slice name, struct 
     if (code != THOLE_OK || x->refusal != NULL) {
         return code;
     }
-    kv__key(&x->key, KV_PREFIX_ROLE, name);
-    kv__batch_delete(x, bytes_slice(&x->key));
+    delete_record(x, KV_PREFIX_ROLE, name);
     x->kv->state.auth.roles--;
     changed(x);
     return take_role_from_all(x, name, st);
@@ -325,14 +333,6 @@ static enum thole_code role_delete(struct kv_exec *x, struct slice name, struct 
 static bool same_range(const struct kv_permission *a, const struct kv_permission *b)
 {
     return slice_equal(a->key, b->key) && slice_equal(a->range_end, b->range_end);
-}
-
-static bool permission_is_valid(const struct kv_permission *p)
-{
-    bool open = p->range_end.size == 1 && p->range_end.data[0] == 0;
-
-    return p->key.size > 0 &&
-           (p->range_end.size == 0 || open || slice_compare(p->key, p->range_end) < 0);
 }
 
 /* Whether one more fits. */
@@ -361,8 +361,7 @@ static enum thole_code grant_permission(struct kv_exec *x,
             .type = authpb_Permission_permType(given),
         };
     }
-    if (given == NULL || !permission_is_valid(&p) || p.type < authpb_Permission_READ ||
-        p.type > authpb_Permission_READWRITE) {
+    if (given == NULL || !kv__permission_is_valid(&p)) {
         x->refusal = given == NULL ? &permission_not_given : &invalid_management;
         return THOLE_OK;
     }
@@ -514,7 +513,7 @@ static enum thole_code user_get(const struct kv_reader *r, struct slice name, st
     bool found = false;
     enum thole_code code = kv__user_get(r, name, arena, &u, &found, st);
 
-    *ret_refusal = found ? NULL : &kv__user_not_found;
+    *ret_refusal = found ? NULL : &user_not_found;
     for (size_t i = 0; i < u.role_count; i++) {
         kv__wire_message(out, LIST, u.roles[i]);
     }
@@ -530,7 +529,7 @@ static enum thole_code role_get(const struct kv_reader *r, struct slice name, st
     bool found = false;
     enum thole_code code = kv__role_get(r, name, arena, &role, &found, st);
 
-    *ret_refusal = found ? NULL : &kv__role_not_found;
+    *ret_refusal = found ? NULL : &role_not_found;
     for (size_t i = 0; i < role.count; i++) {
         bytes_clear(&one);
         kv__wire_permission(&one, &role.permissions[i]);

@@ -12,25 +12,25 @@ enum { OPTIONS_NO_PASSWORD = 1 };
 enum { ROLE_NAME = 1, ROLE_PERMISSION = 2 };
 enum { PERMISSION_TYPE = 1, PERMISSION_KEY = 2, PERMISSION_END = 3 };
 
+const struct slice kv__root = {(const uint8_t *)"root", 4};
+
 /* ---- Users ----------------------------------------------------------------------------------- */
 
 static bool user_decode(struct slice stored, struct arena *arena, struct kv_user *ret)
 {
     upb_Arena *upb = upb_Arena_New();
-    const authpb_User *m = PROTO_DECODE(authpb_User, stored, upb);
+    const authpb_User *m = PROTO_DECODE_ALIAS(authpb_User, stored, upb);
     size_t n = 0;
     bool ok = m != NULL;
 
     if (ok) {
         const upb_StringView *roles = authpb_User_roles(m, &n);
-        const authpb_UserAddOptions *options = authpb_User_options(m);
         *ret = (struct kv_user){
             .name = arena_copy(arena, kv__slice(authpb_User_name(m))),
             .password = arena_copy(arena, kv__slice(authpb_User_password(m))),
             .roles = arena_alloc(arena, n * sizeof *ret->roles + 1),
             .role_count = n,
             .since = authpb_User_since(m),
-            .no_password = options != NULL && authpb_UserAddOptions_no_password(options),
         };
         for (size_t i = 0; i < n; i++) {
             ret->roles[i] = arena_copy(arena, kv__slice(roles[i]));
@@ -81,7 +81,7 @@ void kv__user_put(struct kv_exec *x, const struct kv_user *u)
     for (size_t i = 0; i < u->role_count; i++) {
         kv__wire_message(&x->value, USER_ROLES, u->roles[i]);
     }
-    if (u->no_password) {
+    if (u->password.size == 0) {
         kv__wire_number(&options, OPTIONS_NO_PASSWORD, true);
         kv__wire_message(&x->value, USER_OPTIONS, bytes_slice(&options));
     }
@@ -101,17 +101,21 @@ bool kv__user_has_role(const struct kv_user *u, struct slice role)
     return false;
 }
 
-bool kv__user_is_root(const struct kv_user *u)
-{
-    return kv__user_has_role(u, slice_str("root"));
-}
-
 /* ---- Roles ----------------------------------------------------------------------------------- */
+
+bool kv__permission_is_valid(const struct kv_permission *p)
+{
+    struct kv_keys keys = kv__keys_of(p->key, p->range_end);
+
+    return p->key.size > 0 && p->type >= authpb_Permission_READ &&
+           p->type <= authpb_Permission_READWRITE &&
+           (keys.one || keys.to.size == 0 || slice_compare(keys.from, keys.to) < 0);
+}
 
 static bool role_decode(struct slice stored, struct arena *arena, struct kv_role *ret)
 {
     upb_Arena *upb = upb_Arena_New();
-    const authpb_Role *m = PROTO_DECODE(authpb_Role, stored, upb);
+    const authpb_Role *m = PROTO_DECODE_ALIAS(authpb_Role, stored, upb);
     size_t n = 0;
     bool ok = m != NULL;
 
@@ -123,12 +127,14 @@ static bool role_decode(struct slice stored, struct arena *arena, struct kv_role
             .permissions = arena_alloc(arena, (n + 1) * sizeof *ret->permissions),
             .count = n,
         };
-        for (size_t i = 0; i < n; i++) {
-            ret->permissions[i] = (struct kv_permission){
+        for (size_t i = 0; i < n && ok; i++) {
+            struct kv_permission *p = &ret->permissions[i];
+            *p = (struct kv_permission){
                 .key = arena_copy(arena, kv__slice(authpb_Permission_key(list[i]))),
                 .range_end = arena_copy(arena, kv__slice(authpb_Permission_range_end(list[i]))),
                 .type = authpb_Permission_permType(list[i]),
             };
+            ok = kv__permission_is_valid(p) && (i == 0 || slice_compare(p[-1].key, p->key) <= 0);
         }
     }
     upb_Arena_Free(upb);

@@ -34,6 +34,10 @@ static void add_event(struct kv_exec *x, struct slice key, bool deletion, struct
     if (!x->watched) {
         return;
     }
+    /* The engine's watches know no users, so their events only say that something changed. */
+    if (x->kv->state.auth.enabled) {
+        key = encoded = (struct slice){0};
+    }
     if (x->event_count == x->event_capacity) {
         x->event_capacity = x->event_capacity * 2 + 32;
         x->events = xrealloc(x->events, x->event_capacity * sizeof *x->events);

@@ -1,25 +1,23 @@
 /* Refusals in etcd's words, and whether a request is well formed whatever the state. */
 #include "shards/machine/kv/kv_internal.h"
 
-#define REFUSAL(name, code, text) \
-    const struct kv_refusal kv__##name = {THOLE_##code, "etcdserver: " text}
-REFUSAL(empty_key, INVALID_ARGUMENT, "key is not provided");
-REFUSAL(key_not_found, INVALID_ARGUMENT, "key not found");
-REFUSAL(value_provided, INVALID_ARGUMENT, "value is provided");
-REFUSAL(lease_provided, INVALID_ARGUMENT, "lease is provided");
-REFUSAL(too_many_operations, INVALID_ARGUMENT, "too many operations in txn request");
-REFUSAL(duplicate_key, INVALID_ARGUMENT, "duplicate key given in txn request");
-REFUSAL(bad_sort, INVALID_ARGUMENT, "invalid sort option");
-REFUSAL(compacted, OUT_OF_RANGE, "mvcc: required revision has been compacted");
-REFUSAL(future, OUT_OF_RANGE, "mvcc: required revision is a future revision");
-REFUSAL(lease_not_found, NOT_FOUND, "requested lease not found");
-REFUSAL(lease_exists, FAILED_PRECONDITION, "lease already exists");
-REFUSAL(ttl_too_large, OUT_OF_RANGE, "too large lease TTL");
-REFUSAL(no_space, RESOURCE_EXHAUSTED, "mvcc: database space exceeded");
-REFUSAL(corrupt, DATA_LOSS, "corrupt cluster");
-REFUSAL(user_empty, INVALID_ARGUMENT, "user name is empty");
-REFUSAL(permission_denied, PERMISSION_DENIED, "permission denied");
-#undef REFUSAL
+KV_REFUSAL(kv__empty_key, INVALID_ARGUMENT, "key is not provided");
+KV_REFUSAL(kv__key_not_found, INVALID_ARGUMENT, "key not found");
+KV_REFUSAL(kv__value_provided, INVALID_ARGUMENT, "value is provided");
+KV_REFUSAL(kv__lease_provided, INVALID_ARGUMENT, "lease is provided");
+KV_REFUSAL(kv__too_many_operations, INVALID_ARGUMENT, "too many operations in txn request");
+KV_REFUSAL(kv__duplicate_key, INVALID_ARGUMENT, "duplicate key given in txn request");
+KV_REFUSAL(kv__bad_sort, INVALID_ARGUMENT, "invalid sort option");
+KV_REFUSAL(kv__compacted, OUT_OF_RANGE, "mvcc: required revision has been compacted");
+KV_REFUSAL(kv__future, OUT_OF_RANGE, "mvcc: required revision is a future revision");
+KV_REFUSAL(kv__lease_not_found, NOT_FOUND, "requested lease not found");
+KV_REFUSAL(kv__lease_exists, FAILED_PRECONDITION, "lease already exists");
+KV_REFUSAL(kv__ttl_too_large, OUT_OF_RANGE, "too large lease TTL");
+KV_REFUSAL(kv__no_space, RESOURCE_EXHAUSTED, "mvcc: database space exceeded");
+KV_REFUSAL(kv__corrupt, DATA_LOSS, "corrupt cluster");
+KV_REFUSAL(kv__user_empty, INVALID_ARGUMENT, "user name is empty");
+KV_REFUSAL(kv__permission_denied, PERMISSION_DENIED, "permission denied");
+KV_REFUSAL(kv__invalid_token, UNAUTHENTICATED, "invalid auth token");
 const struct kv_refusal kv__not_a_number = {THOLE_FAILED_PRECONDITION,
                                             "the value is not a 64-bit decimal number"};
 const struct kv_refusal kv__number_out_of_range = {THOLE_FAILED_PRECONDITION,
@@ -131,8 +129,7 @@ const struct kv_refusal *kv__check_txn(const etcdserverpb_TxnRequest *m)
 
     for (int i = 0; i < 2 && wrong == NULL; i++) {
         size_t n = 0;
-        kv__operations ops = i == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                    : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = kv__branch(m, i == 0, &n);
         wrong = kv__is_apart(ops, n, total) ? NULL : &kv__duplicate_key;
     }
     return wrong;
@@ -149,8 +146,7 @@ bool kv__txn_is_read_only(const etcdserverpb_TxnRequest *m)
 {
     for (int branch = 0; branch < 2; branch++) {
         size_t n = 0;
-        kv__operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                         : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = kv__branch(m, branch == 0, &n);
         for (size_t i = 0; i < n; i++) {
             if (!operation_reads_only(ops[i])) {
                 return false;
@@ -183,8 +179,7 @@ uint64_t kv__txn_cost(const etcdserverpb_TxnRequest *m)
 
     for (int branch = 0; branch < 2; branch++) {
         size_t n = 0;
-        kv__operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                         : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = kv__branch(m, branch == 0, &n);
         for (size_t i = 0; i < n; i++) {
             cost[branch] += operation_cost(ops[i]);
         }

@@ -146,9 +146,8 @@ enum thole_code kv__hash(const struct kv_reader *r, const etcdserverpb_HashKVReq
         *ret_refusal = &kv__future;
         return THOLE_OK;
     }
-    if (revision <= 0) { /* before 0 there are no changes, and etcd hashes none of them */
-        revision = revision == 0 ? r->revision : 0;
-    }
+    /* A negative revision is before all changes: etcd hashes none then. */
+    revision = revision == 0 ? r->revision : revision < 0 ? 0 : revision;
     enum thole_code code = hash_up_to(r, revision, &hash, st);
     kv__wire_header(out, r->revision);
     kv__wire_number(out, HASH_HASH, hash);

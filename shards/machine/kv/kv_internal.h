@@ -139,6 +139,8 @@ bool kv__parse_history(struct slice in, struct bytes *ret_key, struct kv_at *ret
 bool kv__parse_at(struct slice in, struct kv_at *ret);
 
 void kv__state_encode(const struct kv_state *s, struct bytes *out);
+/* Is the record of a version that kv__state_decode reads? */
+bool kv__state_is_current(struct slice in);
 bool kv__state_decode(struct slice in, struct kv_state *ret);
 /* Decoders fail if the record is damaged. Encoders replace the contents of `out`. */
 void kv__latest_encode(const struct kv_item *item, struct bytes *out);
@@ -221,11 +223,14 @@ struct kv_refusal {
     enum thole_code code;
     const char *text;
 };
+/* With etcd's code and text. */
+#define KV_REFUSAL(name, code, text) \
+    const struct kv_refusal name = {THOLE_##code, "etcdserver: " text}
 extern const struct kv_refusal kv__empty_key, kv__key_not_found, kv__value_provided,
     kv__lease_provided, kv__too_many_operations, kv__duplicate_key, kv__bad_sort, kv__compacted,
     kv__future, kv__lease_not_found, kv__lease_exists, kv__ttl_too_large, kv__no_space, kv__corrupt,
     kv__not_a_number, kv__number_out_of_range, kv__too_large, kv__malformed, kv__too_many_alarms,
-    kv__read_only, kv__value_too_large, kv__user_empty, kv__permission_denied;
+    kv__read_only, kv__value_too_large, kv__user_empty, kv__permission_denied, kv__invalid_token;
 
 const struct kv_refusal *kv__check_range(const etcdserverpb_RangeRequest *m);
 const struct kv_refusal *kv__check_put(const etcdserverpb_PutRequest *m);
@@ -236,6 +241,13 @@ bool kv__txn_is_read_only(const etcdserverpb_TxnRequest *m);
 uint64_t kv__txn_cost(const etcdserverpb_TxnRequest *m);
 
 typedef const etcdserverpb_RequestOp *const *kv__operations; /* of one branch of a Txn */
+
+static inline kv__operations kv__branch(const etcdserverpb_TxnRequest *m, bool success,
+                                        size_t *ret_count)
+{
+    return success ? etcdserverpb_TxnRequest_success(m, ret_count)
+                   : etcdserverpb_TxnRequest_failure(m, ret_count);
+}
 /* `total`: at least the number of operations in `ops`, with nested ones. */
 bool kv__is_apart(kv__operations ops, size_t n, size_t total);
 
@@ -256,6 +268,7 @@ struct kv_keys {
     struct slice from, to;
     bool one;
 };
+struct kv_keys kv__keys_of(struct slice key, struct slice range_end);
 struct kv_keys kv__keys(upb_StringView key, upb_StringView range_end);
 bool kv__keys_contain(const struct kv_keys *k, struct slice key);
 
@@ -393,6 +406,12 @@ enum thole_code kv__lease_time_to_live(const struct kv_reader *r,
 enum thole_code kv__lease_list(const struct kv_reader *r, struct bytes *out,
                                struct thole_status *st);
 
+/* Of a record's key under KV_PREFIX_ATTACHED: the user's key. */
+static inline struct slice kv__attached_key(struct slice record_key)
+{
+    size_t head = 1 + 8; /* the prefix and the lease */
+    return slice_of(record_key.data + head, record_key.size - head);
+}
 /* The keys attached to the lease, in order; each in the arena, the array malloced. */
 enum thole_code kv__lease_keys(const struct kv_reader *r, int64_t id, struct arena *arena,
                                struct slice **ret, size_t *ret_count, struct thole_status *st);
@@ -404,7 +423,6 @@ struct kv_user {
     struct slice *roles;         /* in order */
     size_t role_count;
     uint64_t since; /* the revision of auth as of which the password is valid */
-    bool no_password;
 };
 
 struct kv_permission {
@@ -418,8 +436,7 @@ struct kv_role {
     size_t count;
 };
 
-extern const struct kv_refusal kv__user_not_found, kv__role_not_found, kv__auth_not_enabled,
-    kv__invalid_token;
+extern const struct slice kv__root; /* the name of the user and of the role */
 
 /* All they point to is in the arena. */
 enum thole_code kv__user_get(const struct kv_reader *r, struct slice name, struct arena *arena,
@@ -432,9 +449,10 @@ void kv__role_put(struct kv_exec *x, const struct kv_role *role);
 enum thole_code kv__auth_names(const struct kv_reader *r, enum kv_prefix prefix,
                                struct arena *arena, struct slice **ret, size_t *ret_count,
                                struct thole_status *st);
+/* Its type is known, and its range is not empty. */
+bool kv__permission_is_valid(const struct kv_permission *p);
 void kv__wire_permission(struct bytes *out, const struct kv_permission *p);
 bool kv__user_has_role(const struct kv_user *u, struct slice role);
-bool kv__user_is_root(const struct kv_user *u);
 bool kv__user_sound(struct slice name, struct slice stored);
 bool kv__role_sound(struct slice name, struct slice stored);
 
@@ -445,24 +463,7 @@ enum thole_code kv__auth_query(const struct kv_reader *r, const thole_kv_v1_Quer
                                struct bytes *out, const struct kv_refusal **ret_refusal,
                                struct thole_status *st);
 
-/* Who sent a request. */
-struct kv_caller {
-    const struct kv_reader *r;
-    struct arena *arena; /* of the request */
-    bool enforced;       /* auth is enabled */
-    bool known, root;    /* a token names the user; the user has role root */
-    struct kv_user user;
-    /* What the user may read and write: merged, in order; found out when it is first asked. */
-    bool loaded;
-    struct kv_keys *spans[2];
-    size_t span_count[2];
-};
-enum thole_code kv__caller(const struct kv_reader *r, struct slice token, struct arena *arena,
-                           struct kv_caller *ret, const struct kv_refusal **ret_refusal,
-                           struct thole_status *st);
-enum thole_code kv__may(struct kv_caller *c, const struct kv_keys *keys, bool write,
-                        const struct kv_refusal **ret_refusal, struct thole_status *st);
-/* Whether the sender may do all that the request does. */
+/* May the caller do all that the request does? kv_permit.c. */
 enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command *m,
                                    const struct kv_refusal **ret_refusal, struct thole_status *st);
 enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
@@ -488,6 +489,9 @@ uint64_t kv__parse_quota(struct thole_slice config);
 
 /* ---- Queries --------------------------------------------------------------------------------- */
 
+/* Is the query well formed, and may the caller make it? */
+enum thole_code kv__admit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                const struct kv_refusal **ret_refusal, struct thole_status *st);
 enum thole_code kv__query(void *machine, const void *view, struct thole_slice query,
                           struct thole_sink *answer, struct thole_status *st);
 

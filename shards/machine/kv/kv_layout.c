@@ -207,6 +207,13 @@ static bool take_auth(struct slice in, struct kv_auth *ret)
     return true;
 }
 
+bool kv__state_is_current(struct slice in)
+{
+    uint64_t version;
+
+    return slice_take_varint(&in, &version) && version == STATE_VERSION;
+}
+
 bool kv__state_decode(struct slice in, struct kv_state *ret)
 {
     uint64_t version;

@@ -134,8 +134,7 @@ enum thole_code kv__lease_keys(const struct kv_reader *r, int64_t id, struct are
             capacity = capacity * 2 + 8;
             *ret = xrealloc(*ret, capacity * sizeof **ret);
         }
-        (*ret)[(*ret_count)++] =
-            arena_copy(arena, slice_of(key.data + from.size, key.size - from.size));
+        (*ret)[(*ret_count)++] = arena_copy(arena, kv__attached_key(key));
     }
     enum thole_code code = state_iter_status(it, st);
     state_iter_free(it);

@@ -7,46 +7,48 @@
 #include "etcd/auth.upb.h"
 #include "shards/machine/kv/kv_internal.h"
 
-enum { SPANS_READ = 0, SPANS_WRITE = 1 };
+/* A check: the caller, and the first refusal. */
+struct check {
+    const struct kv_reader *r;
+    struct arena *arena; /* of the request */
+    struct kv_user user;
+    bool root; /* the user has role root */
+    /* What the user may read and write: merged, in order; filled in when it is first needed. */
+    bool loaded;
+    struct kv_keys *spans[2]; /* by whether it is for writes */
+    size_t span_count[2];
+    const struct kv_refusal *refusal;
+    struct thole_status *st;
+};
 
-/* ---- Who ------------------------------------------------------------------------------------- */
+/* ---- The caller ------------------------------------------------------------------------------ */
 
-enum thole_code kv__caller(const struct kv_reader *r, struct slice token, struct arena *arena,
-                           struct kv_caller *ret, const struct kv_refusal **ret_refusal,
-                           struct thole_status *st)
+static enum thole_code find_caller(struct check *k, struct slice token)
 {
     struct slice name;
     uint64_t revision;
     bool found = false;
 
-    *ret = (struct kv_caller){.r = r, .arena = arena, .enforced = r->state->auth.enabled};
-    if (!ret->enforced || token.size == 0) {
+    if (token.size == 0) {
+        k->refusal = &kv__user_empty;
         return THOLE_OK;
     }
-    if (!kv__token_name(r, token, &name, &revision)) {
-        *ret_refusal = &kv__invalid_token;
+    if (!kv__token_name(k->r, token, &name, &revision)) {
+        k->refusal = &kv__invalid_token;
         return THOLE_OK;
     }
-    enum thole_code code = kv__user_get(r, name, arena, &ret->user, &found, st);
-    if (code != THOLE_OK || !found || revision < ret->user.since) {
-        *ret_refusal = &kv__invalid_token;
+    enum thole_code code = kv__user_get(k->r, name, k->arena, &k->user, &found, k->st);
+    if (code != THOLE_OK || !found || revision < k->user.since) {
+        k->refusal = &kv__invalid_token;
         return code;
     }
-    ret->known = true;
-    ret->root = kv__user_is_root(&ret->user);
+    k->root = kv__user_has_role(&k->user, kv__root);
     return THOLE_OK;
 }
 
-static const struct kv_refusal *must_be_known(const struct kv_caller *c)
+static const struct kv_refusal *must_be_root(const struct check *k)
 {
-    return c->enforced && !c->known ? &kv__user_empty : NULL;
-}
-
-static const struct kv_refusal *must_be_root(const struct kv_caller *c)
-{
-    const struct kv_refusal *refusal = must_be_known(c);
-
-    return refusal == NULL && c->enforced && !c->root ? &kv__permission_denied : refusal;
+    return k->root ? NULL : &kv__permission_denied;
 }
 
 /* ---- Ranges ---------------------------------------------------------------------------------- */
@@ -64,16 +66,12 @@ static int compare_spans(const void *a, const void *b)
 
 static struct kv_keys span_of(const struct kv_permission *p, struct arena *arena)
 {
-    struct kv_keys keys = {.from = p->key};
+    struct kv_keys keys = kv__keys_of(p->key, p->range_end);
 
-    if (p->range_end.size == 0) { /* one key: up to the next */
+    if (keys.one) { /* up to the next key */
         uint8_t *next = arena_alloc(arena, p->key.size + 1);
-        if (p->key.size > 0) {
-            memcpy(next, p->key.data, p->key.size);
-        }
-        keys.to = slice_of(next, p->key.size + 1);
-    } else if (p->range_end.size != 1 || p->range_end.data[0] != 0) {
-        keys.to = p->range_end;
+        memcpy(next, p->key.data, p->key.size);
+        keys = (struct kv_keys){.from = p->key, .to = slice_of(next, p->key.size + 1)};
     }
     return keys;
 }
@@ -95,33 +93,41 @@ static size_t merge(struct kv_keys *spans, size_t n)
     return kept;
 }
 
-static enum thole_code load(struct kv_caller *c, struct thole_status *st)
+static void collect_spans(struct check *k, const struct kv_role *roles, size_t most, bool write)
 {
-    struct kv_role *roles = arena_alloc(c->arena, (c->user.role_count + 1) * sizeof *roles);
+    int32_t type = write ? authpb_Permission_WRITE : authpb_Permission_READ;
+    struct kv_keys *spans = arena_alloc(k->arena, (most + 1) * sizeof *spans);
+    size_t n = 0;
+
+    for (size_t i = 0; i < k->user.role_count; i++) {
+        for (size_t at = 0; at < roles[i].count; at++) {
+            const struct kv_permission *p = &roles[i].permissions[at];
+            if (p->type == type || p->type == authpb_Permission_READWRITE) {
+                spans[n++] = span_of(p, k->arena);
+            }
+        }
+    }
+    k->spans[write] = spans;
+    k->span_count[write] = merge(spans, n);
+}
+
+static enum thole_code load(struct check *k)
+{
+    /* Zeroed: "root" needs no record, and gives nothing here then. */
+    struct kv_role *roles = arena_alloc(k->arena, (k->user.role_count + 1) * sizeof *roles);
     enum thole_code code = THOLE_OK;
     size_t most = 0;
 
-    for (size_t i = 0; i < c->user.role_count && code == THOLE_OK; i++) {
+    for (size_t i = 0; i < k->user.role_count && code == THOLE_OK; i++) {
         bool found = false;
-        code = kv__role_get(c->r, c->user.roles[i], c->arena, &roles[i], &found, st);
+        code = kv__role_get(k->r, k->user.roles[i], k->arena, &roles[i], &found, k->st);
         most += roles[i].count;
     }
-    for (int write = SPANS_READ; write <= SPANS_WRITE && code == THOLE_OK; write++) {
-        struct kv_keys *spans = arena_alloc(c->arena, (most + 1) * sizeof *spans);
-        size_t n = 0;
-        int32_t type = write == SPANS_WRITE ? authpb_Permission_WRITE : authpb_Permission_READ;
-        for (size_t i = 0; i < c->user.role_count; i++) {
-            for (size_t k = 0; k < roles[i].count; k++) {
-                const struct kv_permission *p = &roles[i].permissions[k];
-                if (p->type == type || p->type == authpb_Permission_READWRITE) {
-                    spans[n++] = span_of(p, c->arena);
-                }
-            }
-        }
-        c->spans[write] = spans;
-        c->span_count[write] = merge(spans, n);
+    if (code == THOLE_OK) {
+        collect_spans(k, roles, most, false);
+        collect_spans(k, roles, most, true);
+        k->loaded = true;
     }
-    c->loaded = code == THOLE_OK;
     return code;
 }
 
@@ -142,47 +148,38 @@ static bool covered(const struct kv_keys *spans, size_t n, const struct kv_keys 
         return false;
     }
     struct slice to = spans[low - 1].to;
-    return keys->one ? compare_ends(to, keys->from) > 0
-                     : compare_ends(to, keys->from) > 0 && compare_ends(to, keys->to) >= 0;
-}
-
-enum thole_code kv__may(struct kv_caller *c, const struct kv_keys *keys, bool write,
-                        const struct kv_refusal **ret_refusal, struct thole_status *st)
-{
-    enum thole_code code = THOLE_OK;
-
-    if (!c->enforced || c->root) {
-        return THOLE_OK;
-    }
-    *ret_refusal = must_be_known(c);
-    if (*ret_refusal != NULL) {
-        return THOLE_OK;
-    }
-    if (!c->loaded) {
-        code = load(c, st);
-    }
-    int which = write ? SPANS_WRITE : SPANS_READ;
-    if (code == THOLE_OK && !covered(c->spans[which], c->span_count[which], keys)) {
-        *ret_refusal = &kv__permission_denied;
-    }
-    return code;
+    return compare_ends(to, keys->from) > 0 && (keys->one || compare_ends(to, keys->to) >= 0);
 }
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
-/* A check, with what its parts share. */
-struct check {
-    struct kv_caller c;
-    const struct kv_refusal *refusal; /* the first */
-    struct thole_status *st;
-};
+static enum thole_code may_keys(struct check *k, const struct kv_keys *keys, bool write)
+{
+    enum thole_code code = THOLE_OK;
+
+    if (k->root || k->refusal != NULL) {
+        return THOLE_OK;
+    }
+    if (!k->loaded) {
+        code = load(k);
+    }
+    if (code == THOLE_OK && !covered(k->spans[write], k->span_count[write], keys)) {
+        k->refusal = &kv__permission_denied;
+    }
+    return code;
+}
 
 static enum thole_code may(struct check *k, upb_StringView key, upb_StringView range_end,
                            bool write)
 {
     struct kv_keys keys = kv__keys(key, range_end);
 
-    return k->refusal == NULL ? kv__may(&k->c, &keys, write, &k->refusal, k->st) : THOLE_OK;
+    return may_keys(k, &keys, write);
+}
+
+static enum thole_code may_range(struct check *k, const etcdserverpb_RangeRequest *m)
+{
+    return may(k, etcdserverpb_RangeRequest_key(m), etcdserverpb_RangeRequest_range_end(m), false);
 }
 
 /* All keys that are attached to the lease. One that does not exist has none. */
@@ -190,18 +187,14 @@ static enum thole_code may_lease(struct check *k, int64_t id, bool write)
 {
     struct slice *keys = NULL;
     size_t n = 0;
-    enum thole_code code = THOLE_OK;
 
-    if (k->refusal == NULL) {
-        k->refusal = must_be_known(&k->c);
-    }
-    if (!k->c.enforced || k->c.root || k->refusal != NULL || id == 0) {
+    if (k->root || k->refusal != NULL || id == 0) {
         return THOLE_OK;
     }
-    code = kv__lease_keys(k->c.r, id, k->c.arena, &keys, &n, k->st);
+    enum thole_code code = kv__lease_keys(k->r, id, k->arena, &keys, &n, k->st);
     for (size_t i = 0; i < n && code == THOLE_OK && k->refusal == NULL; i++) {
         struct kv_keys one = {.from = keys[i], .one = true};
-        code = kv__may(&k->c, &one, write, &k->refusal, k->st);
+        code = may_keys(k, &one, write);
     }
     free(keys);
     return code;
@@ -242,9 +235,7 @@ static enum thole_code may_txn(struct check *k, const etcdserverpb_TxnRequest *m
 static enum thole_code may_operation(struct check *k, const etcdserverpb_RequestOp *op)
 {
     if (etcdserverpb_RequestOp_has_request_range(op)) {
-        const etcdserverpb_RangeRequest *m = etcdserverpb_RequestOp_request_range(op);
-        return may(k, etcdserverpb_RangeRequest_key(m), etcdserverpb_RangeRequest_range_end(m),
-                   false);
+        return may_range(k, etcdserverpb_RequestOp_request_range(op));
     }
     if (etcdserverpb_RequestOp_has_request_put(op)) {
         return may_put(k, etcdserverpb_RequestOp_request_put(op));
@@ -266,14 +257,12 @@ static enum thole_code may_txn(struct check *k, const etcdserverpb_TxnRequest *m
     size_t n = 0;
     const etcdserverpb_Compare *const *compares = etcdserverpb_TxnRequest_compare(m, &n);
 
-    k->refusal = k->refusal == NULL ? must_be_known(&k->c) : k->refusal;
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         code = may(k, etcdserverpb_Compare_key(compares[i]),
                    etcdserverpb_Compare_range_end(compares[i]), false);
     }
     for (int branch = 0; branch < 2; branch++) {
-        kv__operations ops = branch == 0 ? etcdserverpb_TxnRequest_success(m, &n)
-                                         : etcdserverpb_TxnRequest_failure(m, &n);
+        kv__operations ops = kv__branch(m, branch == 0, &n);
         for (size_t i = 0; i < n && code == THOLE_OK && k->refusal == NULL; i++) {
             code = may_operation(k, ops[i]);
         }
@@ -298,9 +287,7 @@ static enum thole_code check_command(struct check *k, const thole_kv_v1_Command 
         return may_txn(k, thole_kv_v1_Command_txn(m));
     }
     if (thole_kv_v1_Command_has_range(m)) {
-        const etcdserverpb_RangeRequest *q = thole_kv_v1_Command_range(m);
-        return may(k, etcdserverpb_RangeRequest_key(q), etcdserverpb_RangeRequest_range_end(q),
-                   false);
+        return may_range(k, thole_kv_v1_Command_range(m));
     }
     if (thole_kv_v1_Command_has_lease_revoke(m)) {
         return may_lease(k, etcdserverpb_LeaseRevokeRequest_ID(thole_kv_v1_Command_lease_revoke(m)),
@@ -313,20 +300,18 @@ static enum thole_code check_command(struct check *k, const thole_kv_v1_Command 
     }
     bool anybody = thole_kv_v1_Command_has_lease_grant(m) ||
                    (thole_kv_v1_Command_has_alarm(m) && is_alarm_get(thole_kv_v1_Command_alarm(m)));
-    k->refusal = anybody ? must_be_known(&k->c) : must_be_root(&k->c);
+    k->refusal = anybody ? NULL : must_be_root(k);
     return THOLE_OK;
 }
 
 enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command *m,
                                    const struct kv_refusal **ret_refusal, struct thole_status *st)
 {
-    struct check k = {.st = st};
-
     if (!x->kv->state.auth.enabled) {
         return THOLE_OK;
     }
-    enum thole_code code = kv__caller(&x->reader, kv__slice(thole_kv_v1_Command_token(m)), x->arena,
-                                      &k.c, &k.refusal, st);
+    struct check k = {.r = &x->reader, .arena = x->arena, .st = st};
+    enum thole_code code = find_caller(&k, kv__slice(thole_kv_v1_Command_token(m)));
     if (code == THOLE_OK && k.refusal == NULL) {
         code = check_command(&k, m);
     }
@@ -337,15 +322,16 @@ enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command 
 /* The list shows all leases, so all that are attached must be readable. */
 static enum thole_code may_list_leases(struct check *k)
 {
-    struct state_iter *it = kv__iter_prefix(k->c.r, KV_PREFIX_ATTACHED, (struct slice){0});
     struct slice key, value;
     enum thole_code code = THOLE_OK;
 
-    k->refusal = must_be_known(&k->c);
-    while (!k->c.root && code == THOLE_OK && k->refusal == NULL &&
-           state_iter_next(it, &key, &value)) {
-        struct kv_keys one = {.from = slice_of(key.data + 9, key.size - 9), .one = true};
-        code = kv__may(&k->c, &one, false, &k->refusal, k->st);
+    if (k->root) {
+        return THOLE_OK;
+    }
+    struct state_iter *it = kv__iter_prefix(k->r, KV_PREFIX_ATTACHED, (struct slice){0});
+    while (code == THOLE_OK && k->refusal == NULL && state_iter_next(it, &key, &value)) {
+        struct kv_keys one = {.from = kv__attached_key(key), .one = true};
+        code = may_keys(k, &one, false);
     }
     if (code == THOLE_OK) {
         code = state_iter_status(it, k->st);
@@ -354,30 +340,26 @@ static enum thole_code may_list_leases(struct check *k)
     return code;
 }
 
-/* What is about users: root, and of themselves all. */
-static const struct kv_refusal *check_auth_query(const struct kv_caller *c,
-                                                 const thole_kv_v1_Query *m)
+/* Queries about users and roles: root, or about the user's own user and roles. */
+static const struct kv_refusal *check_auth_query(const struct check *k, const thole_kv_v1_Query *m)
 {
     bool own = false;
 
     if (thole_kv_v1_Query_has_auth_user_get(m)) {
-        own = c->known && slice_equal(kv__slice(etcdserverpb_AuthUserGetRequest_name(
-                                          thole_kv_v1_Query_auth_user_get(m))),
-                                      c->user.name);
+        own = slice_equal(
+            kv__slice(etcdserverpb_AuthUserGetRequest_name(thole_kv_v1_Query_auth_user_get(m))),
+            k->user.name);
     } else if (thole_kv_v1_Query_has_auth_role_get(m)) {
-        own =
-            c->known && kv__user_has_role(&c->user, kv__slice(etcdserverpb_AuthRoleGetRequest_role(
-                                                        thole_kv_v1_Query_auth_role_get(m))));
+        own = kv__user_has_role(&k->user, kv__slice(etcdserverpb_AuthRoleGetRequest_role(
+                                              thole_kv_v1_Query_auth_role_get(m))));
     }
-    return own ? NULL : must_be_root(c);
+    return own ? NULL : must_be_root(k);
 }
 
 static enum thole_code check_query(struct check *k, const thole_kv_v1_Query *m)
 {
     if (thole_kv_v1_Query_has_range(m)) {
-        const etcdserverpb_RangeRequest *q = thole_kv_v1_Query_range(m);
-        return may(k, etcdserverpb_RangeRequest_key(q), etcdserverpb_RangeRequest_range_end(q),
-                   false);
+        return may_range(k, thole_kv_v1_Query_range(m));
     }
     if (thole_kv_v1_Query_has_permit(m)) {
         const thole_kv_v1_PermitRequest *q = thole_kv_v1_Query_permit(m);
@@ -400,27 +382,29 @@ static enum thole_code check_query(struct check *k, const thole_kv_v1_Query *m)
     if (thole_kv_v1_Query_has_lease_leases(m)) {
         return may_list_leases(k);
     }
-    k->refusal = thole_kv_v1_Query_has_alarm(m) ? must_be_known(&k->c) : check_auth_query(&k->c, m);
+    k->refusal = thole_kv_v1_Query_has_alarm(m) ? NULL : check_auth_query(k, m);
     return THOLE_OK;
+}
+
+/* Does the query need no token? */
+static bool is_for_all(const thole_kv_v1_Query *m)
+{
+    return thole_kv_v1_Query_has_status(m) || thole_kv_v1_Query_has_auth_status(m) ||
+           thole_kv_v1_Query_has_salt(m) || thole_kv_v1_Query_has_login(m);
 }
 
 enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
                                  const struct kv_refusal **ret_refusal, struct thole_status *st)
 {
-    bool public = thole_kv_v1_Query_has_status(m) || thole_kv_v1_Query_has_auth_status(m) ||
-                  thole_kv_v1_Query_has_salt(m) || thole_kv_v1_Query_has_login(m);
-    struct check k = {.st = st};
-
-    if (!r->state->auth.enabled || public) {
+    if (!r->state->auth.enabled || is_for_all(m)) {
         return THOLE_OK;
     }
-    struct arena *arena = arena_new();
-    enum thole_code code =
-        kv__caller(r, kv__slice(thole_kv_v1_Query_token(m)), arena, &k.c, &k.refusal, st);
+    struct check k = {.r = r, .arena = arena_new(), .st = st};
+    enum thole_code code = find_caller(&k, kv__slice(thole_kv_v1_Query_token(m)));
     if (code == THOLE_OK && k.refusal == NULL) {
         code = check_query(&k, m);
     }
     *ret_refusal = k.refusal;
-    arena_free(arena);
+    arena_free(k.arena);
     return code;
 }

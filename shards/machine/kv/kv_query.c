@@ -52,7 +52,7 @@ static enum thole_code dispatch(const struct kv_reader *r, const thole_kv_v1_Que
         status(r, out);
         return THOLE_OK;
     case thole_kv_v1_Query_op_permit:
-        return THOLE_OK; /* it was permitted */
+        return THOLE_OK; /* kv__permit_query has decided */
     case thole_kv_v1_Query_op_salt:
     case thole_kv_v1_Query_op_login:
         return kv__token_query(r, m, out, refusal, st);
@@ -61,16 +61,18 @@ static enum thole_code dispatch(const struct kv_reader *r, const thole_kv_v1_Que
     }
 }
 
+enum thole_code kv__admit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                const struct kv_refusal **ret_refusal, struct thole_status *st)
+{
+    *ret_refusal = check_form(m);
+    return *ret_refusal == NULL ? kv__permit_query(r, m, ret_refusal, st) : THOLE_OK;
+}
+
 static enum thole_code query_message(const struct kv_reader *r, const thole_kv_v1_Query *m,
                                      struct bytes *out, const struct kv_refusal **refusal,
                                      struct thole_status *st)
 {
-    enum thole_code code = THOLE_OK;
-
-    *refusal = check_form(m);
-    if (*refusal == NULL) {
-        code = kv__permit_query(r, m, refusal, st);
-    }
+    enum thole_code code = kv__admit_query(r, m, refusal, st);
     return code == THOLE_OK && *refusal == NULL ? dispatch(r, m, out, refusal, st) : code;
 }
 

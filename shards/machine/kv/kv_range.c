@@ -250,7 +250,7 @@ enum thole_code kv__range(const struct kv_reader *r, const etcdserverpb_RangeReq
     if (*ret_refusal == NULL) {
         kv__wire_header(out, r->revision);
         walk_begin(&g);
-        /* What is too large to answer is not collected in memory either. */
+        /* An unsorted answer stops at the limit. */
         if (walk(&g, SIZE_MAX, RANGE_BYTES_MAX, out)) {
             *ret_refusal = &kv__too_large;
         } else {
@@ -296,9 +296,10 @@ enum thole_code kv__read_open(void *machine, const void *view, struct thole_slic
     p->r = (struct kv_reader){
         .kv = machine, .view = v->db, .state = &v->state, .revision = v->state.revision};
     range_init(&p->g, &p->r, m);
-    const struct kv_refusal *refusal = kv__check_range(m);
+    const struct kv_refusal *refusal = NULL;
+    code = kv__admit_query(&p->r, q, &refusal, st);
     refusal = refusal != NULL ? refusal : refusal_of(&p->g);
-    if (refusal != NULL) {
+    if (code == THOLE_OK && refusal != NULL) {
         code = THOLE_FAIL(st, refusal->code, THOLE_REASON_NONE, "%s", refusal->text);
     }
     if (code != THOLE_OK || p->g.sorted) { /* sorting needs all of it: `query` answers */

@@ -133,15 +133,20 @@ enum thole_code kv__get_latest(const struct kv_reader *r, struct slice key, bool
 
 /* ---- Ranges ---------------------------------------------------------------------------------- */
 
-struct kv_keys kv__keys(upb_StringView key, upb_StringView range_end)
+struct kv_keys kv__keys_of(struct slice key, struct slice range_end)
 {
-    struct kv_keys k = {.from = kv__slice(key), .to = kv__slice(range_end)};
+    struct kv_keys k = {.from = key, .to = range_end};
 
     k.one = k.to.size == 0;
     if (k.to.size == 1 && k.to.data[0] == 0) {
         k.to = (struct slice){0};
     }
     return k;
+}
+
+struct kv_keys kv__keys(upb_StringView key, upb_StringView range_end)
+{
+    return kv__keys_of(kv__slice(key), kv__slice(range_end));
 }
 
 bool kv__keys_contain(const struct kv_keys *k, struct slice key)

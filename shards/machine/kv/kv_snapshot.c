@@ -8,7 +8,7 @@
 
 #include "shards/machine/kv/kv_internal.h"
 
-#define SNAPSHOT_VERSION 2
+#define SNAPSHOT_VERSION 3
 #define CHUNK_BYTES ((size_t)256 * KIB)
 #define RESTORE_BATCH_BYTES ((size_t)1 * MIB)
 /* A history key escapes zeros, so it has at most twice the bytes of the user's key. */

@@ -11,16 +11,12 @@
 #define HEAD_BYTES (1 + 3 * 8)
 enum { SALT_SALT = 1, LOGIN_TOKEN = 1 };
 
-/* What a code is for: none can stand for another. */
+/* The purpose of a MAC: keeps salts and tokens apart. */
 #define FOR_TOKEN 't'
 #define FOR_SALT 's'
 
-static const struct kv_refusal failed = {
-    THOLE_INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password"};
-const struct kv_refusal kv__auth_not_enabled = {THOLE_FAILED_PRECONDITION,
-                                                "etcdserver: authentication is not enabled"};
-const struct kv_refusal kv__invalid_token = {THOLE_UNAUTHENTICATED,
-                                             "etcdserver: invalid auth token"};
+static KV_REFUSAL(failed, INVALID_ARGUMENT, "authentication failed, invalid user ID or password");
+static KV_REFUSAL(not_enabled, FAILED_PRECONDITION, "authentication is not enabled");
 
 static void sign(const struct kv_reader *r, uint8_t what, struct slice text,
                  uint8_t ret[static SECRET_HASH_BYTES])
@@ -73,21 +69,15 @@ bool kv__token_name(const struct kv_reader *r, struct slice token, struct slice 
 
 /* ---- Logging in ------------------------------------------------------------------------------ */
 
-/* The salt of nobody: always the same for a name, so that nobody can tell. */
+/* A salt for an unknown user: fixed for each name, so that it does not reveal whether the user
+ * exists. */
 static void made_up_salt(const struct kv_reader *r, struct slice name,
                          char ret[static PASSWORD_SALT_CHARS + 1])
 {
-    static const char alphabet[] =
-        "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     uint8_t mac[SECRET_HASH_BYTES];
 
     sign(r, FOR_SALT, name, mac);
-    memcpy(ret, "$2b$10$", 7);
-    for (size_t i = 7; i < PASSWORD_SALT_CHARS - 1; i++) {
-        ret[i] = alphabet[mac[i] % 64];
-    }
-    ret[PASSWORD_SALT_CHARS - 1] = ".Oeu"[mac[0] % 4]; /* two bits */
-    ret[PASSWORD_SALT_CHARS] = '\0';
+    password_salt_of(mac, ret);
 }
 
 static enum thole_code find_with_password(const struct kv_reader *r, struct slice name,
@@ -145,7 +135,7 @@ enum thole_code kv__token_query(const struct kv_reader *r, const thole_kv_v1_Que
     enum thole_code code = THOLE_OK;
 
     if (!r->state->auth.enabled) {
-        *ret_refusal = &kv__auth_not_enabled;
+        *ret_refusal = &not_enabled;
         return THOLE_OK;
     }
     struct arena *arena = arena_new();

@@ -89,12 +89,6 @@ static enum thole_code compare(struct txn *t, const etcdserverpb_Compare *c, boo
     return code;
 }
 
-static kv__operations branch(const etcdserverpb_TxnRequest *m, bool success, size_t *ret_count)
-{
-    return success ? etcdserverpb_TxnRequest_success(m, ret_count)
-                   : etcdserverpb_TxnRequest_failure(m, ret_count);
-}
-
 /* Decides the transaction, then those nested in the branch that it takes. */
 static enum thole_code choose(struct txn *t, const etcdserverpb_TxnRequest *m)
 {
@@ -111,7 +105,7 @@ static enum thole_code choose(struct txn *t, const etcdserverpb_TxnRequest *m)
         t->path = xrealloc(t->path, t->path_capacity * sizeof *t->path);
     }
     t->path[t->path_size++] = success;
-    kv__operations ops = branch(m, success, &n);
+    kv__operations ops = kv__branch(m, success, &n);
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         if (etcdserverpb_RequestOp_has_request_txn(ops[i])) {
             code = choose(t, etcdserverpb_RequestOp_request_txn(ops[i]));
@@ -172,7 +166,7 @@ static enum thole_code check_path(struct txn *t, const etcdserverpb_TxnRequest *
 {
     enum thole_code code = THOLE_OK;
     size_t n = 0;
-    kv__operations ops = branch(m, t->path[t->path_at++], &n);
+    kv__operations ops = kv__branch(m, t->path[t->path_at++], &n);
 
     for (size_t i = 0; i < n && code == THOLE_OK && t->refusal == NULL; i++) {
         if (etcdserverpb_RequestOp_has_request_txn(ops[i])) {
@@ -246,7 +240,7 @@ static enum thole_code run(struct txn *t, const etcdserverpb_TxnRequest *m, bool
     enum thole_code code = THOLE_OK;
     bool success = t->path[t->path_at++];
     size_t n = 0;
-    kv__operations ops = branch(m, success, &n);
+    kv__operations ops = kv__branch(m, success, &n);
 
     for (size_t i = 0; i < n && code == THOLE_OK && t->refusal == NULL; i++) {
         code = run_operation(t, ops[i], &responses);
