@@ -4,7 +4,7 @@
 const ROWS_MAX = 200; // of a table, before somebody asks for more
 const FRAME_MS = 300; // changes are drawn together
 
-const view = { filter: "", limit: ROWS_MAX, report: null, reportOf: "", pool: "" };
+const view = { filter: "", limit: ROWS_MAX, report: null, reportOf: "" };
 const main = document.getElementById("main");
 const search = document.getElementById("search");
 
@@ -72,10 +72,9 @@ function counts() {
   const hosts = [...model.hosts.values()];
   const shards = [...model.shards.values()];
   let rate = 0;
-  for (const [, load] of model.load) {
+  for (const load of model.load.values()) {
     for (const r of load.replicas.values()) {
-      const before = r.role === "leader" && load.before?.replicas.get(r.replicaId);
-      rate += before ? Math.max(0, (Number(r.commit || 0) - Number(before.commit || 0)) / ((load.at - load.before.at) / 1000)) : 0;
+      rate += r.role === "leader" ? model.rateOf(load, r) : 0;
     }
   }
   return {
@@ -132,6 +131,7 @@ async function askReport(name) {
   draw();
   try {
     view.report = await api.call("Diagnostics/GetHostReport", { name });
+    view.report.proposals = histogram(view.report.metrics || "", "thole_engine_proposal_seconds");
   } catch (e) {
     view.report = { error: e.message };
   }
@@ -156,8 +156,7 @@ function duration(s) {
   return !isFinite(s) ? "more" : s < 1e-3 ? `${Math.round(s * 1e6)} µs` : s < 1 ? `${Math.round(s * 1e3)} ms` : `${s.toFixed(0)} s`;
 }
 
-function latency(text) {
-  const all = histogram(text, "thole_engine_proposal_seconds");
+function latency(all) {
   const total = all.reduce((sum, [, n]) => sum + n, 0);
   if (!total) {
     return h("p", { class: "soft" }, "No proposal was appended here since the start.");
@@ -185,7 +184,7 @@ function hostReport(name) {
   }
   const lines = (report.log || "").trimEnd().split("\n").slice(-80).reverse();
   return [
-    h("h2", {}, "Latency of proposals, from append to answer, since its start"), latency(report.metrics || ""),
+    h("h2", {}, "Latency of proposals, from append to answer, since its start"), latency(report.proposals),
     h("h2", {}, "Newest log lines ", pill("levels " + (report.logLevels || ""))), h("div", { class: "wide" }, h("pre", { tabindex: "0" }, lines.join("\n"))),
     h("p", { class: "more" }, again),
     h("h2", {}, "Settings"), h("div", { class: "wide" }, h("dl", {}, (report.settings || []).map((s) => [h("dt", {}, s.name), h("dd", {}, s.value || "")]), h("dt", {}, "system"), h("dd", {}, report.system || ""))),
@@ -270,10 +269,11 @@ function shardRow(shard, hosts) {
 // Many shards with one spec are one row, unless somebody looks for them.
 function poolRow(pool, shards, hosts) {
   const ready = shards.filter(model.isReady).length;
+  const loads = shards.map(model.loadOf);
   const open = () => { search.value = pool + "-"; view.filter = search.value.toLowerCase(); draw(); };
   return h("tr", {}, h("td", { class: "name" }, h("button", { type: "button", onclick: open }, `${pool} (${shards.length} shards)`)), h("td", { class: "soft" }, "pool"),
     hosts.map((x) => h("td", { class: "cell" }, h("span", { class: "glyph", title: "leaders on " + x.name }, String(shards.filter((s) => s.status?.leaderHost === x.name).length)))),
-    h("td", { class: "number" }, number(shards.reduce((sum, s) => sum + model.loadOf(s).rate, 0))), h("td", { class: "number" }, String(Math.max(0, ...shards.map((s) => model.loadOf(s).lag)))),
+    h("td", { class: "number" }, number(loads.reduce((sum, l) => sum + l.rate, 0))), h("td", { class: "number" }, String(Math.max(0, ...loads.map((l) => l.lag)))),
     h("td", { class: "what" }, pill(`${ready} of ${shards.length} ready`, ready < shards.length ? "bad" : "good")));
 }
 
@@ -324,7 +324,7 @@ function shardPage(name) {
         h("td", { class: "number" }, now?.applied || ""), h("td", { class: "number" }, String(load.lags.get(r.id) || 0)), h("td", { class: "number" }, now ? bytes(Number(now.logBytes || 0)) : ""), h("td", { class: "what" }, now?.failure || r.message));
     })),
     h("h2", {}, "Spec"), h("div", { class: "wide" }, h("pre", { tabindex: "0" }, JSON.stringify({ ...s.spec, config: s.spec?.config ? "(hidden)" : undefined }, null, 2))),
-    h("h2", {}, "Events"), eventTable(model.events.filter((e) => e.object === "shards/" + name || e.object.startsWith(`shards/${name}/`)).slice(0, 50)),
+    h("h2", {}, "Events"), eventTable(model.events.filter((e) => e.object === "shards/" + name || e.object?.startsWith(`shards/${name}/`)).slice(0, 50)),
     h("p", { class: "soft" }, "How long proposals take is on the page of the leader's host."),
   ];
 }

@@ -64,7 +64,6 @@ const LOAD_MS = 3000;
 const model = {
   hosts: new Map(), // by name
   shards: new Map(), // by name
-  pools: new Map(),
   operations: new Map(), // by id
   replicas: new Map(), // by id
   byShard: new Map(), // name of a shard -> Set of replicas
@@ -81,8 +80,6 @@ const model = {
       model.hosts.set(m.host.name, m.host);
     } else if (m.shard) {
       model.shards.set(m.shard.name, m.shard);
-    } else if (m.pool) {
-      model.pools.set(m.pool.name, m.pool);
     } else if (m.operation) {
       model.operations.set(m.operation.id, m.operation);
     } else if (m.replica) {
@@ -118,7 +115,7 @@ const model = {
     model.byShard.get(r.shard).add(r);
   },
 
-  // hosts/h1, shards/orders, shards/orders/replicas/12, pools/orders, operations/7
+  // hosts/h1, shards/orders, shards/orders/replicas/12, operations/7
   forget(name) {
     const [kind, one, , id] = name.split("/");
     if (kind === "shards" && id) {
@@ -127,13 +124,13 @@ const model = {
       if (r) {
         model.byShard.get(r.shard).delete(r);
       }
-    } else if (["hosts", "shards", "pools", "operations"].includes(kind)) {
+    } else if (["hosts", "shards", "operations"].includes(kind)) {
       model[kind].delete(one);
     }
   },
 
   clear() {
-    for (const rows of ["hosts", "shards", "pools", "operations", "replicas", "byShard"]) {
+    for (const rows of ["hosts", "shards", "operations", "replicas", "byShard"]) {
       model[rows].clear();
     }
     model.revision = "0";
@@ -179,7 +176,14 @@ const model = {
   async askLoad() {
     for (;;) {
       if (model.complete && !document.hidden) {
-        await Promise.all([...model.hosts.values()].filter((h) => word(h.status?.liveness) === "live").map(model.askHost));
+        const live = [...model.hosts.values()].filter((h) => word(h.status?.liveness) === "live");
+        const names = new Set(live.map((h) => h.name));
+        for (const name of model.load.keys()) {
+          if (!names.has(name)) {
+            model.load.delete(name);
+          }
+        }
+        await Promise.all(live.map(model.askHost));
         model.changed();
       }
       await new Promise((done) => setTimeout(done, LOAD_MS));
@@ -191,7 +195,7 @@ const model = {
       const status = await api.call("Cluster/Status", { host: host.name });
       const before = model.load.get(host.name);
       const at = performance.now();
-      const load = { at, cpuSeconds: status.cpuSeconds || 0, replicas: new Map(), before, version: status.version };
+      const load = { at, cpuSeconds: status.cpuSeconds || 0, replicas: new Map(), before };
       for (const r of status.replicas || []) {
         load.replicas.set(r.replicaId, r);
       }
@@ -229,6 +233,12 @@ const model = {
     return [...(model.byShard.get(shard.name) || [])];
   },
 
+  // Entries per second of a replica that leads, from two loads of its host.
+  rateOf(load, replica) {
+    const before = load.before?.replicas.get(replica.replicaId);
+    return before ? Math.max(0, (Number(replica.commit || 0) - Number(before.commit || 0)) / ((load.at - load.before.at) / 1000)) : 0;
+  },
+
   // Commit and rate of the leader, and each replica's lag in entries.
   loadOf(shard) {
     const result = { rate: 0, lag: 0, leader: shard.status?.leaderHost || "", lags: new Map() };
@@ -239,10 +249,7 @@ const model = {
       if (now && now.role === "leader") {
         commit = Number(now.commit || 0);
         result.leader = r.host;
-        const before = load.before?.replicas.get(r.id);
-        if (before) {
-          result.rate = Math.max(0, (commit - Number(before.commit || 0)) / ((load.at - load.before.at) / 1000));
-        }
+        result.rate = model.rateOf(load, now);
       }
     }
     for (const r of model.replicasOf(shard)) {
