@@ -226,13 +226,9 @@ static bool write_all(struct slice text)
     return text.size == 0;
 }
 
-static void render(struct bytes *out, const struct log_line *line)
+static bool is_json(void)
 {
-    if (atomic_load_explicit(&json_lines, memory_order_relaxed)) {
-        log__render_json(out, line);
-    } else {
-        log__render_text(out, line);
-    }
+    return atomic_load_explicit(&json_lines, memory_order_relaxed);
 }
 
 /* The first line after dropped ones says how many were dropped. */
@@ -247,7 +243,7 @@ static bool write_lost(uint64_t wall_ms)
     if (torn) {
         bytes_append_str(&out, "\n");
     }
-    render(&out, &line);
+    (is_json() ? log__render_json : log__render_text)(&out, &line);
     bool taken = write_all(bytes_slice(&out));
     bytes_deinit(&out);
     if (taken) {
@@ -273,27 +269,27 @@ void log_print(const char *text)
     pthread_mutex_unlock(&line_mutex);
 }
 
-static void write_stderr(const struct log_line *line)
+static void write_stderr(const struct log_line *line, struct slice text)
 {
     struct bytes out = {0};
-    render(&out, line);
-    write_line(bytes_slice(&out), line->wall_ms);
+    if (is_json()) {
+        log__render_json(&out, line);
+        text = bytes_slice(&out);
+    }
+    write_line(text, line->wall_ms);
     bytes_deinit(&out);
 }
 
 /* ---- The newest lines ------------------------------------------------------------------------ */
 
-static void keep(const struct log_line *line)
+static void keep(struct slice text)
 {
-    struct bytes text = {0};
-    log__render_text(&text, line);
     for (size_t done = 0, n; done < text.size; done += n) {
         size_t at = (size_t)(recent_total % LOG_RECENT_BYTES);
         n = text.size - done < LOG_RECENT_BYTES - at ? text.size - done : LOG_RECENT_BYTES - at;
         memcpy(recent + at, text.data + done, n);
         recent_total += n;
     }
-    bytes_deinit(&text);
 }
 
 void log_recent(struct bytes *out)
@@ -348,7 +344,7 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
     }
 
     char shard[LOG_NAME_BYTES];
-    struct bytes named = {0};
+    struct bytes named = {0}, text = {0};
     struct log_line line = {
         .wall_ms = clock_system.wall_ms(&clock_system),
         .level = level,
@@ -360,14 +356,16 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
         .replica_id = context_replica_id,
     };
     add_names(&line, &named, shard);
+    log__render_text(&text, &line);
     pthread_mutex_lock(&line_mutex);
-    keep(&line);
+    keep(bytes_slice(&text));
     if (line_sink != NULL) {
         line_sink(line_sink_ctx, &line);
     } else if (!log__journal_send(&line)) {
-        write_stderr(&line);
+        write_stderr(&line, bytes_slice(&text));
     }
     pthread_mutex_unlock(&line_mutex);
+    bytes_deinit(&text);
     bytes_deinit(&named);
     errno = errno_of_caller;
 }

@@ -61,12 +61,12 @@ static bool is_control(unsigned char c)
     return c < 0x20 || c == 0x7f;
 }
 
-static void append_text(struct bytes *out, const char *s)
+static void append_text(struct bytes *out, struct slice text)
 {
-    for (; *s != '\0'; s++) {
-        unsigned char c = (unsigned char)*s;
+    for (size_t i = 0; i < text.size; i++) {
+        unsigned char c = text.data[i];
         if (!is_control(c)) {
-            bytes_append(out, s, 1);
+            bytes_append(out, &c, 1);
         } else if (short_escape(c) != 0) {
             bytes_printf(out, "\\%c", short_escape(c));
         } else {
@@ -225,7 +225,7 @@ static void parse_message(const char *message, struct parsed *ret)
 static bool is_number(const struct pair *p)
 {
     size_t digits = strspn(p->value, "0123456789");
-    return p->value_size > 0 && digits == p->value_size && digits <= 20 && p->value[-1] != '"';
+    return p->value_size > 0 && digits == p->value_size && digits <= 20;
 }
 
 static bool find_name(const struct log_names *n, const struct pair *p,
@@ -233,6 +233,9 @@ static bool find_name(const struct log_names *n, const struct pair *p,
 {
     char text[UUID_TEXT_BYTES];
     struct uuid id;
+    if (p->value[-1] == '"') { /* it quotes somebody */
+        return false;
+    }
     if (p->key_size == 5 && memcmp(p->key, "shard", 5) == 0) {
         return is_number(p) && n->shard(n->ctx, strtoull(p->value, NULL, 10), ret);
     }
@@ -287,20 +290,60 @@ static void append_json_value(struct bytes *out, const struct pair *p)
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
 
+/* " host=h1", ",\"host\":\"h1\"", "THOLE_HOST=h1\n" */
+enum form { FORM_TEXT, FORM_JSON, FORM_JOURNAL };
+
+static void append_journal_key(struct bytes *out, const char *key, size_t size)
+{
+    bytes_append_str(out, "THOLE_");
+    for (size_t i = 0; i < size; i++) {
+        char c = key[i];
+        bytes_append(out, &(char){c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c}, 1);
+    }
+    bytes_append_str(out, "=");
+}
+
+/* A text, or if that is NULL a number. */
+static void append_member(struct bytes *out, enum form form, const char *key, const char *text,
+                          uint64_t number)
+{
+    if (form == FORM_JOURNAL) {
+        append_journal_key(out, key, strlen(key));
+    } else {
+        bytes_printf(out, form == FORM_JSON ? ",\"%s\":" : " %s=", key);
+    }
+    if (text == NULL) {
+        bytes_printf(out, "%" PRIu64, number);
+    } else if (form == FORM_JSON) {
+        append_json_string(out, text);
+    } else {
+        append_text(out, slice_str(text)); /* without a newline, which would end the field */
+    }
+    bytes_append_str(out, form == FORM_JOURNAL ? "\n" : "");
+}
+
+static void append_origin(struct bytes *out, enum form form, const struct log_line *line)
+{
+    if (line->host != NULL) {
+        append_member(out, form, "host", line->host, 0);
+    }
+    if (line->thread != NULL) {
+        append_member(out, form, "thread", line->thread, 0);
+    }
+}
+
 /* The shard and the replica of the thread's context, unless the message has them. */
-static void append_replica(struct bytes *out, const struct log_line *line,
+static void append_replica(struct bytes *out, enum form form, const struct log_line *line,
                            const struct parsed *parsed)
 {
     if (line->shard_id != 0 && !has_key(parsed, "shard", 5)) {
         if (line->shard != NULL) {
-            bytes_append_str(out, " shard=");
-            append_text(out, line->shard);
+            append_member(out, form, "shard", line->shard, 0);
         }
-        bytes_printf(out, line->shard != NULL ? " shard_id=%" PRIu64 : " shard=%" PRIu64,
-                     line->shard_id);
+        append_member(out, form, line->shard != NULL ? "shard_id" : "shard", NULL, line->shard_id);
     }
     if (line->replica_id != 0 && !has_key(parsed, "replica", 7)) {
-        bytes_printf(out, " replica=%" PRIu64, line->replica_id);
+        append_member(out, form, "replica", NULL, line->replica_id);
     }
 }
 
@@ -310,16 +353,9 @@ void log__render_text(struct bytes *out, const struct log_line *line)
     parse_message(line->message, &parsed);
     append_time(out, line->wall_ms);
     bytes_printf(out, " %s %s  ", level_labels[line->level], log_subject_names[line->subject]);
-    append_text(out, line->message);
-    if (line->host != NULL) {
-        bytes_append_str(out, " host=");
-        append_text(out, line->host);
-    }
-    if (line->thread != NULL) {
-        bytes_append_str(out, " thread=");
-        append_text(out, line->thread);
-    }
-    append_replica(out, line, &parsed);
+    append_text(out, slice_str(line->message));
+    append_origin(out, FORM_TEXT, line);
+    append_replica(out, FORM_TEXT, line, &parsed);
     bytes_append_str(out, "\n");
     bytes_deinit(&parsed.text);
 }
@@ -333,25 +369,8 @@ void log__render_json(struct bytes *out, const struct log_line *line)
     bytes_printf(out, "\",\"level\":\"%s\",\"subject\":\"%s\",\"message\":",
                  log_level_names[line->level], log_subject_names[line->subject]);
     append_json_bytes(out, (const char *)parsed.text.data, parsed.text.size);
-    if (line->host != NULL) {
-        bytes_append_str(out, ",\"host\":");
-        append_json_string(out, line->host);
-    }
-    if (line->thread != NULL) {
-        bytes_append_str(out, ",\"thread\":");
-        append_json_string(out, line->thread);
-    }
-    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5)) {
-        if (line->shard != NULL) {
-            bytes_append_str(out, ",\"shard\":");
-            append_json_string(out, line->shard);
-        }
-        bytes_printf(out, line->shard != NULL ? ",\"shard_id\":%" PRIu64 : ",\"shard\":%" PRIu64,
-                     line->shard_id);
-    }
-    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7)) {
-        bytes_printf(out, ",\"replica\":%" PRIu64, line->replica_id);
-    }
+    append_origin(out, FORM_JSON, line);
+    append_replica(out, FORM_JSON, line, &parsed);
     for (size_t i = 0; i < parsed.count; i++) {
         bytes_append_str(out, ",");
         append_json_bytes(out, parsed.pairs[i].key, parsed.pairs[i].key_size);
@@ -362,27 +381,7 @@ void log__render_json(struct bytes *out, const struct log_line *line)
     bytes_deinit(&parsed.text);
 }
 
-/* ---- The journal ----------------------------------------------------------------------------- */
-
-static void append_field(struct bytes *out, const char *name, const char *text)
-{
-    bytes_printf(out, "%s=", name);
-    append_text(out, text); /* it has no newline then, which would end the field */
-    bytes_append_str(out, "\n");
-}
-
-static void append_pair_field(struct bytes *out, const struct pair *p)
-{
-    bytes_append_str(out, "THOLE_");
-    for (size_t i = 0; i < p->key_size; i++) {
-        char c = p->key[i];
-        bytes_append(out, &(char){c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c}, 1);
-    }
-    char *value = xstrndup(p->value, p->value_size);
-    append_field(out, "", value);
-    free(value);
-}
-
+/* As systemd's journal takes it: a field on each line. */
 void log__render_journal(struct bytes *out, const struct log_line *line)
 {
     static const char priorities[] = {
@@ -391,27 +390,23 @@ void log__render_journal(struct bytes *out, const struct log_line *line)
         [LOG_LEVEL_INFO] = '6',
         [LOG_LEVEL_DEBUG] = '7',
     };
-    struct bytes message = {0};
-    struct parsed parsed = {0}, context = {0};
-    parse_message(line->message, &context);
-    bytes_append_str(&message, line->message);
-    append_replica(&message, line, &context);
-    bytes_append(&message, "", 1);
-    parse_message((const char *)message.data, &parsed);
-    append_field(out, "MESSAGE", (const char *)message.data);
-    bytes_printf(out, "PRIORITY=%c\nTHOLE_SUBJECT=%s\n", priorities[line->level],
+    struct parsed parsed = {0};
+    parse_message(line->message, &parsed);
+    bytes_append_str(out, "MESSAGE=");
+    append_text(out, slice_str(line->message));
+    append_replica(out, FORM_TEXT, line, &parsed);
+    bytes_printf(out,
+                 "\nPRIORITY=%c\nTHOLE_SUBJECT=%s\nSYSLOG_IDENTIFIER=", priorities[line->level],
                  log_subject_names[line->subject]);
-    append_field(out, "SYSLOG_IDENTIFIER", program_invocation_short_name);
-    if (line->host != NULL) {
-        append_field(out, "THOLE_HOST", line->host);
-    }
-    if (line->thread != NULL) {
-        append_field(out, "THOLE_THREAD", line->thread);
-    }
+    append_text(out, slice_str(program_invocation_short_name));
+    bytes_append_str(out, "\n");
+    append_origin(out, FORM_JOURNAL, line);
     for (size_t i = 0; i < parsed.count; i++) {
-        append_pair_field(out, &parsed.pairs[i]);
+        const struct pair *p = &parsed.pairs[i];
+        append_journal_key(out, p->key, p->key_size);
+        append_text(out, slice_of(p->value, p->value_size));
+        bytes_append_str(out, "\n");
     }
+    append_replica(out, FORM_JOURNAL, line, &parsed);
     bytes_deinit(&parsed.text);
-    bytes_deinit(&context.text);
-    bytes_deinit(&message);
 }

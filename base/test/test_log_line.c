@@ -102,6 +102,7 @@ static void test_log_line_numbers_get_names(void **state)
     check_named("unknown shard=8 peer=" PEER_ID("3"), NULL);
     check_named("named already shard=7 shard_id=7", NULL); /* a shard may be called 7 */
     check_named("quoted why=\"shard=7\"", NULL);
+    check_named("quoted peer=\"" PEER_ID("2") "\"", NULL);
     check_named("no numbers shard=7a shard=\"7\" replica=7 shard=", NULL);
     check_named("", NULL);
     struct log_line line = line_of("paused");
