@@ -457,5 +457,6 @@ void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,
                               const struct engine_replica_status *local);
 void hostctl__report_run(struct hostctl *h);
 void hostctl__report_done(struct hostctl *h, struct ctl_op *op);
+upb_StringView hostctl__copy(upb_Arena *arena, struct slice s);
 
 #endif

@@ -85,32 +85,38 @@ static const thole_v1_HostStatus *own_status(const struct hostctl *h)
     return counts ? thole_v1_Host_status(own) : NULL;
 }
 
-static bool disk_differs(const struct hostctl *h)
+struct host_news {
+    bool is_disk;  /* otherwise the clock */
+    int32_t state; /* thole_v1_HOST_DISK_..., thole_v1_HOST_CLOCK_... */
+};
+
+/* The disk or the clock, one at a time: the reason of a report is the message of its event. False:
+ * the row agrees with both. */
+static bool find_news(const struct hostctl *h, struct host_news *ret)
 {
     const thole_v1_HostStatus *own = own_status(h);
-    return own != NULL && thole_v1_HostStatus_disk(own) != disk_now(h);
+    int32_t disk = disk_now(h);
+    bool wrong = engine_clock_is_wrong(h->o.engine);
+    if (own == NULL) {
+        return false;
+    }
+    bool is_disk = thole_v1_HostStatus_disk(own) != disk;
+    *ret = (struct host_news){
+        .is_disk = is_disk,
+        .state = is_disk ? disk
+                 : wrong ? thole_v1_HOST_CLOCK_WRONG
+                         : thole_v1_HOST_CLOCK_OK,
+    };
+    return is_disk || (thole_v1_HostStatus_clock(own) == thole_v1_HOST_CLOCK_WRONG) != wrong;
 }
 
-static bool clock_differs(const struct hostctl *h)
+static const char *describe_disk(int32_t disk)
 {
-    const thole_v1_HostStatus *own = own_status(h);
-    return own != NULL && (thole_v1_HostStatus_clock(own) == thole_v1_HOST_CLOCK_WRONG) !=
-                              engine_clock_is_wrong(h->o.engine);
-}
-
-static bool host_differs(const struct hostctl *h)
-{
-    return disk_differs(h) || clock_differs(h);
-}
-
-static void describe_disk(int32_t disk, char *text, size_t size)
-{
-    snprintf(text, size, "%s",
-             disk == thole_v1_HOST_DISK_LOW_SPACE
-                 ? "the disk is nearly full: the host takes no proposals, and its leaders move to "
-                   "hosts that can write"
-             : disk == thole_v1_HOST_DISK_STALLED ? "a write to the log does not end"
-                                                  : "the disk can be written again");
+    return disk == thole_v1_HOST_DISK_LOW_SPACE
+               ? "the disk is nearly full: the host takes no proposals, and its leaders move to "
+                 "hosts that can write"
+           : disk == thole_v1_HOST_DISK_STALLED ? "a write to the log does not end"
+                                                : "the disk can be written again";
 }
 
 static void describe_clock(const struct hostctl *h, bool wrong, char *text, size_t size)
@@ -125,31 +131,24 @@ static void describe_clock(const struct hostctl *h, bool wrong, char *text, size
     }
 }
 
-/* One of both: the reason of a report is the message of its event. */
-static void add_host_report(const struct hostctl *h, thole_registry_v1_Command *c, upb_Arena *arena)
+static void add_host_report(const struct hostctl *h, const struct host_news *news,
+                            thole_registry_v1_Command *c, upb_Arena *arena)
 {
-    char reason[160];
-    bool wrong = engine_clock_is_wrong(h->o.engine);
-    int32_t disk = disk_now(h);
+    char text[160];
+    const char *reason = text;
     thole_registry_v1_ObserveHost *o = thole_registry_v1_Operation_mutable_observe_host(
         thole_registry_v1_Command_add_operations(c, arena), arena);
     thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_mutable_status(o, arena);
-    if (disk_differs(h)) {
-        describe_disk(disk, reason, sizeof reason);
-        thole_v1_HostStatus_set_disk(status, disk);
+    if (news->is_disk) {
+        reason = describe_disk(news->state);
+        thole_v1_HostStatus_set_disk(status, news->state);
     } else {
-        describe_clock(h, wrong, reason, sizeof reason);
-        thole_v1_HostStatus_set_clock(status,
-                                      wrong ? thole_v1_HOST_CLOCK_WRONG : thole_v1_HOST_CLOCK_OK);
+        describe_clock(h, news->state == thole_v1_HOST_CLOCK_WRONG, text, sizeof text);
+        thole_v1_HostStatus_set_clock(status, news->state);
     }
     thole_v1_HostStatus_set_incarnation(status, h->o.incarnation);
     thole_registry_v1_ObserveHost_set_host_id(o, thole_v1_Host_id(hostctl__own_row(h)));
-    upb_StringView copy = {NULL, strlen(reason)};
-    char *data = upb_Arena_Malloc(arena, copy.size);
-    ASSERT(data != NULL);
-    memcpy(data, reason, copy.size);
-    copy.data = data;
-    thole_registry_v1_ObserveHost_set_reason(o, copy);
+    thole_registry_v1_ObserveHost_set_reason(o, hostctl__copy(arena, slice_str(reason)));
 }
 
 /* ---- Proposals ------------------------------------------------------------------------------- */
@@ -175,18 +174,24 @@ static void add_moves(struct hostctl *h, thole_registry_v1_Command *c, upb_Arena
 
 bool hostctl__local_events_are_due(const struct hostctl *h)
 {
-    return h->view != NULL && !h->events_outstanding && (h->move_count > 0 || host_differs(h));
+    struct host_news news;
+    return h->view != NULL && !h->events_outstanding && (h->move_count > 0 || find_news(h, &news));
 }
 
 void hostctl__local_events_run(struct hostctl *h)
 {
+    struct host_news news;
+    bool differs = find_news(h, &news);
+    if (!differs && h->move_count == 0) {
+        return; /* disk and clock changed back just now */
+    }
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = hostctl__host_command(h, arena);
     /* Never both in one command: shard zero may answer a retry without executing it. The two
      * alternate, so that a failing command does not delay the other one. */
-    h->events_host = host_differs(h) && !(h->events_host && h->move_count > 0);
+    h->events_host = differs && !(h->events_host && h->move_count > 0);
     if (h->events_host) {
-        add_host_report(h, c, arena);
+        add_host_report(h, &news, c, arena);
     } else {
         add_moves(h, c, arena);
     }

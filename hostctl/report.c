@@ -23,7 +23,7 @@ struct report {
     upb_Arena *arena;
 };
 
-static upb_StringView copy(upb_Arena *arena, struct slice s)
+upb_StringView hostctl__copy(upb_Arena *arena, struct slice s)
 {
     char *bytes = upb_Arena_Malloc(arena, s.size + 1);
     ASSERT(bytes != NULL);
@@ -42,7 +42,8 @@ static thole_registry_v1_ObserveReplica *add_phase(const struct report *r, uint6
         thole_registry_v1_Command_add_operations(r->command, r->arena), r->arena);
     thole_registry_v1_ObserveReplica_set_replica_id(o, replica_id);
     thole_registry_v1_ObserveReplica_set_phase(o, phase);
-    thole_registry_v1_ObserveReplica_set_reporter_host_id(o, copy(r->arena, slice_str(text)));
+    thole_registry_v1_ObserveReplica_set_reporter_host_id(o,
+                                                          hostctl__copy(r->arena, slice_str(text)));
     thole_registry_v1_ObserveReplica_set_reporter_incarnation(o, r->h->o.incarnation);
     return o;
 }
@@ -104,7 +105,7 @@ static void report_phase(const struct report *r, const thole_v1_Replica *row, in
         return;
     }
     thole_registry_v1_ObserveReplica *o = add_phase(r, thole_v1_Replica_id(row), phase);
-    thole_registry_v1_ObserveReplica_set_message(o, copy(r->arena, slice_str(text)));
+    thole_registry_v1_ObserveReplica_set_message(o, hostctl__copy(r->arena, slice_str(text)));
 }
 
 /* A row of this host without a local replica. */
@@ -183,8 +184,8 @@ static void report_leader(const struct report *r, const thole_v1_Shard *shard)
     thole_v1_ShardStatus_set_leader_term(status, r->local->term);
     thole_v1_ShardStatus_set_voting(status, votes);
     if (own != NULL) {
-        thole_v1_ShardStatus_set_leader_host(status,
-                                             copy(r->arena, registry_str(thole_v1_Host_name(own))));
+        thole_v1_ShardStatus_set_leader_host(
+            status, hostctl__copy(r->arena, registry_str(thole_v1_Host_name(own))));
     }
 }
 
