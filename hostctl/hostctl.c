@@ -421,16 +421,17 @@ void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_stat
 }
 
 void hostctl_leader_moved(struct hostctl *h, uint64_t shard_id, uint64_t from, uint64_t to,
-                          bool stopping)
+                          enum engine_move_reason reason)
 {
-    bool clock = engine_disk(h->o.engine) == ENGINE_DISK_OK && engine_clock_is_wrong(h->o.engine);
+    static const char *const why[] = {
+        [ENGINE_MOVE_SHUTDOWN] = "its host is being stopped",
+        [ENGINE_MOVE_DISK] = "its disk is nearly full, or hangs",
+        [ENGINE_MOVE_CLOCK] = "its wall clock differs from those of the other hosts",
+    };
     struct ctl_move *m = xcalloc(1, sizeof *m);
     *m = (struct ctl_move){.msg.kind = MSG_MOVE, .shard_id = shard_id, .from = from, .to = to};
-    m->by = stopping ? "shutdown" : clock ? "clock" : "disk";
-    snprintf(m->why, sizeof m->why, "%s",
-             stopping ? "its host is being stopped"
-             : clock  ? "its wall clock differs from those of the other hosts"
-                      : "its disk is nearly full, or hangs");
+    m->by = engine_move_reason_name(reason);
+    snprintf(m->why, sizeof m->why, "%s", why[reason]);
     if (!worker_post_internal(h->worker, &m->msg)) {
         free(m);
     }

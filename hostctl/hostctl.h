@@ -66,7 +66,7 @@ void hostctl_free(struct hostctl *h);
 void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_status *s);
 /* From engine_observer.leader_moved and .fitness_changed. Any thread. */
 void hostctl_leader_moved(struct hostctl *h, uint64_t shard_id, uint64_t from, uint64_t to,
-                          bool stopping);
+                          enum engine_move_reason reason);
 void hostctl_fitness_changed(struct hostctl *h);
 /* A peer host's liveness on the bus changed. Any thread. */
 void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up);

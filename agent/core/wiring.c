@@ -67,12 +67,13 @@ static void on_host_failed(void *ctx, const struct thole_status *st)
     agent__fail(ctx, st);
 }
 
-static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
+static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to,
+                            enum engine_move_reason reason)
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     if (h != NULL) {
-        hostctl_leader_moved(h, shard_id, from, to, stopping);
+        hostctl_leader_moved(h, shard_id, from, to, reason);
     }
 }
 

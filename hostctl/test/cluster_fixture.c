@@ -307,11 +307,12 @@ static void tell_peers(struct cluster *h, uint64_t n)
     }
 }
 
-static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
+static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to,
+                            enum engine_move_reason reason)
 {
     struct cluster_host *host = ctx;
     if (host->hostctl != NULL) {
-        hostctl_leader_moved(host->hostctl, shard_id, from, to, stopping);
+        hostctl_leader_moved(host->hostctl, shard_id, from, to, reason);
     }
 }
 

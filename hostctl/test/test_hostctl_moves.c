@@ -231,7 +231,8 @@ static size_t recorded(struct cluster *h)
 
 static void note_move(struct cluster *h, uint64_t n, uint64_t to)
 {
-    hostctl_leader_moved(h->hosts[n].hostctl, cluster_shard_id(h, "s0"), 1, to, true);
+    hostctl_leader_moved(h->hosts[n].hostctl, cluster_shard_id(h, "s0"), 1, to,
+                         ENGINE_MOVE_SHUTDOWN);
 }
 
 /* While shard zero is unavailable, transfers wait to be recorded. */

@@ -58,13 +58,22 @@ struct engine_replica_status {
     uint64_t snapshot_index; /* of the newest compaction point */
 };
 
+/* Why this host moves a leadership to another one. */
+enum engine_move_reason {
+    ENGINE_MOVE_SHUTDOWN = 1, /* engine_hand_over */
+    ENGINE_MOVE_DISK,         /* engine_disk is not ENGINE_DISK_OK */
+    ENGINE_MOVE_CLOCK,        /* engine_clock_is_wrong */
+};
+const char *engine_move_reason_name(enum engine_move_reason reason); /* static */
+
 struct engine_observer {
     void *ctx;
     /* Role, leader, term, configuration or failure of a replica changed. On a loop's thread. */
     void (*replica_changed)(void *ctx, const struct engine_replica_status *s);
-    /* Leadership of a group moved to another replica, because this host cannot write or has a wrong
-     * clock, or is about to stop. On a loop's thread. May be NULL. */
-    void (*leader_moved)(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping);
+    /* Leadership of a group moved to another replica; `reason` as of the begin of the move. On a
+     * loop's thread. May be NULL. */
+    void (*leader_moved)(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to,
+                         enum engine_move_reason reason);
     /* The result of engine_disk, engine_clock_is_wrong or engine_peer_refuses changed. On a loop's
      * thread, or the thread of engine_deliver. May be NULL. */
     void (*fitness_changed)(void *ctx);

@@ -81,7 +81,8 @@ enum thole_code engine__machine_read(struct machine *m, void *reader, struct byt
  * applier. */
 enum thole_code engine__reader_open(struct replica *r, struct slice query,
                                     struct engine_reader **ret, struct thole_status *st);
-/* End all readers of these data, which are about to be deleted. `generation` may be ANY_GENERATION. */
+/* End all readers of these data, which are about to be deleted. `generation` may be
+ * ANY_GENERATION. */
 void engine__readers_end(struct replica *r, uint64_t generation);
 const struct thole_machine_type *engine__machine_type_find(const struct engine *e,
                                                            const char *name);

@@ -23,6 +23,19 @@
 
 #define UNFIT_RETRY_MS 200 /* between checks of the leaderships here */
 
+const char *engine_move_reason_name(enum engine_move_reason reason)
+{
+    switch (reason) {
+    case ENGINE_MOVE_SHUTDOWN:
+        return "shutdown";
+    case ENGINE_MOVE_DISK:
+        return "disk";
+    case ENGINE_MOVE_CLOCK:
+        return "clock";
+    }
+    return "unknown";
+}
+
 struct hand_over {
     _Atomic uint32_t loops; /* that are not done */
     _Atomic uint64_t left;  /* groups that are not done at the deadline */
@@ -90,7 +103,7 @@ static bool transfer_leadership(struct loop *l, struct replica *r)
         raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK) {
         return false;
     }
-    r->handed_over = true;
+    r->handed_over = ENGINE_MOVE_SHUTDOWN;
     engine__loop_dirty(l, r);
     return true;
 }
@@ -128,7 +141,7 @@ bool engine__hand_over_run(struct loop *l)
             changed = transfer_leadership(l, r) || changed;
         } else if (!r->led && r->work != NULL &&
                    (r->work->pending.count > 0 ||
-                    (r->handed_over && r->work->status.leader == 0))) {
+                    (r->handed_over != 0 && r->work->status.leader == 0))) {
             left++;
         }
     }
@@ -219,6 +232,7 @@ bool engine__hand_over_unfit(struct loop *l)
     bool stalled = atomic_load_explicit(&l->e->stalled, memory_order_relaxed);
     bool wrong = atomic_load_explicit(&l->e->wrong_clock, memory_order_relaxed);
     bool unfit = low || stalled || wrong;
+    enum engine_move_reason reason = low || stalled ? ENGINE_MOVE_DISK : ENGINE_MOVE_CLOCK;
     l->unfit_due_ms = unfit ? l->real_ms + UNFIT_RETRY_MS : UINT64_MAX;
     if (!unfit || l->handing_over || (low && CANARY(low_space_leads)) ||
         (wrong && CANARY(wrong_clock_leads))) {
@@ -235,12 +249,9 @@ bool engine__hand_over_unfit(struct loop *l)
         if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK) {
             continue;
         }
-        LOG_INFO(ENGINE, "leadership transfer begun reason=%s shard=%" PRIu64 " to=%" PRIu64,
-                 low       ? "low_space"
-                 : stalled ? "disk_stalled"
-                           : "wrong_clock",
-                 r->shard_id, target);
-        r->handed_over = true;
+        LOG_INFO(ENGINE, "leadership transfer begun by=%s shard=%" PRIu64 " to=%" PRIu64,
+                 engine_move_reason_name(reason), r->shard_id, target);
+        r->handed_over = reason;
         changed = true;
         engine__loop_dirty(l, r);
     }
@@ -251,12 +262,12 @@ void engine__hand_over_check(struct loop *l, struct replica *r)
 {
     const struct raft_status *s = &work_of(r)->status;
     const struct engine_observer *o = &l->e->o.observer;
-    if (!r->handed_over || s->leader == 0 ||
-        (s->leader == r->replica_id && s->transfer_target != 0)) {
+    enum engine_move_reason reason = r->handed_over;
+    if (reason == 0 || s->leader == 0 || (s->leader == r->replica_id && s->transfer_target != 0)) {
         return;
     }
-    r->handed_over = false;
+    r->handed_over = 0;
     if (s->leader != r->replica_id && o->leader_moved != NULL && !atomic_load(&l->e->crashed)) {
-        o->leader_moved(o->ctx, r->shard_id, r->replica_id, s->leader, l->handing_over);
+        o->leader_moved(o->ctx, r->shard_id, r->replica_id, s->leader, reason);
     }
 }

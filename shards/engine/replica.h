@@ -110,8 +110,8 @@ struct replica {
     uint8_t state;            /* enum group_state */
     uint8_t restore_failures; /* of received snapshots, consecutive */
     bool dirty, publish, notify;
-    bool led, slept;  /* after the last harvest */
-    bool handed_over; /* handover.c */
+    bool led, slept;     /* after the last harvest */
+    uint8_t handed_over; /* enum engine_move_reason of the move under way; 0: none */
     bool removed_by_peer;
     /* Snapshot tasks, at most one of each kind; and whether jobs for the applier wait for them. */
     bool restoring, saving, compacting, checking, holding_applies;
