@@ -174,7 +174,7 @@ static int follow(struct kv_watch *w)
 
     while (code == CLI_OK && w->left > 0) {
         if (await(w, slice_of(request, size), &st) != THOLE_OK) {
-            if (!cli__worth_a_retry(&st)) {
+            if (!cli__worth_a_retry(&st) && st.reason != THOLE_REASON_OUTCOME_UNKNOWN) {
                 return cli__say_status("the watch ended", &st);
             }
             /* The query of the next page fails if the hosts stay away. */

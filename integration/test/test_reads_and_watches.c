@@ -34,20 +34,20 @@ static int teardown(void **state)
     return 0;
 }
 
-/* `thole ...` in the background, at a host; its output goes to a file. */
+/* `thole ...` in the background; its output goes to a file. */
 struct background {
     pid_t pid;
     int status; /* once it has ended */
     char path[256];
 };
 
-static struct background begin(int via, const char *name, const char *command)
+static struct background begin_at(const char *endpoints, const char *name, const char *command)
 {
     struct background b = {0};
     char line[1024];
     snprintf(b.path, sizeof b.path, "%s/%s", cluster->dir, name);
-    snprintf(line, sizeof line, "exec %s --endpoints %s %s >%s 2>&1", THOLE_PATH,
-             cluster->hosts[via].address, command, b.path);
+    snprintf(line, sizeof line, "exec %s --endpoints %s %s >%s 2>&1", THOLE_PATH, endpoints,
+             command, b.path);
     b.pid = fork();
     if (b.pid == 0) {
         execl("/bin/sh", "sh", "-c", line, (char *)NULL);
@@ -55,6 +55,11 @@ static struct background begin(int via, const char *name, const char *command)
     }
     assert_true(b.pid > 0);
     return b;
+}
+
+static struct background begin(int via, const char *name, const char *command)
+{
+    return begin_at(cluster->hosts[via].address, name, command);
 }
 
 struct saying {
@@ -130,6 +135,24 @@ static void test_watch_and_queries_at_a_witness_are_of_a_replica_with_data(void 
     wait_until_it_says(&w, "blue");
     assert_non_null(strstr(cli_ok(cluster, witness, "kv get orders colour"), "blue"));
     assert_non_null(strstr(cli_ok(cluster, witness, "kv get orders colour --stale"), "blue"));
+}
+
+/* A watch is a read, so it goes on at another host when its own is killed. */
+static void test_watch_of_keys_goes_on_at_another_host(void **state)
+{
+    (void)state;
+    int first = host_of("orders", "witness"), next = (first + 1) % 3;
+    char endpoints[128];
+    snprintf(endpoints, sizeof endpoints, "%s,%s", cluster->hosts[first].address,
+             cluster->hosts[next].address);
+    struct background w = begin_at(endpoints, "keys", "kv watch orders --count 1");
+    wait_until_it_says(&w, "watching from revision");
+    host_kill(cluster, first);
+    cli_ok(cluster, next, "kv put orders colour green");
+    assert_int_equal(end_of(&w), 0);
+    wait_until_it_says(&w, "green");
+    host_restart(cluster, first);
+    cluster_wait_ready(cluster, first, 20000);
 }
 
 /* The host with the only replica is paused. Watches and calls through another host fail with a
@@ -241,6 +264,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_watch_and_queries_at_a_witness_are_of_a_replica_with_data),
+        cmocka_unit_test(test_watch_of_keys_goes_on_at_another_host),
         cmocka_unit_test(test_watch_of_a_frozen_host_ends_as_a_watch),
         cmocka_unit_test(test_read_that_is_too_stale_is_refused_at_once),
         cmocka_unit_test(test_stopping_host_says_what_became_of_forwarded_calls),
