@@ -225,6 +225,9 @@ static void keep(struct get *g, enum rows_kind kind, const void *row, const upb_
 static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
 {
     struct get *g = ctx;
+    if (m == NULL) {
+        return true; /* every row of the snapshot is printed */
+    }
     switch (thole_v1_WatchClusterResponse_row_case(m)) {
     case thole_v1_WatchClusterResponse_row_host:
         keep(g, ROWS_HOSTS, thole_v1_WatchClusterResponse_host(m), &thole_v1_Host_msginit);

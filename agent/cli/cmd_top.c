@@ -19,7 +19,6 @@
 struct top {
     struct top_model model;
     struct cli watcher, poller; /* each has a channel and an arena of its own */
-    struct option_value *poller_values;
     unsigned poll_ms;
 };
 
@@ -110,10 +109,10 @@ static bool begin(struct top *t, struct cli *c)
     t->watcher = t->poller = *c;
     t->watcher.channel = t->poller.channel = NULL;
     t->watcher.arena = upb_Arena_New();
-    t->poller_values = xcalloc(c->options.count, sizeof *t->poller_values);
-    memcpy(t->poller_values, c->options.values, c->options.count * sizeof *t->poller_values);
-    t->poller_values[OPT_COMMAND_TIMEOUT].number = ASK_TIMEOUT_MS;
-    t->poller.options.values = t->poller_values;
+    struct option_value *values = xcalloc(c->options.count, sizeof *values);
+    memcpy(values, c->options.values, c->options.count * sizeof *values);
+    values[OPT_COMMAND_TIMEOUT].number = ASK_TIMEOUT_MS;
+    t->poller.options.values = values;
     return pthread_create(&thread, NULL, watch_main, t) == 0 &&
            pthread_create(&thread, NULL, poll_main, t) == 0;
 }
@@ -138,10 +137,12 @@ static int run_plain(struct top *t, struct cli *c)
     }
     pthread_mutex_lock(&t->model.lock);
     bool complete = t->model.complete;
+    if (!complete) {
+        cli__note("top: no host sent its rows in time%s%s", t->model.problem[0] ? ": " : "",
+                  t->model.problem);
+    }
     pthread_mutex_unlock(&t->model.lock);
     if (!complete) {
-        cli__note("top: no host told its rows in time%s%s", t->model.problem[0] ? ": " : "",
-                  t->model.problem);
         return CLI_UNAVAILABLE;
     }
     struct bytes out = {0};

@@ -213,6 +213,11 @@ static void progress_of_drain(struct wait_item *w)
 
 void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
 {
+    if (m == NULL) {
+        w->seen = false;
+        map_deinit(&w->replicas);
+        return;
+    }
     switch (thole_v1_WatchClusterResponse_row_case(m)) {
     case thole_v1_WatchClusterResponse_row_shard:
         observe_shard(w, thole_v1_WatchClusterResponse_shard(m));
@@ -270,7 +275,7 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
         gone |= all->items[i].gone;
     }
     /* A deleted object never becomes ready. */
-    return more && !(gone && thole_v1_WatchClusterResponse_bookmark(m));
+    return m == NULL || (more && !(gone && thole_v1_WatchClusterResponse_bookmark(m)));
 }
 
 uint64_t wait_timeout_ms(const struct cli *c)

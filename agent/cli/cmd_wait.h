@@ -10,7 +10,7 @@ enum wait_for { WAIT_READY, WAIT_FORMED, WAIT_DELETED, WAIT_DRAINED, WAIT_RUNNIN
 struct wait_item {
     enum rows_kind kind; /* hosts, shards, pools, replicas */
     enum wait_for what;
-    const char *name; /* generation of a host, shard or pool */
+    const char *name; /* of a host, shard or pool */
     uint64_t id; /* of a replica, or of a shard that is being deleted (0: the first one seen) */
     uint64_t generation; /* of a shard's or pool's spec: at least */
     bool quiet;          /* no progress lines */
@@ -33,7 +33,7 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
 /* The value of --timeout. */
 uint64_t wait_timeout_ms(const struct cli *c);
 
-/* Handle one message of the watch; public for tests. */
+/* Handle one message of the watch, or NULL: see rows_watch. Public for tests. */
 void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m);
 
 #endif

@@ -405,10 +405,15 @@ static bool time_left(const struct watching *w, uint32_t *ret_ms)
 static bool watch_stream(struct watching *w, struct bus_stream *stream, struct thole_status *st)
 {
     uint32_t left = 0;
+    bool snapshot = w->revision == 0 && w->events == NULL;
     while (time_left(w, &left)) {
         struct buf *b = NULL;
         if (bus_stream_next(stream, left, &b, st) != THOLE_OK) {
             return false;
+        }
+        if (snapshot) {
+            (void)w->row(w->ctx, NULL);
+            snapshot = false;
         }
         upb_Arena *arena = upb_Arena_New();
         const thole_v1_WatchClusterResponse *m =

@@ -104,7 +104,7 @@ void show_groups(const thole_v1_ShardSpec *spec, struct bytes *out);
 
 /* Calls `row` for each message of Cluster.Watch until it returns false, the time is over
  * (DEADLINE_EXCEEDED) or the stream fails. timeout_ms 0: for ever. Resumes by revision when a host
- * is lost. */
+ * is lost. A NULL message: a snapshot of all rows follows, and rows seen before may be gone. */
 typedef bool (*rows_watch_fn)(void *ctx, const thole_v1_WatchClusterResponse *message);
 enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
                            struct thole_status *st);

@@ -19,6 +19,7 @@ struct top_host {
     int32_t liveness, state;
     double cpu, cpu_seconds, uptime_seconds; /* `cpu`: processors in use */
     bool asked;                              /* it has said how busy it is */
+    size_t leaders, replicas;                /* on it; counted for each screen */
 };
 
 struct top_replica {
@@ -63,14 +64,15 @@ struct top_model {
 };
 
 void top_model_init(struct top_model *m);
-/* A message of Cluster.Watch. Takes the lock. */
+/* Forget all rows, but not the events. Takes the lock. */
+void top_model_clear(struct top_model *m);
+/* A message of Cluster.Watch, or NULL: see rows_watch. Takes the lock. */
 void top_model_see(struct top_model *m, const thole_v1_WatchClusterResponse *w);
 /* What a host says of its load. Takes the lock. */
 void top_model_load(struct top_model *m, const char *host, const thole_v1_StatusResponse *s);
 /* Rates and lags, after all hosts have been asked. Takes the lock. */
 void top_model_settle(struct top_model *m);
 void top_model_problem(struct top_model *m, const char *text);
-void top_model_wake(struct top_model *m);
 
 enum top_pane { TOP_SHARDS, TOP_OPERATIONS, TOP_EVENTS_PANE, TOP_PANES };
 enum top_sort { TOP_BY_PROBLEM, TOP_BY_RATE, TOP_BY_LAG, TOP_BY_NAME, TOP_SORTS };

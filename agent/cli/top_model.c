@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "agent/cli/top.h"
-#include "base/assert.h"
 #include "base/clock.h"
 
 #define COPY(to, view) snprintf((to), sizeof(to), "%.*s", CLI_SV(view))
@@ -17,7 +16,7 @@ void top_model_init(struct top_model *m)
     pthread_mutex_init(&m->lock, NULL);
 }
 
-void top_model_wake(struct top_model *m)
+static void wake(struct top_model *m)
 {
     uint64_t one = 1;
     ssize_t written = write(m->changed, &one, sizeof one);
@@ -29,7 +28,27 @@ void top_model_problem(struct top_model *m, const char *text)
     pthread_mutex_lock(&m->lock);
     snprintf(m->problem, sizeof m->problem, "%s", text);
     pthread_mutex_unlock(&m->lock);
-    top_model_wake(m);
+    wake(m);
+}
+
+static void clear_map(struct map *map)
+{
+    void *value;
+    for (size_t it = 0; (value = map_next(map, &it, NULL)) != NULL;) {
+        free(value);
+    }
+    map_deinit(map);
+}
+
+void top_model_clear(struct top_model *m)
+{
+    pthread_mutex_lock(&m->lock);
+    m->complete = false;
+    m->host_count = 0;
+    clear_map(&m->shards);
+    clear_map(&m->replicas);
+    clear_map(&m->operations);
+    pthread_mutex_unlock(&m->lock);
 }
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
@@ -218,7 +237,11 @@ static void see_deleted(struct top_model *m, upb_StringView name)
 
 void top_model_see(struct top_model *m, const thole_v1_WatchClusterResponse *w)
 {
-    bool wake = true;
+    bool changed = true;
+    if (w == NULL) {
+        top_model_clear(m);
+        return;
+    }
     pthread_mutex_lock(&m->lock);
     if (thole_v1_WatchClusterResponse_has_host(w)) {
         see_host(m, thole_v1_WatchClusterResponse_host(w));
@@ -236,12 +259,12 @@ void top_model_see(struct top_model *m, const thole_v1_WatchClusterResponse *w)
         m->complete = true;
         m->problem[0] = '\0';
     } else {
-        wake = false;
+        changed = false;
     }
-    wake = wake && m->complete;
+    changed = changed && m->complete;
     pthread_mutex_unlock(&m->lock);
-    if (wake) {
-        top_model_wake(m);
+    if (changed) {
+        wake(m);
     }
 }
 
@@ -309,5 +332,5 @@ void top_model_settle(struct top_model *m)
     }
     m->polls++;
     pthread_mutex_unlock(&m->lock);
-    top_model_wake(m);
+    wake(m);
 }

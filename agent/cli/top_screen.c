@@ -52,6 +52,18 @@ static void line(struct screen *s, enum colour colour, const char *format, ...)
     free(text);
 }
 
+/* The first of `n` rows to draw in the lines that are left; scrolls back what is behind the end. */
+static size_t first_row(struct screen *s, size_t n)
+{
+    size_t room = n;
+    if (s->v->rows > 0) {
+        room = s->used + 1 < s->v->rows ? s->v->rows - s->used - 1 : 0;
+    }
+    size_t last = n > room ? n - room : 0;
+    s->v->scroll = s->v->scroll < last ? s->v->scroll : last;
+    return s->v->scroll;
+}
+
 /* ---- Sums ------------------------------------------------------------------------------------ */
 
 static const char *short_number(double v, char *ret, size_t size)
@@ -100,41 +112,60 @@ static char sign_of(size_t i)
     return (char)(i < 9 ? '1' + (int)i : 'a' + (int)(i - 9));
 }
 
-static void count_on(const struct top_model *m, const char *host, size_t *ret_leaders,
-                     size_t *ret_replicas)
+static int compare_host(const void *name, const void *host)
+{
+    return strcmp(name, ((const struct top_host *)host)->name);
+}
+
+/* NULL: no such row. */
+static struct top_host *host_named(const struct top_model *m, const char *name)
+{
+    return m->host_count > 0
+               ? bsearch(name, m->hosts, m->host_count, sizeof *m->hosts, compare_host)
+               : NULL;
+}
+
+static void count_on_hosts(struct top_model *m)
 {
     const struct top_shard *s;
+    struct top_host *h;
+    for (size_t i = 0; i < m->host_count; i++) {
+        m->hosts[i].leaders = m->hosts[i].replicas = 0;
+    }
     for (size_t it = 0; (s = map_next(&m->shards, &it, NULL)) != NULL;) {
-        *ret_leaders += strcmp(s->leader, host) == 0;
+        if ((h = host_named(m, s->leader)) != NULL) {
+            h->leaders++;
+        }
         for (const struct top_replica *r = s->replicas; r != NULL; r = r->next) {
-            *ret_replicas += strcmp(r->host, host) == 0;
+            if ((h = host_named(m, r->host)) != NULL) {
+                h->replicas++;
+            }
         }
     }
 }
 
 static void draw_hosts(struct top_model *m, struct screen *s)
 {
-    size_t shown = m->host_count;
+    size_t most = m->host_count, i = 0;
     line(s, REVERSE, "%-3s %-20s %-9s %-9s %-8s %8s %8s %6s  ", "#", "HOST", "LIVENESS", "STATE",
          "ZONE", "LEADERS", "REPLICAS", "CPU");
-    if (s->v->rows > 0 && shown > HOST_LINES_MAX) {
-        shown = HOST_LINES_MAX;
+    if (s->v->rows > 0 && most > HOST_LINES_MAX) {
+        most = HOST_LINES_MAX;
     }
-    for (size_t i = 0; i < shown && has_room(s, 3); i++) {
+    count_on_hosts(m);
+    for (; i < most && has_room(s, 3); i++) {
         const struct top_host *h = &m->hosts[i];
-        size_t leaders = 0, replicas = 0;
         bool live = h->liveness == thole_v1_HOST_LIVENESS_LIVE;
-        count_on(m, h->name, &leaders, &replicas);
         line(s,
              !live                                    ? RED
              : h->state != thole_v1_HOST_STATE_ACTIVE ? YELLOW
                                                       : PLAIN,
              "%-3c %-20.20s %-9s %-9s %-8.8s %8zu %8zu %5.0f%%",
              i < MATRIX_HOSTS ? sign_of(i) : ' ', h->name, show_liveness(h->liveness),
-             show_host_state(h->state), h->zone, leaders, replicas, 100 * h->cpu);
+             show_host_state(h->state), h->zone, h->leaders, h->replicas, 100 * h->cpu);
     }
-    if (shown < m->host_count) {
-        line(s, PLAIN, "    ... and %zu more", m->host_count - shown);
+    if (i < m->host_count) {
+        line(s, PLAIN, "    ... and %zu more", m->host_count - i);
     }
 }
 
@@ -231,10 +262,7 @@ static void draw_shards(struct top_model *m, struct screen *s)
     name_columns = name_columns < longest ? name_columns : longest;
     line(s, REVERSE, "%-*s %-8s %-10s %s%8s %6s  %-10s", name_columns, "SHARD", "TYPE", "LEADER",
          heads, "ENTRY/S", "LAG", "READY");
-    size_t room = s->v->rows > 0 ? s->v->rows - s->used - 1 : n;
-    size_t last = n > room ? n - room : 0;
-    s->v->scroll = s->v->scroll < last ? s->v->scroll : last;
-    for (size_t i = s->v->scroll; i < n && has_room(s, 1); i++) {
+    for (size_t i = first_row(s, n); i < n && has_room(s, 1); i++) {
         draw_shard(m, s, all[i], name_columns, columns);
     }
     free(all);
@@ -266,7 +294,7 @@ static void draw_operations(struct top_model *m, struct screen *s, bool running_
     qsort(all, n, sizeof(struct top_operation *), compare_operations);
     line(s, REVERSE, "%-6s %-12s %-20s %-9s %-30s", "ID", "OPERATION", "TARGET", "STATE",
          "PROGRESS");
-    for (size_t i = s->v->scroll < n ? s->v->scroll : 0; i < n && has_room(s, 1); i++) {
+    for (size_t i = first_row(s, n); i < n && has_room(s, 1); i++) {
         line(s, all[i]->over ? PLAIN : BOLD, "%s", all[i]->text);
     }
     free(all);
@@ -276,8 +304,7 @@ static void draw_events(struct top_model *m, struct screen *s)
 {
     uint64_t kept = m->event_count < TOP_EVENTS ? m->event_count : TOP_EVENTS;
     line(s, REVERSE, "%-8s  %-24s %-18s %-20s", "TIME", "OBJECT", "EVENT", "WHAT");
-    s->v->scroll = s->v->scroll < kept ? s->v->scroll : kept;
-    for (uint64_t i = s->v->scroll; i < kept && has_room(s, 1); i++) { /* the newest first */
+    for (uint64_t i = first_row(s, kept); i < kept && has_room(s, 1); i++) { /* the newest first */
         line(s, PLAIN, "%s", m->events[(m->event_count - 1 - i) % TOP_EVENTS]);
     }
 }

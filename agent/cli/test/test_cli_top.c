@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,6 +65,28 @@ static void see_replica(struct rig *r, uint64_t id, uint64_t shard, const char *
     thole_v1_Replica_set_host(p, cli__sv(host));
     thole_v1_Replica_set_role(p, thole_v1_REPLICA_ROLE_VOTER);
     thole_v1_Replica_set_phase(p, thole_v1_REPLICA_PHASE_RUNNING);
+    top_model_see(&r->m, w);
+}
+
+static void see_operation(struct rig *r, uint64_t id)
+{
+    thole_v1_WatchClusterResponse *w = message(r);
+    thole_v1_Operation_set_id(thole_v1_WatchClusterResponse_mutable_operation(w, r->arena), id);
+    top_model_see(&r->m, w);
+}
+
+static void see_event(struct rig *r, const char *object)
+{
+    thole_v1_WatchClusterResponse *w = message(r);
+    thole_v1_Event_set_object(thole_v1_WatchClusterResponse_mutable_event(w, r->arena),
+                              cli__sv(object));
+    top_model_see(&r->m, w);
+}
+
+static void see_bookmark(struct rig *r)
+{
+    thole_v1_WatchClusterResponse *w = message(r);
+    thole_v1_WatchClusterResponse_set_bookmark(w, true);
     top_model_see(&r->m, w);
 }
 
@@ -131,13 +154,9 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct rig *r = *state;
-    see_deleted(r, "shards/orders");
-    see_deleted(r, "shards/billing");
+    top_model_clear(&r->m);
     upb_Arena_Free(r->arena);
     free(r->m.hosts);
-    map_deinit(&r->m.shards);
-    map_deinit(&r->m.replicas);
-    map_deinit(&r->m.operations);
     free(r);
     return 0;
 }
@@ -177,6 +196,41 @@ static void test_top_shows_problems_first(void **state)
     assert_non_null(strstr(draw(r), "hosts 1/2 live"));
 }
 
+static void test_top_counts_the_hosts_that_do_not_fit(void **state)
+{
+    struct rig *r = *state;
+    for (int i = 4; i <= 15; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "h%d", i);
+        see_host(r, name, thole_v1_HOST_LIVENESS_LIVE);
+    }
+    expect_line(r, "    ... and 5 more");
+    r->v.rows = 12; /* seven hosts, and lines for the rest */
+    expect_line(r, "    ... and 8 more");
+}
+
+/* A new snapshot replaces the rows; deletions between the two were not seen. */
+static void test_top_forgets_rows_that_a_later_snapshot_has_not(void **state)
+{
+    struct rig *r = *state;
+    see_operation(r, 7);
+    see_event(r, "shards/orders");
+    see_bookmark(r);
+    assert_true(r->m.complete);
+    top_model_see(&r->m, NULL);
+    assert_false(r->m.complete);
+    see_host(r, "h1", thole_v1_HOST_LIVENESS_LIVE);
+    see_shard(r, 2, "billing", true);
+    see_replica(r, 20, 2, "h1");
+    see_bookmark(r);
+    assert_non_null(strstr(draw(r), "hosts 1/1 live  shards 1/1 ready"));
+    assert_non_null(strstr(r->screen, "operations 0"));
+    assert_null(strstr(r->screen, "\norders "));
+    expect_line(r, "1   h1                   live      active                    1        1");
+    r->v.pane = TOP_EVENTS_PANE;
+    assert_non_null(strstr(draw(r), "shards/orders")); /* history, not a row */
+}
+
 static void test_top_rate_and_lag_are_of_the_leader(void **state)
 {
     struct rig *r = *state;
@@ -197,6 +251,23 @@ static void test_top_rate_and_lag_are_of_the_leader(void **state)
     expect_line(r, "orders       kv       h2         v L ?");
 }
 
+/* The last row is on the line above the foot, and a key up shows one more. */
+static void expect_end(struct rig *r, const char *last, const char *above)
+{
+    char wanted[128];
+    assert_true(top_key(&r->v, TOP_KEY_END));
+    expect_line(r, last);
+    snprintf(wanted, sizeof wanted, "\n%s", last);
+    const char *row = strstr(r->screen, wanted);
+    const char *foot = strstr(row + 1, "\n");
+    assert_non_null(foot);
+    assert_null(strchr(foot + 1, '\n'));
+    expect_line(r, above);
+    assert_true(top_key(&r->v, TOP_KEY_UP));
+    assert_null(strstr(draw(r), wanted));
+    expect_line(r, above);
+}
+
 static void test_top_keys(void **state)
 {
     struct rig *r = *state;
@@ -215,10 +286,20 @@ static void test_top_keys(void **state)
         assert_true(top_key(&r->v, TOP_KEY_DOWN));
     }
     expect_line(r, "billing "); /* all fit: it does not scroll away */
+    for (uint64_t i = 1; i <= 40; i++) {
+        char object[32];
+        snprintf(object, sizeof object, "shards/s%" PRIu64, i);
+        see_shard(r, 100 + i, object + 7, true);
+        see_operation(r, i);
+        see_event(r, object);
+    }
+    expect_end(r, "s40 ", "s39 ");
     assert_true(top_key(&r->v, '\t'));
     expect_line(r, "ID     OPERATION");
+    expect_end(r, "1      ", "2      ");
     assert_true(top_key(&r->v, '\t'));
     expect_line(r, "TIME      OBJECT");
+    expect_end(r, "-  shards/s1\x1b", "-  shards/s2\x1b");
     assert_false(top_key(&r->v, 'q'));
 }
 
@@ -227,6 +308,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_top_fits_the_terminal, setup, teardown),
         cmocka_unit_test_setup_teardown(test_top_shows_problems_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_top_counts_the_hosts_that_do_not_fit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_top_forgets_rows_that_a_later_snapshot_has_not, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_top_rate_and_lag_are_of_the_leader, setup, teardown),
         cmocka_unit_test_setup_teardown(test_top_keys, setup, teardown),
     };

@@ -91,6 +91,30 @@ static void test_what_is_not_in_the_snapshot_is_deleted(void **state)
     assert_true(w.done);
 }
 
+/* Changes can be lost between two snapshots, also that a row was deleted. */
+static void test_what_is_not_in_a_later_snapshot_is_deleted(void **state)
+{
+    (void)state;
+    struct wait_item w = {.kind = ROWS_SHARDS, .what = WAIT_DELETED, .name = "a", .quiet = true};
+    see_shard(&w, "a", 1, true);
+    see_bookmark(&w);
+    wait_observe(&w, NULL);
+    see_shard(&w, "b", 1, true);
+    assert_false(w.done);
+    see_bookmark(&w);
+    assert_true(w.done);
+    struct wait_item h = {.kind = ROWS_HOSTS, .what = WAIT_DRAINED, .name = "h1", .quiet = true};
+    see_host(&h, "h1");
+    see_replica(&h, 1, "h1", thole_v1_REPLICA_PHASE_RUNNING);
+    see_bookmark(&h);
+    assert_false(h.done);
+    wait_observe(&h, NULL);
+    see_host(&h, "h1");
+    see_bookmark(&h);
+    assert_true(h.done);
+    map_deinit(&h.replicas);
+}
+
 static void test_a_row_is_deleted_when_it_says_so(void **state)
 {
     (void)state;
@@ -163,6 +187,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_shard_is_ready_at_its_generation),
         cmocka_unit_test(test_what_is_not_in_the_snapshot_is_deleted),
+        cmocka_unit_test(test_what_is_not_in_a_later_snapshot_is_deleted),
         cmocka_unit_test(test_a_row_is_deleted_when_it_says_so),
         cmocka_unit_test(test_a_host_is_drained_when_its_last_replica_is_gone),
         cmocka_unit_test(test_a_replica_is_waited_for_until_it_runs),
