@@ -16,13 +16,7 @@
 /* An address of the documentation range: routed by the default route; nothing is sent to it. */
 #define ANYWHERE "192.0.2.1:9"
 
-struct parts {
-    char host[ADDRESS_BYTES]; /* without brackets */
-    char port[8];
-    bool bracket;
-};
-
-static bool split(struct slice address, struct parts *ret)
+bool address_split(struct slice address, struct address_parts *ret)
 {
     const char *text = (const char *)address.data;
     size_t colon = address.size;
@@ -85,13 +79,13 @@ static bool name_valid(const char *name)
     return !digits && name[size - 1] != '-';
 }
 
-static bool is_ip(const struct parts *p, struct in_addr *v4, struct in6_addr *v6)
+static bool is_ip(const struct address_parts *p, struct in_addr *v4, struct in6_addr *v6)
 {
     return p->bracket ? inet_pton(AF_INET6, p->host, v6) == 1
                       : inet_pton(AF_INET, p->host, v4) == 1;
 }
 
-static bool wildcard(const struct parts *p)
+static bool wildcard(const struct address_parts *p)
 {
     struct in_addr v4 = {.s_addr = 1};
     struct in6_addr v6 = in6addr_loopback;
@@ -104,11 +98,11 @@ static bool wildcard(const struct parts *p)
 
 bool address_valid(struct slice address, enum address_use use)
 {
-    struct parts p;
+    struct address_parts p;
     struct in_addr v4;
     struct in6_addr v6;
     bool listen = use == ADDRESS_LISTEN;
-    if (!split(address, &p) || !port_valid(p.port, listen)) {
+    if (!address_split(address, &p) || !port_valid(p.port, listen)) {
         return false;
     }
     if (wildcard(&p)) {
@@ -152,16 +146,16 @@ enum thole_code address_check_list(const char *what, const char *addresses, stru
 
 bool address_is_wildcard(const char *address)
 {
-    struct parts p;
-    return split(slice_str(address), &p) && wildcard(&p);
+    struct address_parts p;
+    return address_split(slice_str(address), &p) && wildcard(&p);
 }
 
 bool address_is_loopback(const char *address)
 {
-    struct parts p;
+    struct address_parts p;
     struct in_addr v4 = {0};
     struct in6_addr v6 = in6addr_any;
-    if (!split(slice_str(address), &p)) {
+    if (!address_split(slice_str(address), &p)) {
         return false;
     }
     if (is_ip(&p, &v4, &v6)) {
@@ -174,10 +168,10 @@ bool address_is_loopback(const char *address)
 /* Datagram sockets send nothing when bound or connected. */
 static struct addrinfo *resolve(const char *address)
 {
-    struct parts p;
+    struct address_parts p;
     struct addrinfo *all = NULL;
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_DGRAM};
-    if (!split(slice_str(address), &p) || getaddrinfo(p.host, p.port, &hints, &all) != 0) {
+    if (!address_split(slice_str(address), &p) || getaddrinfo(p.host, p.port, &hints, &all) != 0) {
         return NULL;
     }
     return all;

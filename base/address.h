@@ -22,6 +22,14 @@ THOLE_MUST_CHECK enum thole_code address_check_list(const char *what, const char
                                                     struct thole_status *st);
 bool address_valid(struct slice address, enum address_use use);
 
+/* The parts of "HOST:PORT", which need not be valid. False: there is no port, or too much text. */
+struct address_parts {
+    char host[ADDRESS_BYTES]; /* without brackets */
+    char port[8];
+    bool bracket;
+};
+bool address_split(struct slice address, struct address_parts *ret);
+
 /* For valid addresses. */
 bool address_is_wildcard(const char *address); /* all interfaces */
 bool address_is_loopback(const char *address); /* 127.x.y.z, [::1], localhost */

@@ -101,18 +101,16 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
         b->listen_address = all;
     }
     const char *address = b->listen_address;
-    const char *colon = strrchr(address, ':');
+    struct address_parts parts;
     char *rest = NULL;
-    long number = colon != NULL ? strtol(colon + 1, &rest, 10) : 0;
-    if (colon == NULL || !colon[1] || *rest || number < 0 || number > UINT16_MAX) {
+    bool ok = address_split(slice_str(address), &parts);
+    long number = ok ? strtol(parts.port, &rest, 10) : 0;
+    if (!ok || *rest || number < 0 || number > UINT16_MAX) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot listen on \"%s\": it must be host:port", address);
     }
-    bool bracket = address[0] == '[' && colon > address && colon[-1] == ']';
-    char *host = bracket ? xstrndup(address + 1, (size_t)(colon - address) - 2)
-                         : xstrndup(address, (size_t)(colon - address));
-    enum thole_code code = bus__accept_new(b, host, colon + 1, address, &b->acceptor, &b->port, st);
-    free(host);
+    enum thole_code code =
+        bus__accept_new(b, parts.host, parts.port, address, &b->acceptor, &b->port, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -135,7 +133,7 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     }
     if (b->advertise_address == NULL) {
         b->advertise_address =
-            xasprintf("%.*s:%u", (int)(colon - address), address, (unsigned)b->port);
+            xasprintf(parts.bracket ? "[%s]:%u" : "%s:%u", parts.host, (unsigned)b->port);
     }
     return THOLE_OK;
 }

@@ -18,6 +18,7 @@
 #include "agent/core/agent.h"
 #include "agent/lib/api_agent.h"
 #include "agent/services/services.h"
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/log.h"
@@ -278,31 +279,6 @@ static void over(void *ctx, struct MHD_Connection *c, void **state,
     }
 }
 
-static enum thole_code resolve(const char *address, char **ret_host, struct addrinfo **ret,
-                               struct thole_status *st)
-{
-    const char *colon = strrchr(address, ':'); /* address_check passed */
-    const struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    char *host = xstrndup(address, (size_t)(colon - address));
-    size_t n = strlen(host);
-    bool brackets = host[0] == '[';
-    if (brackets) {
-        host[n - 1] = 0;
-    }
-    int rc = getaddrinfo(brackets ? host + 1 : n > 0 ? host : NULL, colon + 1, &hints, ret);
-    if (rc != 0) {
-        free(host);
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "http address \"%.64s\": %s", address, gai_strerror(rc));
-    }
-    if (brackets) {
-        host[n - 1] = ']';
-    }
-    *ret_host = host;
-    return THOLE_OK;
-}
-
 /* A socket, or -1 with errno. */
 static int listen_on(const struct addrinfo *ai, uint16_t *ret_port)
 {
@@ -324,6 +300,41 @@ static int listen_on(const struct addrinfo *ai, uint16_t *ret_port)
     }
     *ret_port = (uint16_t)strtoul(port, NULL, 10);
     return fd;
+}
+
+/* Listens on the first address of the name that this machine has, and sets h->address. */
+static enum thole_code listen_at(struct http *h, const char *address, struct thole_status *st)
+{
+    struct address_parts parts;
+    struct addrinfo *all = NULL;
+    const struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    uint16_t port = 0;
+    bool ok = address_split(slice_str(address), &parts);
+    ASSERT(ok); /* address_check passed */
+    int rc = getaddrinfo(parts.host[0] != '\0' ? parts.host : NULL, parts.port, &hints, &all);
+    if (rc != 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "http address \"%.64s\": %s", address, gai_strerror(rc));
+    }
+    int error = EADDRNOTAVAIL;
+    for (const struct addrinfo *ai = all;
+         ai != NULL && (error == EADDRNOTAVAIL || error == EAFNOSUPPORT); ai = ai->ai_next) {
+        h->listener = listen_on(ai, &port);
+        error = h->listener < 0 ? errno : 0;
+    }
+    freeaddrinfo(all);
+    if (error == EADDRINUSE) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
+                          "cannot listen for http on \"%s\": another process uses this address",
+                          address);
+    }
+    if (error != 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "cannot listen for http on \"%s\": %s", address, strerror(error));
+    }
+    h->address = xasprintf(parts.bracket ? "[%s]:%u" : "%s:%u", parts.host, (unsigned)port);
+    return THOLE_OK;
 }
 
 /* libmicrohttpd closes the socket that it is given, so it gets a copy. */
@@ -366,33 +377,19 @@ static bool start_daemon(struct http *h)
 enum thole_code http_new(struct thole *host, const char *address, struct http **ret,
                          struct thole_status *st)
 {
-    struct addrinfo *ai = NULL;
-    char *name = NULL;
-    enum thole_code code = resolve(address, &name, &ai, st);
-    if (code != THOLE_OK) {
-        return code;
-    }
-    ASSERT(ai != NULL);
     struct http *h = xcalloc(1, sizeof *h);
     h->host = host;
+    h->listener = -1;
     h->calls = http__calls_new(agent_bus(api_agent(host)));
-    uint16_t port = 0;
-    h->listener = listen_on(ai, &port);
-    freeaddrinfo(ai);
-    if (h->listener < 0) {
-        code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
-                          "cannot listen for http on %s: %s", address, strerror(errno));
-    } else if (!start_daemon(h)) {
+    enum thole_code code = listen_at(h, address, st);
+    if (code == THOLE_OK && !start_daemon(h)) {
         code =
             THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "cannot serve http on %s", address);
     }
     if (code != THOLE_OK) {
-        free(name);
         http_free(h);
         return code;
     }
-    h->address = xasprintf("%s:%u", name, (unsigned)port);
-    free(name);
     *ret = h;
     return THOLE_OK;
 }

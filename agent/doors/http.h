@@ -11,7 +11,7 @@
 struct http;
 struct thole;
 /* `address` passed address_check for ADDRESS_LISTEN; port 0 picks one. UNAVAILABLE ADDRESS_IN_USE,
- * INVALID_ARGUMENT (its name is not known). */
+ * INVALID_ARGUMENT (its name is not known, or its address is not one of this machine). */
 THOLE_MUST_CHECK enum thole_code http_new(struct thole *host, const char *address,
                                           struct http **ret, struct thole_status *st);
 /* Serve with the certificates that the host has now, if they changed. */

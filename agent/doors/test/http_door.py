@@ -394,6 +394,20 @@ def bounds(door):
         s.close()
 
 
+def listening(tholed, work):
+    def fails(address):
+        return subprocess.run(
+            [tholed, "--dev", "--data-dir", work / "other", "--listen", "127.0.0.1:0", "--insecure", "--http",
+             address],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=DEADLINE_S, text=True, check=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = fails(f"127.0.0.1:{taken.getsockname()[1]}")
+        assert ended.returncode == 4 and "another process uses this address" in ended.stderr, ended
+    ended = fails("192.0.2.1:0")  # of the range for documentation: no machine has it
+    assert ended.returncode == 2 and "Cannot assign requested address" in ended.stderr, ended
+
+
 # ---- Who may ------------------------------------------------------------------------------------
 
 
@@ -490,6 +504,7 @@ def main():
             bounds(door)
         finally:
             host.stop()
+        listening(tholed, work)
         rights(tholed, thole, pathlib.Path(sources), work / "tls")
 
 
