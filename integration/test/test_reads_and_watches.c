@@ -137,6 +137,21 @@ static void test_watch_and_queries_at_a_witness_are_of_a_replica_with_data(void 
     assert_non_null(strstr(cli_ok(cluster, witness, "kv get orders colour --stale"), "blue"));
 }
 
+static void test_stream_of_an_answer_and_top_without_a_terminal_are_plain_text(void **state)
+{
+    (void)state;
+    cli_ok(cluster, 0, "kv put orders colour red");
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(cli_ok(cluster, i, "query orders 'get colour' --stream"), "red");
+    }
+    expect_lines(cluster, 0, "get hosts", " live ", 3);
+    const char *top = cli_ok(cluster, 0, "top");
+    assert_non_null(strstr(top, "hosts 3/3 live  shards 3/3 ready"));
+    assert_int_equal(count_lines(top, "orders "), 1);
+    assert_int_equal(count_lines(top, "alone "), 1);
+    assert_null(strchr(top, '\x1b'));
+}
+
 /* A watch is a read, so it goes on at another host when its own is killed. */
 static void test_watch_of_keys_goes_on_at_another_host(void **state)
 {
@@ -264,6 +279,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_watch_and_queries_at_a_witness_are_of_a_replica_with_data),
+        cmocka_unit_test(test_stream_of_an_answer_and_top_without_a_terminal_are_plain_text),
         cmocka_unit_test(test_watch_of_keys_goes_on_at_another_host),
         cmocka_unit_test(test_watch_of_a_frozen_host_ends_as_a_watch),
         cmocka_unit_test(test_read_that_is_too_stale_is_refused_at_once),
