@@ -247,8 +247,7 @@ int cli__command_cert_client(struct cli *c)
     return issue(c, &q);
 }
 
-/* ca.crl may be replaced: it is not secret, and each list includes the entries of the list before.
- * */
+/* ca.crl may be replaced: it is not secret, and each list includes the entries of the last one. */
 int cli__command_cert_revoke(struct cli *c)
 {
     struct ca ca = {0};

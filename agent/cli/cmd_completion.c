@@ -57,14 +57,20 @@ static const struct {
 } shells[SHELLS] = {
     [BASH] = {"bash", bash_script}, [ZSH] = {"zsh", zsh_script}, [FISH] = {"fish", fish_script}};
 
+/* SHELLS: there is no such shell. */
+static enum shell shell_named(const char *name)
+{
+    enum shell shell = BASH;
+    while (shell < SHELLS && strcmp(shells[shell].name, name) != 0) {
+        shell++;
+    }
+    return shell;
+}
+
 const char *cli__completion_script(const char *shell)
 {
-    for (size_t i = 0; i < SHELLS; i++) {
-        if (strcmp(shells[i].name, shell) == 0) {
-            return shells[i].script;
-        }
-    }
-    return NULL;
+    enum shell found = shell_named(shell);
+    return found < SHELLS ? shells[found].script : NULL;
 }
 
 /* bash takes bare words, zsh "word:text", fish "word TAB text". */
@@ -145,10 +151,7 @@ static void print_next(enum shell shell, const char *const *words, size_t count)
 
 int cli__command_completion(struct cli *c)
 {
-    enum shell shell = BASH;
-    while (shell < SHELLS && strcmp(shells[shell].name, c->args[0]) != 0) {
-        shell++;
-    }
+    enum shell shell = shell_named(c->args[0]);
     if (shell == SHELLS) {
         return cli__say_usage(c, "completion exists for bash, zsh and fish, not for \"%s\"",
                               c->args[0]);

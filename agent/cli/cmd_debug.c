@@ -46,11 +46,11 @@ int cli__command_host_log_level(struct cli *c)
 
 #define TAR_BLOCK 512
 #define TAR_NAME_BYTES 100
+#define ROOT "thole-debug" /* the folder in the file */
 
 struct bundle {
     struct cli *c;
     FILE *out;
-    char root[64];       /* the folder in the file */
     struct bytes readme; /* written last */
     size_t answered, hosts;
 };
@@ -80,7 +80,7 @@ static void add_file(struct bundle *b, const char *name, struct slice text)
 {
     static const char zeros[TAR_BLOCK];
     char block[TAR_BLOCK], path[TAR_NAME_BYTES];
-    int n = snprintf(path, sizeof path, "%s/%s", b->root, name);
+    int n = snprintf(path, sizeof path, ROOT "/%s", name);
     if (n < 0 || (size_t)n >= sizeof path) {
         bytes_printf(&b->readme, "left out, its name is too long: %s\n", name);
         return;
@@ -91,11 +91,11 @@ static void add_file(struct bundle *b, const char *name, struct slice text)
     (void)fwrite(zeros, 1, (TAR_BLOCK - text.size % TAR_BLOCK) % TAR_BLOCK, b->out);
 }
 
-static void add_text(struct bundle *b, const char *folder, const char *name, upb_StringView text)
+static void add_text(struct bundle *b, const char *folder, const char *name, struct slice text)
 {
     char path[TAR_NAME_BYTES];
     snprintf(path, sizeof path, "%.80s%s", folder, name);
-    add_file(b, path, slice_of(text.data, text.size));
+    add_file(b, path, text);
 }
 
 /* ---- What is in it --------------------------------------------------------------------------- */
@@ -149,6 +149,11 @@ static void add_rows(struct bundle *b, enum rows_kind kind, const char *name)
     rows_deinit(&rows);
 }
 
+static struct slice view_slice(upb_StringView view)
+{
+    return slice_of(view.data, view.size);
+}
+
 static void add_report(struct bundle *b, const char *folder, const thole_v1_HostReport *r)
 {
     struct bytes text = {0};
@@ -157,11 +162,10 @@ static void add_report(struct bundle *b, const char *folder, const thole_v1_Host
         cli__json(thole_v1_HostReport_status(r), thole_v1_StatusResponse_getmsgdef(b->c->pool),
                   &text);
         bytes_append_str(&text, "\n");
-        add_text(b, folder, "status.json",
-                 upb_StringView_FromDataAndSize((char *)text.data, text.size));
+        add_text(b, folder, "status.json", bytes_slice(&text));
     }
-    add_text(b, folder, "metrics.txt", thole_v1_HostReport_metrics(r));
-    add_text(b, folder, "log.txt", thole_v1_HostReport_log(r));
+    add_text(b, folder, "metrics.txt", view_slice(thole_v1_HostReport_metrics(r)));
+    add_text(b, folder, "log.txt", view_slice(thole_v1_HostReport_log(r)));
     text.size = 0;
     bytes_printf(&text, "system: %.*s\nlog-level: %.*s\n", CLI_SV(thole_v1_HostReport_system(r)),
                  CLI_SV(thole_v1_HostReport_log_levels(r)));
@@ -170,8 +174,7 @@ static void add_report(struct bundle *b, const char *folder, const thole_v1_Host
         bytes_printf(&text, "%.*s: %.*s\n", CLI_SV(thole_v1_Setting_name(settings[i])),
                      CLI_SV(thole_v1_Setting_value(settings[i])));
     }
-    add_text(b, folder, "settings.txt",
-             upb_StringView_FromDataAndSize((char *)text.data, text.size));
+    add_text(b, folder, "settings.txt", bytes_slice(&text));
     text.size = 0;
     const thole_v1_DiskFile *const *files = thole_v1_HostReport_files(r, &n);
     for (size_t i = 0; i < n; i++) {
@@ -181,7 +184,7 @@ static void add_report(struct bundle *b, const char *folder, const thole_v1_Host
             cli__time(thole_v1_DiskFile_change_time_ms(files[i]), time_text, sizeof time_text),
             CLI_SV(thole_v1_DiskFile_path(files[i])));
     }
-    add_text(b, folder, "files.txt", upb_StringView_FromDataAndSize((char *)text.data, text.size));
+    add_text(b, folder, "files.txt", bytes_slice(&text));
     bytes_deinit(&text);
 }
 
@@ -243,7 +246,6 @@ int cli__command_debug_bundle(struct cli *c)
         return cli__say_failed("%s: %s", path, strerror(errno));
     }
     (void)cli__time((int64_t)clock_system.wall_ms(&clock_system), now, sizeof now);
-    snprintf(b.root, sizeof b.root, "thole-debug");
     bytes_printf(&b.readme, "thole %s debug bundle, made %s\nendpoints: %s\n", thole_version(), now,
                  cli_text(c, OPT_ENDPOINTS));
     write_bundle(&b);

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 
 #include "agent/cli/cmd_status.h"
-#include "base/clock.h"
 #include "bus/channel.h"
 #include "thole/v1/control.upbdefs.h"
 
@@ -163,8 +162,7 @@ static void look_at_transport(struct doctor *d, const thole_v1_StatusResponse *s
     if (!thole_v1_StatusResponse_tls(s)) {
         return;
     }
-    int64_t until_ms = (int64_t)thole_v1_StatusResponse_certificate_expire_time_ms(s);
-    int64_t days = (until_ms - (int64_t)clock_system.wall_ms(&clock_system)) / STATUS_DAY_MS;
+    int64_t days = status_certificate_days(s);
     if (days < STATUS_DAYS_WARNED) {
         problem(d, object, "Replace its files: it reads them again by itself (docs/security.md).",
                 "its certificate, or its CA's, is valid for %" PRId64 " more days", days);

@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "thole/v1/control.upbdefs.h"
 
+#define DAY_MS (INT64_C(86400) * 1000)
+
 #define STATUS_TIMEOUT_MS 1500
 #define SHARDS_SHOWN 100
 #define PROBLEMS_SHOWN 20
@@ -188,6 +190,12 @@ static void show_pauses(struct cli *c, bool stale)
     rows_deinit(&rows);
 }
 
+int64_t status_certificate_days(const thole_v1_StatusResponse *status)
+{
+    int64_t until_ms = (int64_t)thole_v1_StatusResponse_certificate_expire_time_ms(status);
+    return (until_ms - (int64_t)clock_system.wall_ms(&clock_system)) / DAY_MS;
+}
+
 static void show_transport(const thole_v1_StatusResponse *status)
 {
     if (!thole_v1_StatusResponse_tls(status)) {
@@ -197,8 +205,7 @@ static void show_transport(const thole_v1_StatusResponse *status)
                    : "for its own machine only");
         return;
     }
-    int64_t until_ms = (int64_t)thole_v1_StatusResponse_certificate_expire_time_ms(status);
-    int64_t days = (until_ms - (int64_t)clock_system.wall_ms(&clock_system)) / STATUS_DAY_MS;
+    int64_t days = status_certificate_days(status);
     printf("transport TLS, %scertificate valid for %" PRId64 " more days%s\n",
            days < STATUS_DAYS_WARNED ? "WARNING: " : "", days,
            days < STATUS_DAYS_WARNED ? ": replace it, no restart is needed (docs/security.md)"

@@ -24,7 +24,8 @@ int32_t status_may_fail(const struct zero_votes *z);
 /* "Degraded" is a problem if true, all other conditions if false. */
 bool status_is_problem(const thole_v1_Condition *c);
 
-#define STATUS_DAY_MS (INT64_C(86400) * 1000)
 #define STATUS_DAYS_WARNED 30 /* fewer days that a certificate has left are a warning */
+/* Whole days for which the certificate of a host with TLS, or its CA's, is valid. */
+int64_t status_certificate_days(const thole_v1_StatusResponse *status);
 
 #endif
