@@ -227,7 +227,7 @@ static enum thole_code open_host(struct daemon *d, struct thole_status *st)
     return code;
 }
 
-/* What is tried first should work at once. */
+/* With --dev a start waits until the host is ready, so that the first command works at once. */
 #define DEV_READY_MS 3000
 
 static enum thole_code start(struct daemon *d, struct thole_status *st)
@@ -293,7 +293,7 @@ static void banner(struct daemon *d)
 static void probe_done(void *ctx, enum thole_code code)
 {
     struct daemon *d = ctx;
-    if (code != THOLE_DEADLINE_EXCEEDED) { /* a refusal has come from a loop as well */
+    if (code != THOLE_DEADLINE_EXCEEDED) { /* a refusal shows that a loop runs, too */
         atomic_store(&d->probe_returned, true);
     }
     atomic_store(&d->probe_running, false);
