@@ -120,8 +120,8 @@ static void test_streams_that_need_a_leader_end_without_one(void **state)
     int apart = host_without(c), stays = (apart + 1) % HOSTS;
 
     (void)state;
-    snprintf(command, sizeof command, "'%s' '%s' leaderless 1 %s 2>&1", WATCHING_CLIENT,
-             DESCRIPTORS, c->hosts[stays].address);
+    snprintf(command, sizeof command, "'%s' '%s' leaderless %s 2>&1", WATCHING_CLIENT, DESCRIPTORS,
+             c->hosts[stays].address);
     FILE *client = popen(command, "re");
     assert_non_null(client);
     if (fgets(line, sizeof line, client) != NULL && strcmp(line, "watching\n") == 0) {

@@ -3,7 +3,7 @@
 
     watching_client.py DESCRIPTORS faults SECONDS ADDRESS...     while hosts die and shards move
     watching_client.py DESCRIPTORS slow MIB ADDRESS...           without reading what comes
-    watching_client.py DESCRIPTORS leaderless 1 ADDRESS          while the shard loses its majority
+    watching_client.py DESCRIPTORS leaderless ADDRESS            while the shard loses its majority
 
 faults: for SECONDS it writes through any host. Meanwhile, at each host: a watcher of everything that reads at once, one that
 asks for prev_kv, one of a single key, and one that reads a little at a time. A stream that breaks is opened again, at
@@ -51,6 +51,15 @@ class Client:
         )
         return call(self.message(name + "Request")(**fields), timeout=timeout)
 
+    def watch(self, at, requests, metadata=()):
+        """A stream of Watch; iterates over its answers."""
+        stream = self.channels[at].stream_stream(
+            "/etcdserverpb.Watch/Watch",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=self.message("WatchResponse").FromString,
+        )
+        return stream(requests, metadata=metadata)
+
     def anywhere(self, method, name, **fields):
         """Reads only: repeated until some host answers."""
         end = time.monotonic() + TIMEOUT_S
@@ -87,14 +96,9 @@ class Watcher(threading.Thread):
 
     def run(self):
         while not self.over:
-            call = self.client.channels[self.at].stream_stream(
-                "/etcdserverpb.Watch/Watch",
-                request_serializer=lambda m: m.SerializeToString(),
-                response_deserializer=self.client.message("WatchResponse").FromString,
-            )
             self.streams += 1
             try:
-                for response in call(self.requests()):
+                for response in self.client.watch(self.at, self.requests()):
                     self.take(response)
                     if self.pause_s > 0 and not self.over:
                         time.sleep(self.pause_s)
@@ -180,11 +184,7 @@ class Slow:
         self.over = False
         create = client.message("WatchCreateRequest")(key=b"\0", range_end=b"\0", start_revision=start)
         self.request = client.message("WatchRequest")(create_request=create)
-        self.call = client.channels[at].stream_stream(
-            "/etcdserverpb.Watch/Watch",
-            request_serializer=lambda m: m.SerializeToString(),
-            response_deserializer=client.message("WatchResponse").FromString,
-        )(self.requests())
+        self.call = client.watch(at, self.requests())
         assert next(self.call).created
 
     def requests(self):
@@ -233,46 +233,39 @@ def watch_without_reading(client, mib):
     print(f"{puts} puts, {SLOW_STREAMS} streams that did not read")
 
 
-def watch_without_leader(client, count):
-    streams, over = [], threading.Event()
-    for metadata in ((("hasleader", "true"),), ()):
-        for _ in range(int(count)):
-            request = client.message("WatchRequest")()
-            request.create_request.key = b"k"
-            requests = iter([request])
+def watch_without_leader(client):
+    over = threading.Event()
+    request = client.message("WatchRequest")()
+    request.create_request.key = b"k"
 
-            def hold(requests=requests):
-                yield next(requests)
-                over.wait()
+    def hold():
+        yield request
+        over.wait()
 
-            call = client.channels[0].stream_stream(
-                "/etcdserverpb.Watch/Watch",
-                request_serializer=lambda m: m.SerializeToString(),
-                response_deserializer=client.message("WatchResponse").FromString,
-            )(hold(), metadata=metadata)
-            assert next(call).created
-            streams.append((metadata, call))
-    print("watching", flush=True)
+    needs = client.watch(0, hold(), metadata=(("hasleader", "true"),))
+    other = client.watch(0, hold())
     try:
-        for metadata, call in streams:
-            if metadata:
-                try:
-                    next(call)
-                    assert False, "the stream goes on"
-                except grpc.RpcError as e:
-                    assert e.code() == grpc.StatusCode.UNAVAILABLE and e.details() == "etcdserver: no leader", e
-        for metadata, call in streams:
-            assert metadata or call.is_active()
+        assert next(needs).created and next(other).created
+        print("watching", flush=True)
+        try:
+            next(needs)
+            assert False, "the stream goes on"
+        except grpc.RpcError as e:
+            assert e.code() == grpc.StatusCode.UNAVAILABLE and e.details() == "etcdserver: no leader", e
+        assert other.is_active()
     finally:
         over.set()
-        for _, call in streams:
-            call.cancel()
+        needs.cancel()
+        other.cancel()
 
 
 def main():
-    descriptors, what, amount, addresses = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]
-    run = {"faults": watch_while_hosts_fail, "slow": watch_without_reading, "leaderless": watch_without_leader}[what]
-    run(Client(descriptors, addresses), amount)
+    descriptors, what, rest = sys.argv[1], sys.argv[2], sys.argv[3:]
+    if what == "leaderless":
+        watch_without_leader(Client(descriptors, rest))
+    else:
+        run = {"faults": watch_while_hosts_fail, "slow": watch_without_reading}[what]
+        run(Client(descriptors, rest[1:]), float(rest[0]))
 
 
 if __name__ == "__main__":
