@@ -1,6 +1,7 @@
 /* The metrics of the process: processor time, memory, descriptors, start. */
 #include <dirent.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +61,10 @@ static void render_descriptors(struct bytes *out)
     }
 }
 
-/* Its start, in seconds after the machine's; negative: unknown. The second field, the name, may
+static double start_s; /* in seconds since 1970; 0: unknown */
+static pthread_once_t start_known = PTHREAD_ONCE_INIT;
+
+/* In seconds after the machine's start; negative: unknown. The second field, the name, may
  * contain spaces and parentheses. */
 static double started_after_boot(void)
 {
@@ -77,7 +81,7 @@ static double started_after_boot(void)
     return at != NULL ? strtod(at, NULL) / (double)sysconf(_SC_CLK_TCK) : -1;
 }
 
-static void render_start(struct bytes *out)
+static void find_start(void)
 {
     struct timespec wall, boot;
     double after_boot = started_after_boot();
@@ -85,11 +89,20 @@ static void render_start(struct bytes *out)
         clock_gettime(CLOCK_BOOTTIME, &boot) != 0) {
         return;
     }
-    double booted =
-        (double)(wall.tv_sec - boot.tv_sec) + (double)(wall.tv_nsec - boot.tv_nsec) / 1e9;
+    start_s = (double)(wall.tv_sec - boot.tv_sec) + (double)(wall.tv_nsec - boot.tv_nsec) / 1e9 +
+              after_boot;
+}
+
+/* Found once: the clocks drift apart, and a start that moves looks like a restart. */
+static void render_start(struct bytes *out)
+{
+    (void)pthread_once(&start_known, find_start);
+    if (start_s <= 0) {
+        return;
+    }
     metrics_head(out, METRIC_GAUGE, "process_start_time_seconds",
                  "Start of the process, in seconds since 1970");
-    bytes_printf(out, "process_start_time_seconds %.2f\n", booted + after_boot);
+    bytes_printf(out, "process_start_time_seconds %.2f\n", start_s);
 }
 
 void metrics_render_process(struct bytes *out)

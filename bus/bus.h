@@ -319,8 +319,7 @@ struct bus_call_options {
     size_t header_count;
     const struct slice *messages; /* one for UNARY and SERVER_STREAM */
     size_t message_count;
-    bool stays_open;     /* BIDI: no end of the messages is announced to the handler */
-    uint32_t timeout_ms; /* 0: none */
+    bool stays_open; /* BIDI: no end of the messages is announced to the handler */
     /* Called on any thread when bus_call_take may have something new; not after the release, except
      * for one that runs already. Must not block. */
     void (*wake)(void *ctx);

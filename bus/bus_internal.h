@@ -409,6 +409,14 @@ void bus__rpc_free_all(struct bus *b);          /* the unused ones */
 void bus__rpc_await_request(struct bus_rpc *r); /* then bus__rpc_handle, with or without it */
 void bus__rpc_end(struct bus_rpc *r, const struct thole_status *st); /* a client's stream */
 bool bus__rpc_ref_if_used(struct bus_rpc *r);
+/* Streams with a reference each, for use after the bus's mutex was released: they may end while
+ * others are looked at. Zero-initialise. */
+struct bus_streams {
+    struct bus_rpc **all;
+    size_t count;
+};
+void bus__streams_add(struct bus_streams *s, struct bus_rpc *r); /* unless it has ended */
+void bus__streams_deinit(struct bus_streams *s);
 void bus__rpc_unref(struct bus_rpc *r);
 void bus__recheck_start(struct bus *b); /* streams whose certificate no longer counts end */
 void bus__recheck_stop(struct bus *b);

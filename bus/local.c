@@ -9,13 +9,18 @@
 #include "bus/bus_internal.h"
 
 struct bus_call {
-    struct bus_rpc *rpc; /* it frees this */
-    struct bus_call_options o;
+    struct bus_rpc *rpc;     /* it frees this */
+    void (*wake)(void *ctx); /* as in bus_call_options, like the next two */
+    void (*released)(void *ctx);
+    void *ctx;
     struct bus_header *headers;
+    size_t header_count;
     struct bufslice *messages;
+    size_t message_count;
+    bool stays_open;
     struct bus_task arrive, cancel, drain;
     pthread_mutex_t mutex; /* below */
-    bool released;         /* by the door */
+    bool let_go;           /* by the door */
     bool begun, ended;
     bool full;     /* the handler was refused room */
     bool draining; /* `drain` is posted */
@@ -73,7 +78,12 @@ struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
         .bytes_max = BUS_RPC_QUEUE_BYTES,
         .share = r->entry->m.shared_bytes > 0 ? &r->entry->share : NULL,
     };
-    c->o = *o;
+    c->wake = o->wake;
+    c->released = o->released;
+    c->ctx = o->ctx;
+    c->stays_open = o->stays_open;
+    c->header_count = o->header_count;
+    c->message_count = o->message_count;
     c->headers = xcalloc(o->header_count + 1, sizeof *c->headers);
     for (size_t i = 0; i < o->header_count; i++) {
         c->headers[i].name = o->headers[i].name;
@@ -81,13 +91,13 @@ struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
     }
     c->messages = xcalloc(o->message_count + 1, sizeof *c->messages);
     for (size_t i = 0; i < o->message_count; i++) {
-        c->messages[i] = bus__own((struct bufslice){NULL, o->messages[i]});
+        c->messages[i] = bufslice_keep((struct bufslice){NULL, o->messages[i]});
     }
     pthread_mutex_init(&c->mutex, NULL);
     c->arrive.fn = arrive;
     r->local = c;
     r->peer = gpr_strdup(o->peer);
-    r->deadline = bus__deadline(o->timeout_ms);
+    r->deadline = bus__deadline(0);
     atomic_fetch_add(&r->refs, 2); /* of the task, and of the door; the first is for the finish */
     bus__loop_post(&b->loop, &c->arrive);
     return c;
@@ -165,7 +175,7 @@ void bus_call_release(struct bus_call *c)
 {
     struct bus_rpc *r = c->rpc;
     pthread_mutex_lock(&c->mutex);
-    c->released = true;
+    c->let_go = true;
     queue_clear(c);
     bool ended = c->ended;
     pthread_mutex_unlock(&c->mutex);
@@ -182,17 +192,17 @@ void bus_call_release(struct bus_call *c)
 /* With the mutex held, which it gives back. */
 static void unlock_and_wake(struct bus_call *c)
 {
-    bool wake = !c->released;
+    bool wake = !c->let_go;
     pthread_mutex_unlock(&c->mutex);
     if (wake) {
-        c->o.wake(c->o.ctx);
+        c->wake(c->ctx);
     }
 }
 
 /* With the mutex held. */
 static void put(struct bus_call *c, struct bufslice message)
 {
-    if (c->released) {
+    if (c->let_go) {
         bufslice_unref(message);
         return;
     }
@@ -215,7 +225,7 @@ static void put(struct bus_call *c, struct bufslice message)
 bool bus__local_send(struct bus_call *c, struct bufslice message)
 {
     pthread_mutex_lock(&c->mutex);
-    bool room = c->ended || c->released ||
+    bool room = c->ended || c->let_go ||
                 !bus__queue_is_full(&c->bounds, c->bytes, 0, c->count > 0, message.bytes.size);
     if (!room || c->ended) {
         c->full |= !room;
@@ -255,8 +265,10 @@ void bus__local_end(struct bus_call *c, const struct thole_status *st, grpc_slic
     }
     if (first) {
         c->ended = true;
-        c->st = st != NULL ? *st : (struct thole_status){0};
-        c->details = buf_copy(GRPC_SLICE_START_PTR(details), GRPC_SLICE_LENGTH(details));
+        if (st != NULL) {
+            c->st = *st;
+            c->details = buf_copy(GRPC_SLICE_START_PTR(details), GRPC_SLICE_LENGTH(details));
+        }
     }
     unlock_and_wake(c);
     grpc_slice_unref(details);
@@ -264,22 +276,22 @@ void bus__local_end(struct bus_call *c, const struct thole_status *st, grpc_slic
 
 void bus__local_deliver(struct bus_call *c)
 {
-    for (size_t i = 0; i < c->o.message_count; i++) {
+    for (size_t i = 0; i < c->message_count; i++) {
         bus__rpc_message(c->rpc, c->messages[i]);
     }
-    if (!c->o.stays_open) {
+    if (!c->stays_open) {
         bus__rpc_half_closed(c->rpc);
     }
 }
 
 struct slice bus__local_request(const struct bus_call *c)
 {
-    return c->o.message_count > 0 ? c->messages[0].bytes : (struct slice){0};
+    return c->message_count > 0 ? c->messages[0].bytes : (struct slice){0};
 }
 
 struct slice bus__local_header(const struct bus_call *c, const char *name)
 {
-    for (size_t i = 0; i < c->o.header_count; i++) {
+    for (size_t i = 0; i < c->header_count; i++) {
         if (strcmp(c->headers[i].name, name) == 0) {
             return c->headers[i].value;
         }
@@ -291,16 +303,16 @@ void bus__local_free(struct bus_call *c)
 {
     queue_clear(c);
     free(c->queue);
-    for (size_t i = 0; i < c->o.message_count; i++) {
+    for (size_t i = 0; i < c->message_count; i++) {
         bufslice_unref(c->messages[i]);
     }
     free(c->messages);
-    for (size_t i = 0; i < c->o.header_count; i++) {
+    for (size_t i = 0; i < c->header_count; i++) {
         free((void *)(uintptr_t)c->headers[i].value.data);
     }
     free(c->headers);
     buf_unref(c->details);
-    c->o.released(c->o.ctx);
+    c->released(c->ctx);
     pthread_mutex_destroy(&c->mutex);
     free(c);
 }

@@ -4,7 +4,6 @@
  *
  * Lanes and requests between hosts outlive the time of a certificate until their connection breaks:
  * a cluster whose operator forgot to renew must not end at one instant. */
-#include <stdlib.h>
 #include <time.h>
 
 #include "bus/bus_internal.h"
@@ -14,37 +13,20 @@
 static METRIC_DEFINE_COUNTER(metric_ended, "thole_tls_streams_ended_total",
                              "Open streams ended because their certificate no longer counted");
 
-struct streams {
-    struct bus_rpc **all; /* with a reference each */
-    size_t count;
-};
-
-static void add(struct streams *list, struct bus_rpc *r)
-{
-    if (!bus__rpc_ref_if_used(r)) {
-        return;
-    }
-    if ((list->count & (list->count - 1)) == 0) { /* a power of two: full */
-        list->all =
-            xrealloc(list->all, (list->count ? list->count * 2 : 1) * sizeof(struct bus_rpc *));
-    }
-    list->all[list->count++] = r;
-}
-
 /* The streams to check: their callers showed a certificate. */
-static void collect(struct bus *b, int64_t now_s, struct streams *list)
+static void collect(struct bus *b, int64_t now_s, struct bus_streams *list)
 {
     pthread_mutex_lock(&b->mutex);
     for (struct bus_rpc *r = b->streams; r != NULL; r = r->next_stream) {
         if (r->certificate != NULL) {
-            add(list, r);
+            bus__streams_add(list, r);
         }
     }
     for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
         const struct bus_certificate *c = in->rpc->certificate;
         bool spared = c != NULL && !uuid_is_nil(&in->hello.host) && now_s > c->c.not_after_s;
         if (c != NULL && !spared) {
-            add(list, in->rpc);
+            bus__streams_add(list, in->rpc);
         }
     }
     pthread_mutex_unlock(&b->mutex);
@@ -69,7 +51,7 @@ static bool may_end(struct bus_rpc *r, const struct thole_status *st)
 static void recheck(struct bus_timer *timer)
 {
     struct bus *b = CONTAINER_OF(timer, struct bus, recheck);
-    struct streams list = {0};
+    struct bus_streams list = {0};
     collect(b, (int64_t)time(NULL), &list);
     for (size_t i = 0; i < list.count; i++) {
         struct bus_rpc *r = list.all[i];
@@ -80,9 +62,8 @@ static void recheck(struct bus_timer *timer)
             metric_add(&metric_ended, 1);
             bus__rpc_end(r, &st);
         }
-        bus__rpc_unref(r);
     }
-    free(list.all);
+    bus__streams_deinit(&list);
     bus__loop_arm(&b->loop, timer, RECHECK_MS);
 }
 

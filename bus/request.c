@@ -274,7 +274,8 @@ static void on_item(void *ctx, struct bus_item *item)
     }
     pthread_mutex_lock(&in->mutex);
     bool stopping = in->draining || in->ended;
-    struct thole_status barred = {0};
+    struct thole_status barred; /* hundreds of bytes: written only if it is needed */
+    barred.code = THOLE_OK;
     if (stopping) {
         barred = in->barred;
     }
@@ -352,7 +353,8 @@ static void settle(struct bus_request *r)
     in->open_bytes -= r->body.bytes.size;
     bus__charge(in->bus, &in->charged, in->requests.count * REQUEST_BYTES);
     bool end = in->draining && in->requests.count == 0;
-    struct thole_status st = {0};
+    struct thole_status st;
+    st.code = THOLE_OK;
     if (end) {
         st = in->barred;
     }

@@ -393,6 +393,10 @@ static const struct bus_pipe_events stream_events = {
 
 static void begin_stream(struct bus_rpc *r)
 {
+    if (r->local != NULL) {
+        streams_add(r);
+        return;
+    }
     const struct bus_pipe_options o = {
         .loop = &r->bus->loop,
         .budget = r->bus,
@@ -543,6 +547,26 @@ static void end_unread(struct bus *b)
     }
 }
 
+/* The messages of a BIDI call may come; those of a local one are there. */
+static void receive(struct bus_rpc *r)
+{
+    if (r->local != NULL) {
+        bus__local_deliver(r->local);
+    } else {
+        bus__pipe_headers(r->pipe);
+    }
+}
+
+/* Tells the client that its watch is established. */
+static void announce(struct bus_rpc *r)
+{
+    if (r->local != NULL) {
+        bus__local_begun(r->local);
+    } else {
+        bus__pipe_headers(r->pipe);
+    }
+}
+
 void bus__rpc_handle(struct bus_rpc *r)
 {
     struct bus_entry *e = r->entry;
@@ -574,30 +598,20 @@ void bus__rpc_handle(struct bus_rpc *r)
         return;
     }
     if (!bus__rpc_is_unary(r)) {
-        if (r->local == NULL) {
-            begin_stream(r);
-        } else {
-            streams_add(r);
-        }
+        begin_stream(r);
         bus__rpc_watch_streams(r->bus);
     }
     ref(r);
     if (e->m.kind == BUS_RPC_BIDI_STREAM) {
-        if (r->local != NULL) {
-            bus__local_deliver(r->local);
-        } else {
-            bus__pipe_headers(r->pipe);
-        }
+        receive(r);
     } else if (r->payload == NULL && r->local == NULL) {
         thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "the call carries no request message");
         bus_rpc_fail(r, &st, 0, NULL);
     } else {
         e->m.handle(e->m.ctx, r, bus__rpc_request(r));
-        if (e->m.kind == BUS_RPC_SERVER_STREAM && r->local != NULL) {
-            bus__local_begun(r->local);
-        } else if (e->m.kind == BUS_RPC_SERVER_STREAM) {
-            bus__pipe_headers(r->pipe); /* tells the client that its watch is established */
+        if (e->m.kind == BUS_RPC_SERVER_STREAM) {
+            announce(r);
         }
     }
     bus__rpc_unref(r);

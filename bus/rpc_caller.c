@@ -144,36 +144,34 @@ bool bus__rpc_admit(struct bus_rpc *r)
     return false;
 }
 
-/* Streams may end while others are judged, so take a list of those that are open. */
-struct open_streams {
-    struct bus_rpc **all;
-    size_t count;
-};
-
-static void add_stream(struct open_streams *s, struct bus_rpc *r)
+void bus__streams_add(struct bus_streams *s, struct bus_rpc *r)
 {
-    if (bus__rpc_ref_if_used(r)) {
-        s->all[s->count++] = r;
+    if (!bus__rpc_ref_if_used(r)) {
+        return;
     }
+    if ((s->count & (s->count - 1)) == 0) { /* a power of two: full */
+        s->all = xrealloc(s->all, (s->count ? s->count * 2 : 1) * sizeof(struct bus_rpc *));
+    }
+    s->all[s->count++] = r;
 }
 
-static void list_streams(struct bus *b, struct open_streams *ret)
+void bus__streams_deinit(struct bus_streams *s)
 {
-    size_t n = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        bus__rpc_unref(s->all[i]);
+    }
+    free(s->all);
+}
+
+static void list_streams(struct bus *b, struct bus_streams *ret)
+{
     pthread_mutex_lock(&b->mutex);
     for (struct bus_rpc *r = b->streams; r != NULL; r = r->next_stream) {
-        n++;
-    }
-    for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
-        n++;
-    }
-    *ret = (struct open_streams){.all = xcalloc(n + 1, sizeof(struct bus_rpc *))};
-    for (struct bus_rpc *r = b->streams; r != NULL; r = r->next_stream) {
-        add_stream(ret, r);
+        bus__streams_add(ret, r);
     }
     for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
         if (uuid_is_nil(&in->hello.host)) {
-            add_stream(ret, in->rpc);
+            bus__streams_add(ret, in->rpc);
         }
     }
     pthread_mutex_unlock(&b->mutex);
@@ -182,7 +180,7 @@ static void list_streams(struct bus *b, struct open_streams *ret)
 static void look(struct bus_timer *timer)
 {
     struct bus *b = CONTAINER_OF(timer, struct bus, look);
-    struct open_streams open;
+    struct bus_streams open = {0};
     list_streams(b, &open);
     b->looking = false;
     for (size_t i = 0; i < open.count; i++) {
@@ -191,12 +189,11 @@ static void look(struct bus_timer *timer)
         if (!r->denied && !atomic_load(&r->finished) && authorise(r, &d) != THOLE_OK) {
             bus__rpc_end_stream(r, &d);
         }
-        bus__rpc_unref(r);
     }
     if (open.count > 0) {
         bus__rpc_watch_streams(b);
     }
-    free(open.all);
+    bus__streams_deinit(&open);
 }
 
 void bus__rpc_watch_streams(struct bus *b)
