@@ -1,8 +1,10 @@
 #include "integration/test/cluster.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,8 +61,8 @@ struct cluster *cluster_new(void)
     for (int i = 0; i < HOSTS_MAX; i++) {
         struct host *h = &c->hosts[i];
         snprintf(h->name, sizeof h->name, "h%d", i + 1);
-        snprintf(h->address, sizeof h->address, "127.%u.%u.%d:7400", 1 + (pid >> 8) % 250,
-                 pid % 250, i + 1);
+        snprintf(h->ip, sizeof h->ip, "127.%u.%u.%d", 1 + (pid >> 8) % 250, pid % 250, i + 1);
+        snprintf(h->address, sizeof h->address, "%s:%d", h->ip, BUS_PORT);
         snprintf(h->data_dir, sizeof h->data_dir, "%s/%s", c->dir, h->name);
         snprintf(h->log_path, sizeof h->log_path, "%s/%s.log", c->dir, h->name);
     }
@@ -126,7 +129,7 @@ void host_start(struct cluster *c, int i, const char *const *args)
     }
     char ca[256], cert[256], key[256], http[40];
     if (c->http) {
-        snprintf(http, sizeof http, "--http=%.*s:7480", (int)strcspn(h->address, ":"), h->address);
+        snprintf(http, sizeof http, "--http=%s:%d", h->ip, HTTP_PORT);
         argv[n++] = http;
     }
     if (c->pki != NULL) {
@@ -225,6 +228,62 @@ long host_peak_mib(const struct cluster *c, int i)
     }
     fclose(f);
     return kib / 1024;
+}
+
+void host_set_fault(const struct cluster *c, int i, const char *below, const char *what, bool on)
+{
+    shell("%s '%s%s.%s'", on ? "touch" : "rm", c->hosts[i].data_dir, below, what);
+}
+
+int host_dial(const struct host *h, uint16_t port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct timeval limit = {.tv_sec = 5};
+    assert_int_equal(inet_pton(AF_INET, h->ip, &a.sin_addr), 1);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0) {
+        fail_msg("%s does not listen at %s:%d", h->name, h->ip, port);
+    }
+    return fd;
+}
+
+static FILE *open_client(const char *format, va_list args)
+{
+    char command[2048];
+    int n = vsnprintf(command, sizeof command, format, args);
+    assert_true(n > 0 && (size_t)n < sizeof command);
+    assert_true(strlcat(command, " 2>&1", sizeof command) < sizeof command);
+    FILE *client = popen(command, "re");
+    assert_non_null(client);
+    return client;
+}
+
+FILE *client_begin(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    FILE *client = open_client(format, args);
+    va_end(args);
+    return client;
+}
+
+int client_end(FILE *client, char *out, size_t out_size)
+{
+    size_t n = fread(out, 1, out_size - 1, client);
+    out[n] = '\0';
+    int status = pclose(client);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int run_client(char *out, size_t out_size, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    FILE *client = open_client(format, args);
+    va_end(args);
+    return client_end(client, out, out_size);
 }
 
 bool host_log_has(struct cluster *c, int i, const char *text)

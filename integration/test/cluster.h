@@ -10,16 +10,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "base/uuid.h"
 
 #define HOSTS_MAX 8
+#define BUS_PORT 7400
+#define HTTP_PORT 7480
 #define ELECTION_TIMEOUT_MS 500 /* tholed's default */
 
 struct host {
     char name[16];
-    char address[32];
+    char address[32]; /* of its gRPC port */
+    char ip[16];
     char data_dir[256];
     char log_path[256];
     pid_t pid; /* 0: not running */
@@ -31,7 +35,7 @@ struct cluster {
     const char *tholed;           /* which binary; the default is the product's */
     const char *preload;          /* a shim to preload into daemons, or NULL */
     const char *extra_args[8];    /* NULL-terminated; given to every daemon */
-    bool http;                    /* they serve HTTP at port 7480 of their addresses: scrape.h */
+    bool http;                    /* they serve HTTP at HTTP_PORT of their addresses: scrape.h */
     const char *pki;              /* folder with ca.crt, h1.crt, h1.key, ...: TLS; or NULL */
 };
 
@@ -51,6 +55,10 @@ bool host_running(struct cluster *c, int i); /* reaps it if it ended */
 /* Waits for a daemon that is expected to end by itself; returns its exit status. */
 int host_wait_exit(struct cluster *c, int i, int timeout_ms);
 bool host_log_has(struct cluster *c, int i, const char *text);
+/* A fault of shims/faulty_disk.c begins or ends. `below`: a folder of the data directory, or "". */
+void host_set_fault(const struct cluster *c, int i, const char *below, const char *what, bool on);
+/* A TCP connection, whose reads end after 5 s. */
+int host_dial(const struct host *h, uint16_t port);
 long host_peak_mib(const struct cluster *c, int i); /* the most memory that it has held */
 
 /* Hosts 0..n-1 by --peers, ready when it returns. */
@@ -69,6 +77,14 @@ int cli(struct cluster *c, int i, char *out, size_t out_size, const char *format
     __attribute__((format(printf, 5, 6)));
 /* The same; must succeed. Returns a static buffer. */
 const char *cli_ok(struct cluster *c, int i, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Another program, in a shell; both of its streams can be read. */
+FILE *client_begin(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Reads to its end. Returns its exit status; -1: a signal ended it. A Python client without its
+ * modules exits with CLIENT_SKIPPED. */
+#define CLIENT_SKIPPED 77
+int client_end(FILE *client, char *out, size_t out_size);
+int run_client(char *out, size_t out_size, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* The id in a field of the JSON that a command printed. */
 struct uuid cli_uuid(const char *json, const char *field);

@@ -1,8 +1,6 @@
 /* A client of HTTP/2 for tests. See h2.h. */
 #include "integration/test/h2.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,16 +49,7 @@ void h2_frame(struct h2 *h, uint8_t type, uint8_t flags, uint32_t stream, struct
 
 void h2_dial(struct h2 *h, const struct host *host)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET};
-    char ip[32];
-    *h = (struct h2){.window = 65535};
-    snprintf(ip, sizeof ip, "%s", host->address);
-    char *colon = strchr(ip, ':');
-    a.sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
-    *colon = '\0';
-    assert_int_equal(inet_pton(AF_INET, ip, &a.sin_addr), 1);
-    h->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(h->fd, (struct sockaddr *)&a, sizeof a), 0);
+    *h = (struct h2){.window = 65535, .fd = host_dial(host, BUS_PORT)};
 }
 
 void h2_open(struct h2 *h, const struct host *host)

@@ -1,8 +1,12 @@
 #include "integration/test/pki.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 char pki[256];
 
@@ -28,12 +32,34 @@ void call_as(const char *user)
     }
 }
 
+const char *pki_token(struct cluster *c, const char *user, const char *life)
+{
+    static char token[84];
+    const char *secret =
+        strstr(cli_ok(c, 0, "token create --for %s --expires %s", user, life), "thole_");
+    assert_non_null(secret);
+    snprintf(token, sizeof token, "%s", secret);
+    return token;
+}
+
+struct thole *pki_connect(struct cluster *c, int i, const char *user)
+{
+    char ca[300], cert[300], key[300];
+    const struct thole_tls tls = {.size = sizeof tls, .ca = ca, .cert = cert, .key = key};
+    struct thole *t = NULL;
+    struct thole_status st = {0};
+    snprintf(ca, sizeof ca, "%s/ca.crt", pki);
+    snprintf(cert, sizeof cert, "%s/%s.crt", pki, user);
+    snprintf(key, sizeof key, "%s/%s.key", pki, user);
+    if (thole_connect_tls(c->hosts[i].address, &tls, &t, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    return t;
+}
+
 void pki_make_host(struct cluster *c, int i)
 {
-    char ip[32];
-    snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
-    *strrchr(ip, ':') = '\0';
-    cli_ok(c, i, "cert host %s %s --dir %s", c->hosts[i].name, ip, pki);
+    cli_ok(c, i, "cert host %s %s --dir %s", c->hosts[i].name, c->hosts[i].ip, pki);
 }
 
 void pki_make(struct cluster *c, int hosts)

@@ -1,9 +1,7 @@
 #include "integration/test/scrape.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <math.h>
-#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,26 +12,9 @@
 
 #include <cmocka.h>
 
-#define HTTP_PORT 7480
 #define FAMILIES_MAX 512
 #define SERIES_MAX 8192
 #define NAME_BYTES 128
-
-static int dial(const struct host *h)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(HTTP_PORT)};
-    char ip[32];
-    snprintf(ip, sizeof ip, "%.*s", (int)strcspn(h->address, ":"), h->address);
-    assert_int_equal(inet_pton(AF_INET, ip, &a.sin_addr), 1);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    struct timeval limit = {.tv_sec = 5};
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
-    if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0) {
-        fail_msg("%s does not serve HTTP at %s:%d", h->name, ip, HTTP_PORT);
-    }
-    return fd;
-}
 
 const char *http_get(const struct host *h, const char *path)
 {
@@ -41,7 +22,7 @@ const char *http_get(const struct host *h, const char *path)
     char request[256];
     size_t size = 0;
     ssize_t got;
-    int fd = dial(h);
+    int fd = host_dial(h, HTTP_PORT);
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path);
     assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL), n);

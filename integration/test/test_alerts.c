@@ -26,9 +26,8 @@ static const char *firing(struct cluster *c, int hosts, const char *option)
     char command[1500];
     int n = snprintf(command, sizeof command, "%s %s", EVALUATE_PATH, option);
     for (int i = 0; i < hosts; i++) {
-        const char *address = c->hosts[i].address;
-        n += snprintf(command + n, sizeof command - (size_t)n, " http%s://%.*s:7480/metrics",
-                      c->pki != NULL ? "s" : "", (int)strcspn(address, ":"), address);
+        n += snprintf(command + n, sizeof command - (size_t)n, " http%s://%s:%d/metrics",
+                      c->pki != NULL ? "s" : "", c->hosts[i].ip, HTTP_PORT);
     }
     FILE *f = popen(command, "re");
     assert_non_null(f);
@@ -81,11 +80,6 @@ static void expect_quiet(struct cluster *c, int hosts)
     eventually(30000, "no alert fires", is_quiet, &(struct wanted){c, hosts, NULL, ""});
 }
 
-static void touch(struct cluster *c, int i, const char *suffix)
-{
-    shell("touch %s%s", c->hosts[i].data_dir, suffix);
-}
-
 static void test_faults_of_hosts_and_shards(void **state)
 {
     (void)state;
@@ -104,7 +98,7 @@ static void test_faults_of_hosts_and_shards(void **state)
     }
     expect(c, 3, "TholeLeadersChangeOften");
     int follower = (leader_of(c, 0, "f") + 1) % 3;
-    touch(c, follower, "/fail");
+    shell("touch %s/fail", c->hosts[follower].data_dir);
     cli_ok(c, follower, "propose f x");
     expect(c, 3, "TholeReplicasFailed"); /* while healing is paused */
     shell("rm %s/fail", c->hosts[follower].data_dir);
@@ -157,12 +151,12 @@ static void test_faults_of_machines(void **state)
     expect_since(c, 3, since, "TholeProposalsSlow");
     int hung = (leader_of(c, 0, "orders") + 1) % 3;
     (void)firing(c, 3, save);
-    touch(c, hung, ".hung");
+    host_set_fault(c, hung, "", "hung", true);
     cli_ok(c, (hung + 1) % 3, "propose orders 'put a 1'");
     expect(c, 3, "TholeDiskStalled");
-    shell("rm %s.hung", c->hosts[hung].data_dir);
+    host_set_fault(c, hung, "", "hung", false);
     expect_since(c, 3, since, "TholeLogWritesSlow");
-    touch(c, 0, ".low");
+    host_set_fault(c, 0, "", "low", true);
     cli_ok(c, 0, "propose orders 'put b 1'"); /* a write, which looks at the space */
     expect(c, 3, "TholeDiskLow");
     expect(c, 3, "TholeDiskFills");
@@ -179,8 +173,7 @@ static void test_faults_of_certificates(void **state)
     c->http = true;
     pki_make(c, 1);
     shell("rm %s/h1.crt %s/h1.key", pki, pki);
-    shell("%s cert host h1 %.*s --dir %s --days 5 >/dev/null", THOLE_PATH,
-          (int)strcspn(c->hosts[0].address, ":"), c->hosts[0].address, pki);
+    shell("%s cert host h1 %s --dir %s --days 5 >/dev/null", THOLE_PATH, c->hosts[0].ip, pki);
     cluster_start_dev(c);
     expect(c, 1, "TholeCertificateExpires");
     shell("echo broken > %s/h1.crt", pki);

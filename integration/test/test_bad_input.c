@@ -1,7 +1,5 @@
 /* Bad input of every kind gets a clear error, for the caller and in the log. The cluster keeps
  * working. */
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -290,21 +288,6 @@ static void test_unknown_flag_is_refused(void **state)
     assert_goes_on();
 }
 
-static int dial(void)
-{
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(7400)};
-    char ip[32];
-    snprintf(ip, sizeof ip, "%s", cluster->hosts[0].address);
-    *strchr(ip, ':') = 0;
-    assert_int_equal(inet_pton(AF_INET, ip, &to.sin_addr), 1);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    struct timeval wait = {.tv_sec = 2};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
-    return fd;
-}
-
 static void test_garbage_on_the_bus_port_is_survived(void **state)
 {
     (void)state;
@@ -316,7 +299,9 @@ static void test_garbage_on_the_bus_port_is_survived(void **state)
         for (size_t k = 0; k < sizeof bytes; k++) {
             bytes[k] = (unsigned char)rand_u64(&r);
         }
-        int fd = dial();
+        int fd = host_dial(&cluster->hosts[0], BUS_PORT);
+        struct timeval limit = {.tv_sec = 2};
+        assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit), 0);
         if (i % 2) {
             (void)!send(fd, preface, sizeof preface - 1, MSG_NOSIGNAL);
         }

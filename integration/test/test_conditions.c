@@ -198,13 +198,6 @@ static void test_transfers_go_where_they_are_told_and_are_events(void **state)
     cluster_free(c);
 }
 
-static void low(struct cluster *c, int host, bool low)
-{
-    char command[600];
-    snprintf(command, sizeof command, "%s '%s.low'", low ? "touch" : "rm", c->hosts[host].data_dir);
-    assert_int_equal(system(command), 0);
-}
-
 static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
 {
     (void)state;
@@ -215,7 +208,7 @@ static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
     cli_ok(c, 0, "wait --for ready shard/orders pool/p");
     int full = leader_of(c, 0, "zero");
     int via = (full + 1) % 3;
-    low(c, full, true);
+    host_set_fault(c, full, "", "low", true);
     expect_soon(c, via, 3000, "get hosts", "low space");
     expect_lines(c, via, "get events --object shards/zero", "by disk", 1);
     char full_name[32];
@@ -228,12 +221,12 @@ static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
     /* No other voter can take over: proposals are refused, and the conditions say why. */
     for (int i = 0; i < 3; i++) {
         if (i != full) {
-            low(c, i, true);
+            host_set_fault(c, i, "", "low", true);
         }
     }
     expect_soon(c, via, 5000, "get shard orders --stale", "no (LowSpace)");
     expect_soon(c, via, 5000, "status", "no: shard zero: the disk of its leader's host");
-    low(c, full, false);
+    host_set_fault(c, full, "", "low", false);
     cli_ok(c, via, "wait --for ready --timeout 20s shard/orders");
     expect_soon(c, via, 5000, "get shard orders", full_name); /* it can take over, and does */
     cluster_free(c);

@@ -43,7 +43,6 @@ static void test_bundle_has_every_host_and_no_secret(void **state)
 {
     (void)state;
     struct cluster *c = cluster_new();
-    char token[128];
     pki_make(c, 3);
     cluster_start_peers(c, 3);
     apply_yaml(c, 0,
@@ -51,8 +50,7 @@ static void test_bundle_has_every_host_and_no_secret(void **state)
                "spec: {type: kv, voters: 3, config: " SECRET_CONFIG "}\n"
                "---\nkind: ShardPool\nname: many\n"
                "spec: {count: 2, shard: {type: kv, voters: 1, config: " SECRET_CONFIG "}}\n");
-    snprintf(token, sizeof token, "%.83s",
-             strstr(cli_ok(c, 0, "token create --for ann"), "thole_"));
+    const char *token = pki_token(c, "ann", "1h");
     cli_ok(c, 0, "kv put orders colour secret-of-the-data");
     host_kill(c, 2);
     assert_string_not_equal(cli_ok(c, 0, "--command-timeout 1s debug bundle %s/b.tar", c->dir), "");

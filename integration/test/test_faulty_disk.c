@@ -25,16 +25,6 @@
     "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n" \
     "---\nkind: ShardPool\nname: p\nspec: {count: 4, shard: {type: kv, voters: 3}}\n"
 
-/* `what`: a fault of shims/faulty_disk.c. `below`: a folder of the data directory, or "". */
-static void set_fault(const struct cluster *c, int host, const char *below, const char *what,
-                      bool on)
-{
-    char command[600];
-    snprintf(command, sizeof command, "%s '%s%s.%s'", on ? "touch" : "rm", c->hosts[host].data_dir,
-             below, what);
-    assert_int_equal(system(command), 0);
-}
-
 static struct cluster *begin(void)
 {
     struct cluster *c = cluster_new();
@@ -95,7 +85,7 @@ static void test_a_hung_disk_loses_its_leaders_and_says_so(void **state)
     int via = (hung + 1) % HOSTS;
     char object[64];
     uint64_t at_ms = now_ms();
-    set_fault(c, hung, "", "hung", true);
+    host_set_fault(c, hung, "", "hung", true);
     expect_leaders_move(c, hung, via, at_ms);
     load_wait_progress(l, 1000, 20000);
     snprintf(object, sizeof object, "get events --object hosts/%s", c->hosts[hung].name);
@@ -109,7 +99,7 @@ static void test_a_hung_disk_loses_its_leaders_and_says_so(void **state)
     expect_lines(c, via, "get replicas --shard more -o wide", c->hosts[hung].name, 0);
     expect_soon(c, hung, 5000, "status", "no: a write to the log of this host has not ended for");
     expect_soon(c, hung, 5000, "get shards --stale", "no (DiskStalled)");
-    set_fault(c, hung, "", "hung", false);
+    host_set_fault(c, hung, "", "hung", false);
     expect_lines(c, via, object, "HostDiskOk", 1);
     expect_all_ready(c, via);
     expect_nothing_is_missing(c, l);
@@ -128,7 +118,7 @@ static void test_a_failing_disk_ends_the_host_and_says_so(void **state)
     int failed = leader_of(c, 0, "zero");
     int via = (failed + 1) % HOSTS;
     uint64_t at_ms = now_ms();
-    set_fault(c, failed, "", "failed", true);
+    host_set_fault(c, failed, "", "failed", true);
     int status = host_wait_exit(c, failed, 5000);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), EXIT_FAILED);
@@ -143,7 +133,7 @@ static void test_a_failing_disk_ends_the_host_and_says_so(void **state)
     status = host_wait_exit(c, failed, 20000);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), EXIT_DATA_DIRECTORY);
-    set_fault(c, failed, "", "failed", false);
+    host_set_fault(c, failed, "", "failed", false);
     host_restart(c, failed);
     cluster_wait_ready(c, failed, 30000);
     expect_all_ready(c, via);

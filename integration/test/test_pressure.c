@@ -1,8 +1,6 @@
 /* Clients that hold connections, descriptors, memory, or the pipe of the log. The host keeps
  * serving others, and afterwards everything works. */
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,8 +17,6 @@
 
 #include "integration/test/scrape.h"
 
-#define HTTP_PORT 7480
-
 static int setup(void **state)
 {
     *state = cluster_new();
@@ -31,29 +27,6 @@ static int teardown(void **state)
 {
     cluster_free(*state);
     return 0;
-}
-
-/* ---- Sockets --------------------------------------------------------------------------------- */
-
-static struct sockaddr_in address_of(const struct host *h, uint16_t port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
-    char ip[32];
-    snprintf(ip, sizeof ip, "%s", h->address);
-    *strchr(ip, ':') = '\0';
-    assert_int_equal(inet_pton(AF_INET, ip, &a.sin_addr), 1);
-    return a;
-}
-
-static int dial(const struct host *h, uint16_t port)
-{
-    struct sockaddr_in a = address_of(h, port);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    struct timeval limit = {.tv_sec = 5};
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    return fd;
 }
 
 static void assert_http_ok(const struct host *h, const char *path)
@@ -84,7 +57,7 @@ static void test_silent_http_connections_do_not_keep_probes_out(void **state)
     int fds[N];
     start_dev(c, "info");
     for (int i = 0; i < N; i++) {
-        fds[i] = dial(h, HTTP_PORT);
+        fds[i] = host_dial(h, HTTP_PORT);
         if (i % 3 == 0) { /* some say half of something */
             assert_int_equal(send(fds[i], "GET /met", 8, MSG_NOSIGNAL), 8);
         }
@@ -122,7 +95,6 @@ static void test_unread_standard_error_does_not_stop_the_host(void **state)
 
 /* ---- Descriptors ----------------------------------------------------------------------------- */
 
-#define BUS_PORT 7400
 #define STRANGERS 250
 
 /* tholed under `ulimit -n 256`. */
@@ -142,7 +114,7 @@ static void limit_descriptors(struct cluster *c)
 static int dial_idle(const struct host *h)
 {
     static const char hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
-    int fd = dial(h, BUS_PORT);
+    int fd = host_dial(h, BUS_PORT);
     ssize_t n = send(fd, hello, sizeof hello, MSG_NOSIGNAL); /* a reset is an answer, too */
     (void)n;
     return fd;

@@ -134,7 +134,6 @@ static void test_watchdog_is_fed_by_progress_alone(void **state)
 {
     (void)state;
     struct inbox in;
-    char hung[300];
     struct cluster *c = service_new(&in);
     c->preload = FAULTY_DISK_PATH;
     setenv("WATCHDOG_USEC", WATCHDOG_US, 1);
@@ -143,10 +142,7 @@ static void test_watchdog_is_fed_by_progress_alone(void **state)
     inbox_clear(&in);
     expect_message(&in, "WATCHDOG=1\n");
 
-    snprintf(hung, sizeof hung, "%s.hung", c->hosts[0].data_dir);
-    int fd = open(hung, O_WRONLY | O_CREAT, 0600);
-    assert_true(fd >= 0);
-    close(fd);
+    host_set_fault(c, 0, "", "hung", true);
     char out[4096];
     (void)cli(c, 0, out, sizeof out,
               "--command-timeout 2s kv put orders a b"); /* a write that hangs */
@@ -157,7 +153,7 @@ static void test_watchdog_is_fed_by_progress_alone(void **state)
         assert_null(strstr(in.text, "WATCHDOG=1"));
     }
 
-    assert_int_equal(unlink(hung), 0);
+    host_set_fault(c, 0, "", "hung", false);
     expect_message(&in, "WATCHDOG=1\n");
     service_free(c, &in);
 }

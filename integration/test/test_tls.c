@@ -151,23 +151,17 @@ static void test_users_and_strangers(void **state)
 static void run_python_as(struct cluster *c, const char *user, const char *option, int expected,
                           const char *says)
 {
-    char command[1400], out[1024] = "", own[700] = "- -";
+    char out[1024], own[700] = "- -";
     if (user != NULL) {
         snprintf(own, sizeof own, "%s/%s.crt %s/%s.key", pki, user, pki, user);
     }
-    snprintf(command, sizeof command, "'%s' %s %s/ca.crt %s %s 2>&1", TLS_CLIENT,
-             c->hosts[0].address, pki, own, option);
-    FILE *p = popen(command, "r");
-    assert_non_null(p);
-    size_t n = fread(out, 1, sizeof out - 1, p);
-    out[n] = '\0';
-    int status = pclose(p);
-    if (WEXITSTATUS(status) == 77) {
+    int status = run_client(out, sizeof out, "'%s' %s %s/ca.crt %s %s", TLS_CLIENT,
+                            c->hosts[0].address, pki, own, option);
+    if (status == CLIENT_SKIPPED) {
         return; /* there is no python3-grpcio */
     }
-    if (WEXITSTATUS(status) != expected || strstr(out, says) == NULL) {
-        fail_msg("%s: exit %d, \"%s\" does not say \"%s\"", command, WEXITSTATUS(status), out,
-                 says);
+    if (status != expected || strstr(out, says) == NULL) {
+        fail_msg("%s %s: exit %d, \"%s\" does not say \"%s\"", own, option, status, out, says);
     }
 }
 
@@ -251,10 +245,10 @@ static void test_downgrades_are_refused(void **state)
     /* Plain text to the port of TLS: it is closed, and no call is answered. */
     shell("printf 'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' > %s/preface", c->dir);
     snprintf(out, sizeof out,
-             "python3 -c 'import socket, sys; s = socket.create_connection((\"%.*s\", 7400), 5); "
+             "python3 -c 'import socket, sys; s = socket.create_connection((\"%s\", 7400), 5); "
              "s.sendall(open(sys.argv[1], \"rb\").read()); s.settimeout(8); "
              "sys.exit(s.recv(100)[:2] == bytes(2))' %s/preface", /* a frame of settings */
-             (int)strcspn(c->hosts[0].address, ":"), c->hosts[0].address, c->dir);
+             c->hosts[0].ip, c->dir);
     shell("%s", out);
     host_stop(c, 0);
     /* And a client of TLS does not fall back to the plain text of a server. */
@@ -409,10 +403,7 @@ static void test_all_certificates_are_replaced_under_load(void **state)
     for (int round = 0; round < 2; round++) {
         sleep(3);
         for (int i = 0; i < 3; i++) {
-            char ip[32];
-            snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
-            *strrchr(ip, ':') = '\0';
-            const char *const addresses[] = {ip, "127.0.0.1"};
+            const char *const addresses[] = {c->hosts[i].ip, "127.0.0.1"};
             make_odd(c->hosts[i].name, (struct certificate_request){.kind = CERTIFICATE_HOST,
                                                                     .name = c->hosts[i].name,
                                                                     .addresses = addresses,
@@ -493,26 +484,12 @@ static void test_revoked_certificates_end(void **state)
     cluster_free(c);
 }
 
-static void *watch_main(void *ctx)
-{
-    struct bench_run *b = ctx;
-    char command[700];
-    snprintf(command, sizeof command, "'%s' --endpoints %s watch orders 2>&1", THOLE_PATH,
-             b->endpoints);
-    FILE *p = popen(command, "r");
-    size_t n = p != NULL ? fread(b->out, 1, sizeof b->out - 1, p) : 0;
-    b->out[n] = '\0';
-    b->status = p != NULL ? pclose(p) : -1;
-    return NULL;
-}
-
 /* It began before. Streams between hosts go on. */
 static void test_an_open_watch_ends_with_its_certificate(void **state)
 {
     (void)state;
     struct cluster *c = secure_cluster(3);
-    struct bench_run watch = {.c = c, .endpoints = c->hosts[0].address};
-    pthread_t thread;
+    char out[8192];
     const int64_t now_s = (int64_t)time(NULL);
     cluster_start_peers(c, 3);
     apply_yaml(c, 0,
@@ -524,10 +501,10 @@ static void test_an_open_watch_ends_with_its_certificate(void **state)
                                                  .not_before_s = now_s - DAY_S,
                                                  .not_after_s = now_s + 6});
     call_as("bob");
-    assert_int_equal(pthread_create(&thread, NULL, watch_main, &watch), 0);
-    pthread_join(thread, NULL);
-    if (watch.status == 0 || strstr(watch.out, "has expired") == NULL) {
-        fail_msg("status %d: %s", watch.status, watch.out);
+    int status = run_client(out, sizeof out, "'%s' --endpoints %s watch orders", THOLE_PATH,
+                            c->hosts[0].address);
+    if (status == 0 || strstr(out, "has expired") == NULL) {
+        fail_msg("status %d: %s", status, out);
     }
     assert_true((int64_t)time(NULL) - now_s < 30);
     call_as("admin");
@@ -539,10 +516,7 @@ static void test_an_open_watch_ends_with_its_certificate(void **state)
 /* Watches of the library, whose streams are those of hosts: its own, and one that a host forwards
  * whose certificate is revoked. */
 struct library_watch {
-    pthread_mutex_t lock;
-    int bookmarks;
-    bool ended;
-    struct thole_status why;
+    _Atomic bool watching, ended;
 };
 
 static void on_event(void *ctx, uint64_t index, struct thole_slice key, struct thole_slice event,
@@ -552,54 +526,39 @@ static void on_event(void *ctx, uint64_t index, struct thole_slice key, struct t
     (void)index;
     (void)key;
     (void)event;
-    pthread_mutex_lock(&w->lock);
-    w->bookmarks += bookmark;
-    pthread_mutex_unlock(&w->lock);
+    if (bookmark) {
+        w->watching = true;
+    }
 }
 
 static void on_ended(void *ctx, const struct thole_status *st)
 {
     struct library_watch *w = ctx;
-    pthread_mutex_lock(&w->lock);
+    (void)st;
     w->ended = true;
-    w->why = *st;
-    pthread_mutex_unlock(&w->lock);
 }
 
 static bool is_watching(void *ctx)
 {
     struct library_watch *w = ctx;
-    pthread_mutex_lock(&w->lock);
-    bool yes = w->bookmarks > 0;
-    pthread_mutex_unlock(&w->lock);
-    return yes;
+    return w->watching;
 }
 
 static bool is_ended(void *ctx)
 {
     struct library_watch *w = ctx;
-    pthread_mutex_lock(&w->lock);
-    bool yes = w->ended;
-    pthread_mutex_unlock(&w->lock);
-    return yes;
+    return w->ended;
 }
 
 static struct thole *watch_orders(struct cluster *c, int i, const char *user,
                                   struct library_watch *w)
 {
-    char ca[300], cert[300], key[300];
-    const struct thole_tls tls = {.size = sizeof tls, .ca = ca, .cert = cert, .key = key};
     const struct thole_watcher watcher = {.ctx = w, .event = on_event, .ended = on_ended};
-    struct thole *t = NULL;
+    struct thole *t = pki_connect(c, i, user);
     struct thole_shard *s = NULL;
     struct thole_status st = {0};
     uint64_t id = 0;
-    snprintf(ca, sizeof ca, "%s/ca.crt", pki);
-    snprintf(cert, sizeof cert, "%s/%s.crt", pki, user);
-    snprintf(key, sizeof key, "%s/%s.key", pki, user);
-    pthread_mutex_init(&w->lock, NULL);
-    if (thole_connect_tls(c->hosts[i].address, &tls, &t, &st) != THOLE_OK ||
-        thole_shard_open(t, "orders", &s, &st) != THOLE_OK ||
+    if (thole_shard_open(t, "orders", &s, &st) != THOLE_OK ||
         thole_watch(t, s, &watcher, &id, &st) != THOLE_OK) {
         fail_msg("%s", st.message);
     }
@@ -613,9 +572,7 @@ static void test_watches_of_the_library_end_with_a_revoked_certificate(void **st
     (void)state;
     struct cluster *c = secure_cluster(2);
     struct library_watch by_bob = {0}, by_admin = {0};
-    struct bench_run forwarded = {.c = c};
-    pthread_t thread;
-    char crl[300];
+    char crl[300], out[8192] = "";
     snprintf(crl, sizeof crl, "--tls-crl=%s/ca.crl", pki);
     c->extra_args[0] = crl;
     cli_ok(c, 0, "cert client bob --dir %s", pki);
@@ -631,13 +588,15 @@ static void test_watches_of_the_library_end_with_a_revoked_certificate(void **st
     struct thole *admin = watch_orders(c, leader, "admin", &by_admin);
     cli_ok(c, 0, "cert revoke %s/bob.crt --dir %s", pki, pki);
     eventually(20000, "bob's watch ends", is_ended, &by_bob);
-    forwarded.endpoints = c->hosts[1 - leader].address;
-    assert_int_equal(pthread_create(&thread, NULL, watch_main, &forwarded), 0);
-    sleep(3);
+    FILE *forwarded =
+        client_begin("'%s' --endpoints %s watch orders", THOLE_PATH, c->hosts[1 - leader].address);
+    while (strstr(out, "watching") == NULL) {
+        assert_non_null(fgets(out, sizeof out, forwarded));
+    }
     cli_ok(c, 0, "cert revoke %s/%s.crt --dir %s", pki, c->hosts[1 - leader].name, pki);
-    pthread_join(thread, NULL);
-    if (forwarded.status == 0 || strstr(forwarded.out, "watching") == NULL) {
-        fail_msg("status %d: %s", forwarded.status, forwarded.out);
+    int status = client_end(forwarded, out, sizeof out);
+    if (status == 0) {
+        fail_msg("the forwarded watch ended with 0: %s", out);
     }
     assert_false(is_ended(&by_admin));
     thole_close(bob);
@@ -682,10 +641,7 @@ static void test_another_ca_takes_over_under_load(void **state)
     shell("cd %s && mkdir new && cp ca.key new", pki);
     replace_file("new/ca.crt", fresh);
     for (int i = 0; i < 3; i++) {
-        char ip[32];
-        snprintf(ip, sizeof ip, "%s", c->hosts[i].address);
-        *strrchr(ip, ':') = '\0';
-        cli_ok(c, i, "cert host %s %s --dir %s/new", c->hosts[i].name, ip, pki);
+        cli_ok(c, i, "cert host %s %s --dir %s/new", c->hosts[i].name, c->hosts[i].ip, pki);
         shell("cd %s/new && mv %s.key %s.crt ..", pki, c->hosts[i].name, c->hosts[i].name);
     }
     cli_ok(c, 0, "cert client admin --dir %s/new", pki);
@@ -747,10 +703,9 @@ static bool http_shows_file(void *ctx)
     const struct cluster *c = ctx;
     char command[400], shown[8192];
     char *wanted = read_file(pki, "h1.crt");
-    snprintf(
-        command, sizeof command,
-        "python3 -c 'import ssl; print(ssl.get_server_certificate((\"%.*s\", 7401)), end=\"\")'",
-        (int)strcspn(c->hosts[0].address, ":"), c->hosts[0].address);
+    snprintf(command, sizeof command,
+             "python3 -c 'import ssl; print(ssl.get_server_certificate((\"%s\", 7401)), end=\"\")'",
+             c->hosts[0].ip);
     FILE *p = popen(command, "r");
     assert_non_null(p);
     size_t n = fread(shown, 1, sizeof shown - 1, p);
@@ -765,8 +720,7 @@ static void test_the_http_port_follows_the_files(void **state)
     (void)state;
     struct cluster *c = secure_cluster(1);
     char http[64];
-    snprintf(http, sizeof http, "%.*s:7401", (int)strcspn(c->hosts[0].address, ":"),
-             c->hosts[0].address);
+    snprintf(http, sizeof http, "%s:7401", c->hosts[0].ip);
     host_start(c, 0,
                (const char *[]){"--dev", "--listen", c->hosts[0].address, "--http", http, NULL});
     cluster_wait_ready(c, 0, 20000);

@@ -103,9 +103,9 @@ static void test_calls_of_the_scripts_exist(void **state)
                 continue;
             }
             calls++;
-            shell("curl -s -m 1 -d '{}' http://%.*s:7480/v1/%s > %s/answer; test -s %s/answer && "
+            shell("curl -s -m 1 -d '{}' http://%s:%d/v1/%s > %s/answer; test -s %s/answer && "
                   "! grep -qE 'no such call|UNIMPLEMENTED' %s/answer",
-                  (int)strcspn(h->address, ":"), h->address, call, c->dir, c->dir, c->dir);
+                  h->ip, HTTP_PORT, call, c->dir, c->dir, c->dir);
         }
         free(text);
     }
@@ -121,11 +121,9 @@ static void test_under_tls_rows_need_a_token(void **state)
     c->http = true;
     pki_make(c, 1);
     cluster_start_dev(c);
-    char url[64], token[128];
-    const char *address = c->hosts[0].address;
-    snprintf(url, sizeof url, "https://%.*s:7480", (int)strcspn(address, ":"), address);
-    snprintf(token, sizeof token, "%.83s",
-             strstr(cli_ok(c, 0, "token create --for admin"), "thole_"));
+    char url[64];
+    snprintf(url, sizeof url, "https://%s:%d", c->hosts[0].ip, HTTP_PORT);
+    const char *token = pki_token(c, "admin", "1h");
     shell("curl -sf --cacert %s/ca.crt %s/ui/ | grep -q '<title>Thole'", pki, url);
     shell("test $(curl -s -o /dev/null -w '%%{http_code}' --cacert %s/ca.crt -d '{}' "
           "%s/v1/Hosts/ListHosts) = 401",
