@@ -38,6 +38,7 @@ struct worker {
 
     /* Manual executor */
     TAILQ_ENTRY(worker) entry;
+    _Atomic bool has_mail; /* set under mutex; read without, since each step looks at all workers */
     bool running;
 };
 

@@ -41,6 +41,7 @@ static void manual_start(struct worker *w)
 
 static void manual_unlock_and_wake(struct worker *w)
 {
+    atomic_store_explicit(&w->has_mail, w->mailbox.head != NULL, memory_order_relaxed);
     pthread_mutex_unlock(&w->mutex);
 }
 
@@ -49,6 +50,7 @@ static void run_turn(struct manual *m, struct worker *w)
     struct msgq batch;
     pthread_mutex_lock(&w->mutex);
     worker__take(w, &batch);
+    atomic_store_explicit(&w->has_mail, false, memory_order_relaxed);
     pthread_mutex_unlock(&w->mutex);
     w->running = true;
     m->depth++;
@@ -57,10 +59,15 @@ static void run_turn(struct manual *m, struct worker *w)
     w->running = false;
 }
 
+static bool has_mail(const struct worker *w)
+{
+    return atomic_load_explicit(&w->has_mail, memory_order_relaxed);
+}
+
 static void manual_finish(struct worker *w)
 {
     ASSERT(!w->running);
-    if (worker_depth(w) > 0) {
+    if (has_mail(w)) {
         run_turn(manual_of(w->ex), w);
     }
     w->deadline_ns = CLOCK_NEVER;
@@ -102,7 +109,7 @@ struct executor *executor_manual_new(uint64_t start_ns)
 /* When a worker wants its next turn: now if messages wait. */
 static uint64_t wanted_ns(const struct manual *m, const struct worker *w)
 {
-    return worker_depth(w) > 0 ? m->now_ns : w->deadline_ns;
+    return has_mail(w) ? m->now_ns : w->deadline_ns;
 }
 
 size_t executor_manual_run(struct executor *ex, size_t max_turns)
