@@ -9,13 +9,14 @@
 
 #define TOKEN_VERSION 1
 #define HEAD_BYTES (1 + 3 * 8)
-enum { SALT_SALT = 1, LOGIN_TOKEN = 1 };
+enum { SALT_SALT = 1, LOGIN_TOKEN = 1, LOGIN_REVISION = 2 };
 
 /* The purpose of a MAC: keeps salts and tokens apart. */
 #define FOR_TOKEN 't'
 #define FOR_SALT 's'
 
 static KV_REFUSAL(failed, INVALID_ARGUMENT, "authentication failed, invalid user ID or password");
+static const struct kv_refusal other_salt = {THOLE_ABORTED, "the password was changed meanwhile"};
 static KV_REFUSAL(not_enabled, FAILED_PRECONDITION, "authentication is not enabled");
 
 static void sign(const struct kv_reader *r, uint8_t what, struct slice text,
@@ -90,6 +91,18 @@ static enum thole_code find_with_password(const struct kv_reader *r, struct slic
     return code;
 }
 
+/* `u` NULL: there is no such user with a password. */
+static void salt_of(const struct kv_reader *r, struct slice name, const struct kv_user *u,
+                    char ret[static PASSWORD_SALT_CHARS + 1])
+{
+    if (u == NULL) {
+        made_up_salt(r, name, ret);
+    } else {
+        memcpy(ret, u->password.data, PASSWORD_SALT_CHARS);
+        ret[PASSWORD_SALT_CHARS] = '\0';
+    }
+}
+
 static enum thole_code salt(const struct kv_reader *r, struct slice name, struct arena *arena,
                             struct bytes *out, struct thole_status *st)
 {
@@ -98,10 +111,8 @@ static enum thole_code salt(const struct kv_reader *r, struct slice name, struct
     bool found = false;
     enum thole_code code = find_with_password(r, name, arena, &u, &found, st);
 
-    made_up_salt(r, name, text);
-    kv__wire_bytes(out, SALT_SALT,
-                   found ? slice_of(u.password.data, PASSWORD_SALT_CHARS)
-                         : slice_of(text, PASSWORD_SALT_CHARS));
+    salt_of(r, name, found ? &u : NULL, text);
+    kv__wire_bytes(out, SALT_SALT, slice_str(text));
     return code;
 }
 
@@ -110,18 +121,28 @@ static enum thole_code login(const struct kv_reader *r, const thole_kv_v1_LoginR
                              const struct kv_refusal **ret_refusal, struct thole_status *st)
 {
     struct slice name = kv__slice(thole_kv_v1_LoginRequest_name(m));
+    struct slice hash = kv__slice(thole_kv_v1_LoginRequest_hash(m));
+    char text[PASSWORD_SALT_CHARS + 1];
     struct bytes token = {0};
     struct kv_user u;
     bool found = false;
     enum thole_code code = find_with_password(r, name, arena, &u, &found, st);
 
-    if (code != THOLE_OK || !found ||
-        !secret_equal(u.password, kv__slice(thole_kv_v1_LoginRequest_hash(m)))) {
-        *ret_refusal = &failed;
+    if (code != THOLE_OK) {
         return code;
+    }
+    salt_of(r, name, found ? &u : NULL, text);
+    if (password_is_hash(hash) && memcmp(hash.data, text, PASSWORD_SALT_CHARS) != 0) {
+        *ret_refusal = &other_salt; /* also of unknown users: it does not reveal who exists */
+        return THOLE_OK;
+    }
+    if (!found || !secret_equal(u.password, hash)) {
+        *ret_refusal = &failed;
+        return THOLE_OK;
     }
     token_make(r, name, thole_kv_v1_LoginRequest_expire_ms(m), &token);
     kv__wire_bytes(out, LOGIN_TOKEN, bytes_slice(&token));
+    kv__wire_number(out, LOGIN_REVISION, (uint64_t)r->revision);
     bytes_deinit(&token);
     return THOLE_OK;
 }

@@ -78,7 +78,7 @@ class Messages:
         self.pool, self.factory = pool, message_factory.MessageFactory(pool)
 
     def __getattr__(self, name):
-        ours = ("Command", "Query", "EventsResponse", "LoginResponse")
+        ours = ("Command", "Query", "EventsResponse", "LoginResponse", "SaltResponse")
         package = "thole.kv.v1." if name in ours else "etcdserverpb."
         made = self.factory.GetPrototype(self.pool.FindMessageTypeByName(package + name))
         setattr(self, name, made)
@@ -558,6 +558,7 @@ class AuthRun(Run):
     """With users. Each has the tokens of the last log-in, valid or not."""
 
     random_type = AuthRandom
+    SALT = "$2b$04$" + "x" * 22
 
     def __init__(self, options, seed):
         super().__init__(options, seed)
@@ -568,7 +569,7 @@ class AuthRun(Run):
     @staticmethod
     def hash_of(password):
         """In place of bcrypt's, which only hosts compute."""
-        return "$2b$04$" + password.ljust(53, "x")
+        return AuthRun.SALT + password.ljust(31, "x")
 
     def fill(self, holder, kind, request):
         if kind == "auth_enable":
@@ -590,11 +591,21 @@ class AuthRun(Run):
             self.enabled = kind == "auth_enable"
         return code
 
-    def log_in(self, request):
+    def ask_for_token(self, request):
+        """(code, token or message)"""
         query = self.m.Query()
-        query.login.name, query.login.hash = request.name, self.hash_of(request.password)
-        query.login.expire_ms = 1 << 50
+        query.salt.name = request.name
         code, data = self.machine.ask(b"q", b"\0" + query.SerializeToString())
+        if code != 0:
+            return code, data.decode()
+        query.login.name, query.login.expire_ms = request.name, 1 << 50
+        # A made-up salt of a user who does not exist, or that of our hashes.
+        query.login.hash = self.m.SaltResponse.FromString(data).salt + self.hash_of(request.password)[29:]
+        code, data = self.machine.ask(b"q", b"\0" + query.SerializeToString())
+        return code, self.m.LoginResponse.FromString(data).token if code == 0 else data.decode()
+
+    def log_in(self, request):
+        code, data = self.ask_for_token(request)
         self.etcd.token = None
         stub = self.etcd.stub("Auth/Authenticate", self.m.AuthenticateResponse, self.etcd.channel.unary_unary)
         try:
@@ -604,10 +615,10 @@ class AuthRun(Run):
         if "no password user" in str(theirs[1]):
             # 3.4 tells everybody that the user has none, and without a code.
             theirs = 3, "etcdserver: authentication failed, invalid user ID or password"
-        if code != theirs[0] or (code != 0 and data.decode() != theirs[1]):
+        if code != theirs[0] or (code != 0 and data != theirs[1]):
             self.fail(f"authenticate {request}", (code, data), theirs)
         if code == 0:
-            self.tokens[request.name] = self.m.LoginResponse.FromString(data).token, theirs[1]
+            self.tokens[request.name] = data, theirs[1]
         return code == 0
 
     def as_root(self):

@@ -25,6 +25,7 @@
 #define DENIED "7 etcdserver: permission denied"
 #define NOBODY "3 etcdserver: user name is empty"
 #define BAD_TOKEN "16 etcdserver: invalid auth token"
+#define OTHER_SALT "10 the password was changed meanwhile"
 #define BAD_PASSWORD "3 etcdserver: authentication failed, invalid user ID or password"
 #define BAD_MANAGEMENT "3 etcdserver: invalid auth management"
 #define NO_USER "9 etcdserver: user name not found"
@@ -88,15 +89,23 @@ static upb_StringView end(const struct fixture *f, int i)
                                                             : (upb_StringView){NULL, 0};
 }
 
+#define SALT "$2b$04$xxxxxxxxxxxxxxxxxxxxxx"
+
 /* In place of a hash that takes time. */
-static upb_StringView hash_of(struct fixture *f, upb_StringView password)
+static upb_StringView hash_with(struct fixture *f, upb_StringView salt, upb_StringView password)
 {
     char *text = upb_Arena_Malloc(f->arena, PASSWORD_HASH_CHARS + 1);
 
     memset(text, 'x', PASSWORD_HASH_CHARS);
-    memcpy(text, "$2b$04$", 7);
-    memcpy(text + 7, password.data, password.size);
+    assert_int_equal(salt.size, PASSWORD_SALT_CHARS);
+    memcpy(text, salt.data, PASSWORD_SALT_CHARS);
+    memcpy(text + PASSWORD_SALT_CHARS, password.data, password.size);
     return (upb_StringView){text, PASSWORD_HASH_CHARS};
+}
+
+static upb_StringView hash_of(struct fixture *f, upb_StringView password)
+{
+    return hash_with(f, upb_StringView_FromString(SALT), password);
 }
 
 static bool build_key_command(struct fixture *f, thole_kv_v1_Command *m)
@@ -249,6 +258,22 @@ static bool build_user_command(struct fixture *f, thole_kv_v1_Command *m)
     return true;
 }
 
+static uint64_t query(struct fixture *f, const thole_kv_v1_Query *m);
+
+static upb_StringView salt_of(struct fixture *f, upb_StringView name)
+{
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(f->arena);
+
+    thole_kv_v1_SaltRequest_set_name(thole_kv_v1_Query_mutable_salt(q, f->arena), name);
+    if (query(f, q) != 0) { /* auth is disabled */
+        return upb_StringView_FromString(SALT);
+    }
+    const thole_kv_v1_SaltResponse *m =
+        PROTO_DECODE(thole_kv_v1_SaltResponse, bytes_slice(&f->out), f->arena);
+    assert_non_null(m);
+    return thole_kv_v1_SaltResponse_salt(m);
+}
+
 static thole_kv_v1_Query *build_query(struct fixture *f)
 {
     upb_Arena *a = f->arena;
@@ -287,7 +312,8 @@ static thole_kv_v1_Query *build_query(struct fixture *f)
         assert_true(has(f, "login"));
         thole_kv_v1_LoginRequest *l = thole_kv_v1_Query_mutable_login(q, a);
         thole_kv_v1_LoginRequest_set_name(l, word(f, 1));
-        thole_kv_v1_LoginRequest_set_hash(l, hash_of(f, word(f, 2)));
+        upb_StringView salt = f->count > 3 ? word(f, 3) : salt_of(f, word(f, 1));
+        thole_kv_v1_LoginRequest_set_hash(l, hash_with(f, salt, word(f, 2)));
         thole_kv_v1_LoginRequest_set_expire_ms(l, NOW_MS);
     }
     return q;
@@ -445,6 +471,9 @@ static void test_kv_auth_users_and_roles_are_managed_in_etcds_words(void **state
     say(f, "", "login nobody x", BAD_PASSWORD); /* has no password */
     say(f, "", "login bob wrong", BAD_PASSWORD);
     say(f, "", "login eve wrong", BAD_PASSWORD);
+    /* A hash of before, or one that anybody made: the same for those who do not exist. */
+    say(f, "", "login bob wrong $2b$04$yyyyyyyyyyyyyyyyyyyyyy", OTHER_SALT);
+    say(f, "", "login eve wrong $2b$04$yyyyyyyyyyyyyyyyyyyyyy", OTHER_SALT);
 }
 
 /* "name name" of the repeated field 2, which lists have. */
