@@ -119,6 +119,25 @@ static const struct access_rule rules[] = {
     ETCD_READ(Maintenance, Hash),
     ETCD_READ(Maintenance, HashKV),
     ETCD_WRITE(Maintenance, Alarm),
+
+    /* The store has users of its own, and judges these calls itself once it knows some. */
+    ETCD_READ(Auth, Authenticate),
+    ETCD_READ(Auth, AuthStatus),
+    ETCD_READ(Auth, UserGet),
+    ETCD_READ(Auth, UserList),
+    ETCD_READ(Auth, RoleGet),
+    ETCD_READ(Auth, RoleList),
+    ETCD_WRITE(Auth, AuthEnable),
+    ETCD_WRITE(Auth, AuthDisable),
+    ETCD_WRITE(Auth, UserAdd),
+    ETCD_WRITE(Auth, UserDelete),
+    ETCD_WRITE(Auth, UserChangePassword),
+    ETCD_WRITE(Auth, UserGrantRole),
+    ETCD_WRITE(Auth, UserRevokeRole),
+    ETCD_WRITE(Auth, RoleAdd),
+    ETCD_WRITE(Auth, RoleDelete),
+    ETCD_WRITE(Auth, RoleGrantPermission),
+    ETCD_WRITE(Auth, RoleRevokePermission),
 };
 
 /* Requests of the library's clients, and those between hosts. */

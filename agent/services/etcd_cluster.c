@@ -101,7 +101,7 @@ void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message
     c->r.route.stale = m == NULL || !etcdserverpb_MemberListRequest_linearizable(m);
     c->r.route.deadline_ns = services__deadline(rpc);
     c->rpc = rpc;
-    services__etcd_shard(rpc, c->r.shard);
+    services__etcd_caller(&c->r, rpc);
     upb_Arena_Free(arena);
     services__etcd_send(&c->r, ROUTER_QUERY, thole_kv_v1_Query_op_status, (struct slice){0});
 }

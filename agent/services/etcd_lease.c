@@ -57,7 +57,7 @@ static void unlock_and_go_on(struct keep_alive *k)
         struct bytes request = {0};
         services__wire_varint(&request, 1, (uint64_t)id);
         k->route = (struct etcd_route){.s = k->s, .done = renewed};
-        services__etcd_shard(k->rpc, k->route.shard);
+        services__etcd_caller(&k->route, k->rpc);
         k->route.route.deadline_ns =
             clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
         services__etcd_send(&k->route, ROUTER_PROPOSE, thole_kv_v1_Command_op_lease_keep_alive,

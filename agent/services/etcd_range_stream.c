@@ -206,7 +206,7 @@ void services__etcd_range_stream(void *ctx, struct bus_rpc *rpc, struct slice me
     t->request = PROTO_DECODE(etcdserverpb_RangeRequest, message, t->arena);
     t->part = PART_KEYS;
     t->count = -1;
-    services__etcd_shard(rpc, t->r.shard);
+    services__etcd_caller(&t->r, rpc);
     bus_rpc_set_data(rpc, t, stream_free);
     if (t->request == NULL) {
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

@@ -1,6 +1,6 @@
-/* etcd's v3 API, the unary calls: KV, Lease, Maintenance. The request's bytes go to the shard's
- * machine unchanged, inside a thole.kv.v1.Command or Query. The machine's answer is sent back with
- * the missing fields of the header appended. */
+/* etcd's v3 API, the unary calls: KV, Lease, Maintenance, most of Auth. The request's bytes go to
+ * the shard's machine unchanged, inside a thole.kv.v1.Command or Query, with the caller's token.
+ * The machine's answer is sent back with the missing fields of the header appended. */
 #include "agent/services/etcd_service.h"
 
 #include <stdlib.h>
@@ -48,6 +48,12 @@ void services__etcd_shard(const struct bus_rpc *rpc, char ret[static LIMIT_NAME_
 
     memcpy(ret, name.data, name.size);
     ret[name.size] = '\0';
+}
+
+void services__etcd_caller(struct etcd_route *r, const struct bus_rpc *rpc)
+{
+    services__etcd_shard(rpc, r->shard);
+    r->token = bus_rpc_metadata(rpc, "token");
 }
 
 void services__etcd_fail(struct bus_rpc *rpc, const struct thole_status *st)
@@ -132,11 +138,26 @@ static void shard_found(void *ctx, const struct thole_status *st, uint64_t shard
 }
 
 #define FIELD_HEAD_BYTES 16 /* room for the marker, a field's number and its size */
+#define COMMAND_TOKEN 100   /* in Command and Query */
+#define TOKEN_TEXT_MAX 1024 /* longer than those of the longest names */
+
+/* The token's bytes. What is none becomes a byte that the machine refuses, if it asks for one. */
+static void read_token(const struct etcd_route *r, struct bytes *ret)
+{
+    static const uint8_t none = 0;
+
+    if (r->token.size > TOKEN_TEXT_MAX ||
+        (r->token.size > 0 && !services__base64url_decode(r->token, ret))) {
+        bytes_clear(ret);
+        bytes_append(ret, &none, 1);
+    }
+}
 
 void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t field,
                          struct slice request)
 {
     static const uint8_t marker = 0;
+    struct bytes token = {0};
     struct thole_status st;
 
     if (strcmp(r->shard, REGISTRY_SHARD_NAME) == 0) {
@@ -144,16 +165,23 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
         finish(r, &st);
         return;
     }
-    if (request.size > LIMIT_PAYLOAD_BYTES - FIELD_HEAD_BYTES) {
+    read_token(r, &token);
+    size_t room = FIELD_HEAD_BYTES + (token.size > 0 ? token.size + FIELD_HEAD_BYTES : 0);
+    if (request.size > LIMIT_PAYLOAD_BYTES - room) {
+        bytes_deinit(&token);
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                          "etcdserver: request is too large");
         finish(r, &st);
         return;
     }
     struct bytes payload;
-    struct buf *b = services__builder_begin(&payload, request.size + FIELD_HEAD_BYTES);
+    struct buf *b = services__builder_begin(&payload, request.size + room);
     bytes_append(&payload, &marker, 1);
     services__wire_bytes(&payload, field, request);
+    if (token.size > 0) {
+        services__wire_bytes(&payload, COMMAND_TOKEN, bytes_slice(&token));
+    }
+    bytes_deinit(&token);
     r->route.kind = kind;
     r->route.payload = services__builder_end(b, &payload);
     r->route.done = route_done;
@@ -265,6 +293,7 @@ static void answer_status(struct etcd_call *c, struct slice answer, struct bytes
         "/etcdserverpb." service "/" call, ROUTER_##kind, field,         \
             &etcdserverpb_##message##Request_msginit, look_fn, answer_fn \
     }
+#define AUTH(call, message, kind, field) METHOD("Auth", call, message, kind, field, NULL, NULL)
 static const struct etcd_method methods[] = {
     METHOD("KV", "Range", Range, QUERY, QUERY(range), look_range, NULL),
     METHOD("KV", "Put", Put, PROPOSE, COMMAND(put), NULL, NULL),
@@ -279,6 +308,21 @@ static const struct etcd_method methods[] = {
     METHOD("Maintenance", "Alarm", Alarm, PROPOSE, COMMAND(alarm), look_alarm, NULL),
     METHOD("Maintenance", "Status", Status, QUERY, QUERY(status), NULL, answer_status),
     METHOD("Maintenance", "HashKV", HashKV, QUERY, QUERY(hash_kv), NULL, NULL),
+    AUTH("AuthDisable", AuthDisable, PROPOSE, COMMAND(auth_disable)),
+    AUTH("AuthStatus", AuthStatus, QUERY, QUERY(auth_status)),
+    AUTH("UserGet", AuthUserGet, QUERY, QUERY(auth_user_get)),
+    AUTH("UserList", AuthUserList, QUERY, QUERY(auth_user_list)),
+    AUTH("UserDelete", AuthUserDelete, PROPOSE, COMMAND(auth_user_delete)),
+    AUTH("UserGrantRole", AuthUserGrantRole, PROPOSE, COMMAND(auth_user_grant_role)),
+    AUTH("UserRevokeRole", AuthUserRevokeRole, PROPOSE, COMMAND(auth_user_revoke_role)),
+    AUTH("RoleAdd", AuthRoleAdd, PROPOSE, COMMAND(auth_role_add)),
+    AUTH("RoleGet", AuthRoleGet, QUERY, QUERY(auth_role_get)),
+    AUTH("RoleList", AuthRoleList, QUERY, QUERY(auth_role_list)),
+    AUTH("RoleDelete", AuthRoleDelete, PROPOSE, COMMAND(auth_role_delete)),
+    AUTH("RoleGrantPermission", AuthRoleGrantPermission, PROPOSE,
+         COMMAND(auth_role_grant_permission)),
+    AUTH("RoleRevokePermission", AuthRoleRevokePermission, PROPOSE,
+         COMMAND(auth_role_revoke_permission)),
 };
 _Static_assert(sizeof methods / sizeof methods[0] == ETCD_UNARY_METHODS, "see etcd_service.h");
 
@@ -287,8 +331,31 @@ const char *services__etcd_unary_path(size_t i)
     return methods[i].path;
 }
 
-/* Beside the machine's answer: a header, or what answer_status adds. */
-#define ANSWER_ROOM_BYTES 256
+/* Beside the answer: a header. */
+#define ANSWER_ROOM_BYTES 128
+
+void services__etcd_reply(const struct etcd_route *r, struct bus_rpc *rpc, struct slice answer)
+{
+    struct bytes out;
+    struct buf *b = services__builder_begin(&out, answer.size + ANSWER_ROOM_BYTES);
+
+    bytes_append_slice(&out, answer);
+    services__etcd_header(r, &out);
+    bus_rpc_reply(rpc, services__builder_end(b, &out));
+}
+
+bool services__etcd_hold(struct bus_rpc *rpc, size_t bytes)
+{
+    struct thole_status st;
+
+    if (!bus_rpc_hold(rpc, NULL, bytes)) {
+        (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                         "etcdserver: too many requests");
+        services__etcd_fail(rpc, &st);
+        return false;
+    }
+    return true;
+}
 
 static void call_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
 {
@@ -296,16 +363,13 @@ static void call_done(struct etcd_route *r, const struct thole_status *st, struc
 
     if (st->code != THOLE_OK) {
         services__etcd_fail(c->rpc, st);
+    } else if (c->method->answer != NULL) {
+        struct bytes out = {0};
+        c->method->answer(c, answer, &out);
+        services__etcd_reply(r, c->rpc, bytes_slice(&out));
+        bytes_deinit(&out);
     } else {
-        struct bytes out;
-        struct buf *b = services__builder_begin(&out, answer.size + ANSWER_ROOM_BYTES);
-        if (c->method->answer != NULL) {
-            c->method->answer(c, answer, &out);
-        } else {
-            bytes_append_slice(&out, answer);
-        }
-        services__etcd_header(r, &out);
-        bus_rpc_reply(c->rpc, services__builder_end(b, &out));
+        services__etcd_reply(r, c->rpc, answer);
     }
     bufslice_unref(r->route.result);
     free(c);
@@ -315,19 +379,15 @@ void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     const struct etcd_binding *binding = ctx;
     const struct etcd_method *method = &methods[binding->method];
-    struct thole_status st;
 
-    if (!bus_rpc_hold(rpc, NULL, message.size)) {
-        (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                         "etcdserver: too many requests");
-        services__etcd_fail(rpc, &st);
+    if (!services__etcd_hold(rpc, message.size)) {
         return;
     }
     struct etcd_call *c = xcalloc(1, sizeof *c);
 
     c->r.s = binding->s;
     c->r.done = call_done;
-    services__etcd_shard(rpc, c->r.shard);
+    services__etcd_caller(&c->r, rpc);
     c->r.route.deadline_ns = services__deadline(rpc);
     c->rpc = rpc;
     c->kind = method->kind;

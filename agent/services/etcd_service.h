@@ -10,6 +10,7 @@ struct etcd_route {
     struct services *s;
     struct router_request route;
     char shard[LIMIT_NAME_BYTES + 1]; /* its name */
+    struct slice token;               /* of the caller, as text; borrowed, empty: none */
     bool anew;                        /* the name was resolved again after a failure */
     /* Called once. OK: `answer` is the machine's answer. Otherwise pass `st` to
      * services__etcd_fail, which answers with etcd's message. */
@@ -17,6 +18,8 @@ struct etcd_route {
 };
 /* The name of the shard that the call is for. */
 void services__etcd_shard(const struct bus_rpc *rpc, char ret[static LIMIT_NAME_BYTES + 1]);
+/* Sets shard and token to those of the call, which must live until the last services__etcd_send. */
+void services__etcd_caller(struct etcd_route *r, const struct bus_rpc *rpc);
 /* Sends `field` of thole.kv.v1.Command or Query, filled with the request's bytes. `kind` is
  * ROUTER_PROPOSE or ROUTER_QUERY. `done` may be called before this returns. */
 void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t field,
@@ -28,10 +31,14 @@ uint64_t services__etcd_cluster_id(struct services *s, uint64_t shard_id);
 uint64_t services__etcd_member_id(uint64_t shard_id, const struct uuid *host);
 /* Appends the missing fields of a header. Decoders merge the two headers into one. */
 void services__etcd_header(const struct etcd_route *r, struct bytes *out);
+/* Answers the call with the machine's answer, and the rest of its header. */
+void services__etcd_reply(const struct etcd_route *r, struct bus_rpc *rpc, struct slice answer);
+/* Counts the request's bytes as held. False: there is no room, and the call was failed. */
+bool services__etcd_hold(struct bus_rpc *rpc, size_t bytes);
 
 /* The unary calls that the machine answers: their number and paths. ctx is a struct etcd_binding.
  * */
-#define ETCD_UNARY_METHODS 12
+#define ETCD_UNARY_METHODS 25
 struct etcd_binding {
     struct services *s;
     size_t method;
@@ -42,5 +49,14 @@ void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message
 void services__etcd_range_stream(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_keep_alive(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_keep_alive_end(void *ctx, struct bus_rpc *rpc);
+
+/* Auth's calls that draw or hash something (etcd_auth.c). */
+struct etcd_logins;
+struct etcd_logins *services__etcd_logins_new(struct executor *executor);
+void services__etcd_logins_free(struct etcd_logins *l); /* when no call is left */
+void services__etcd_auth_enable(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__etcd_authenticate(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__etcd_user_add(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__etcd_change_password(void *ctx, struct bus_rpc *rpc, struct slice message);
 
 #endif

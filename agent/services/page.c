@@ -7,12 +7,8 @@
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-void services__page_token_encode(enum page_kind kind, struct slice key, struct bytes *out)
+void services__base64url_encode(struct slice raw, struct bytes *out)
 {
-    struct bytes raw = {0};
-    uint8_t first = (uint8_t)kind;
-    bytes_append(&raw, &first, 1);
-    bytes_append_slice(&raw, key);
     for (size_t i = 0; i < raw.size; i += 3) {
         size_t n = raw.size - i < 3 ? raw.size - i : 3;
         uint32_t v = (uint32_t)raw.data[i] << 16;
@@ -22,10 +18,9 @@ void services__page_token_encode(enum page_kind kind, struct slice key, struct b
             bytes_append(out, &alphabet[(v >> (18 - 6 * k)) & 63], 1);
         }
     }
-    bytes_deinit(&raw);
 }
 
-static bool base64url_decode(struct slice text, struct bytes *out)
+bool services__base64url_decode(struct slice text, struct bytes *out)
 {
     uint32_t v = 0;
     size_t bits = 0;
@@ -42,15 +37,25 @@ static bool base64url_decode(struct slice text, struct bytes *out)
             bytes_append(out, &byte, 1);
         }
     }
-    /* Unused bits must be zero: a key has exactly one token. */
+    /* Unused bits must be zero: bytes have exactly one text. */
     return bits < 6 && (v & ((1u << bits) - 1)) == 0;
+}
+
+void services__page_token_encode(enum page_kind kind, struct slice key, struct bytes *out)
+{
+    struct bytes raw = {0};
+    uint8_t first = (uint8_t)kind;
+    bytes_append(&raw, &first, 1);
+    bytes_append_slice(&raw, key);
+    services__base64url_encode(bytes_slice(&raw), out);
+    bytes_deinit(&raw);
 }
 
 bool services__page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key)
 {
     struct bytes raw = {0};
-    bool ok = token.size <= 4 * LIMIT_NAME_BYTES && base64url_decode(token, &raw) && raw.size > 0 &&
-              raw.data[0] == (uint8_t)kind;
+    bool ok = token.size <= 4 * LIMIT_NAME_BYTES && services__base64url_decode(token, &raw) &&
+              raw.size > 0 && raw.data[0] == (uint8_t)kind;
     if (ok) {
         bytes_append(ret_key, raw.data + 1, raw.size - 1);
     }

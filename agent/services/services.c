@@ -120,6 +120,18 @@ static const struct bus_method other_methods[] = {
     {.path = "/etcdserverpb.Cluster/MemberList",
      .kind = BUS_RPC_UNARY,
      .handle = services__etcd_members},
+    {.path = "/etcdserverpb.Auth/AuthEnable",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_auth_enable},
+    {.path = "/etcdserverpb.Auth/Authenticate",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_authenticate},
+    {.path = "/etcdserverpb.Auth/UserAdd",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_user_add},
+    {.path = "/etcdserverpb.Auth/UserChangePassword",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_change_password},
     {.path = "/etcdserverpb.KV/RangeStream",
      .kind = BUS_RPC_SERVER_STREAM,
      .handle = services__etcd_range_stream},
@@ -156,6 +168,7 @@ void services_register(struct agent *a)
     s->executor = executor_threaded_new(&clock_system);
     s->worker = worker_new(s->executor, "services", 1u << 16, services__cluster_watch_turn, s);
     s->etcd_watches = services__etcd_watches_new(s);
+    s->etcd_logins = services__etcd_logins_new(s->executor);
     registry_subscribe(agent_registry(a), services__cluster_watch_changed, s);
 
     struct bus_method methods[UNARY_METHODS + OTHER_METHODS + ETCD_UNARY_METHODS];
@@ -202,6 +215,7 @@ void services_unregister(struct agent *a)
         return;
     }
     services__etcd_watches_free(s->etcd_watches);
+    services__etcd_logins_free(s->etcd_logins);
     worker_stop(s->worker);
     worker_free(s->worker);
     executor_free(s->executor);

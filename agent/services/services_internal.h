@@ -43,6 +43,7 @@ struct services {
 
     _Atomic uint64_t kv_shard_plus_1;  /* a shard of type kv that etcd's clients used; 0: none */
     struct etcd_watches *etcd_watches; /* etcd_watch.h */
+    struct etcd_logins *etcd_logins;   /* etcd_auth.c */
 
     /* A pool of unused data calls. */
     pthread_mutex_t pool_mutex;
@@ -253,6 +254,9 @@ struct page {
     uint32_t rows_left;
     struct bytes out;
 };
+/* Without padding; decode: false if the text is none, and `out` may have a part of it. */
+void services__base64url_encode(struct slice raw, struct bytes *out);
+bool services__base64url_decode(struct slice text, struct bytes *out);
 /* Opaque: kind and last key, in base64url. */
 void services__page_token_encode(enum page_kind kind, struct slice key, struct bytes *out);
 /* False: not a token of this kind. `ret_key` is released by bytes_deinit. */

@@ -25,7 +25,6 @@ static bool is_served(const char *path)
 {
     static const char *const unserved[] = {"/v3electionpb.",
                                            "/v3lockpb.",
-                                           "/etcdserverpb.Auth/",
                                            "/etcdserverpb.Cluster/MemberAdd",
                                            "/etcdserverpb.Cluster/MemberRemove",
                                            "/etcdserverpb.Cluster/MemberUpdate",

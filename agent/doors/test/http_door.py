@@ -124,6 +124,53 @@ SAME = [
     ("/lease/revoke", {"ID": 7}),
     ("/kv/range", {"key": b64("leased")}),
 ]
+# Each with the user whose token it has; a user without one: the name is the token.
+A_IS_ALLOWED = {"permType": "READWRITE", "key": b64("a"), "range_end": b64("b")}
+WITH_USERS = [
+    ("/auth/authenticate", {"name": "root", "password": "secret"}, None),
+    ("/auth/enable", {}, None),
+    ("/auth/user/add", {}, None),
+    ("/auth/user/add", {"name": "root", "password": "secret"}, None),
+    ("/auth/user/add", {"name": "root", "password": "other"}, None),
+    ("/auth/enable", {}, None),
+    ("/auth/user/grant", {"user": "root", "role": "root"}, None),
+    ("/auth/enable", {}, None),
+    ("/auth/enable", {}, None),
+    ("/kv/range", {"key": b64("a")}, None),
+    ("/kv/range", {"key": b64("a")}, "nonsense"),
+    ("/auth/authenticate", {"name": "root", "password": "wrong"}, None),
+    ("/auth/authenticate", {"name": "nobody", "password": "secret"}, None),
+    ("/auth/authenticate", {"name": "root", "password": "secret"}, None),
+    ("/auth/user/add", {"name": "alice", "password": "word"}, "root"),
+    ("/auth/role/add", {"name": "r"}, "root"),
+    ("/auth/role/add", {"name": "r"}, "root"),
+    ("/auth/role/grant", {"name": "r", "perm": A_IS_ALLOWED}, "root"),
+    ("/auth/role/get", {"role": "r"}, "root"),
+    ("/auth/role/get", {"role": "s"}, "root"),
+    ("/auth/user/grant", {"user": "alice", "role": "r"}, "root"),
+    ("/auth/user/get", {"name": "alice"}, "root"),
+    ("/auth/user/list", {}, "root"),
+    ("/auth/role/list", {}, "root"),
+    ("/auth/authenticate", {"name": "alice", "password": "word"}, None),
+    ("/kv/put", {"key": b64("a"), "value": b64("1")}, "alice"),
+    ("/kv/put", {"key": b64("b"), "value": b64("1")}, "alice"),
+    ("/kv/range", {"key": b64("a"), "range_end": b64("b")}, "alice"),
+    ("/kv/range", {"key": b64("a"), "range_end": b64("c")}, "alice"),
+    ("/auth/user/delete", {"name": "root"}, "root"),
+    ("/auth/user/changepw", {"name": "alice", "password": "other"}, "alice"),
+    ("/auth/user/changepw", {"name": "alice", "password": "other"}, "root"),
+    ("/kv/range", {"key": b64("a")}, "alice"),
+    ("/auth/authenticate", {"name": "alice", "password": "other"}, None),
+    ("/kv/range", {"key": b64("a")}, "alice"),
+    ("/auth/role/revoke", {"role": "r", "key": b64("a"), "range_end": b64("b")}, "root"),
+    ("/kv/range", {"key": b64("a")}, "alice"),
+    ("/auth/user/revoke", {"name": "alice", "role": "r"}, "root"),
+    ("/auth/role/delete", {"role": "r"}, "root"),
+    ("/auth/user/delete", {"name": "alice"}, "root"),
+    ("/kv/range", {"key": b64("a")}, "alice"),
+    ("/auth/disable", {}, "root"),
+    ("/auth/user/delete", {"name": "root"}, None),
+]
 # etcd's gateway has other words for what is not JSON, or not of the right type.
 REFUSED = [
     ("/kv/put", "{"),
@@ -144,6 +191,18 @@ def essence(answer):
         return answer
     drop = ("cluster_id", "member_id", "raft_term")
     return {k: essence(v) for k, v in answer.items() if k not in drop}
+
+
+def with_users(door):
+    answers, tokens = [], {}
+    for path, body, user in WITH_USERS:
+        headers = {} if user is None else {"Authorization": tokens.get(user, user)}
+        status, answer = door.post("/v3" + path, body, **headers)
+        if path == "/auth/authenticate" and status == 200:
+            tokens[body["name"]] = answer.pop("token")
+        answers.append((status, answer))
+    assert sorted(tokens) == ["alice", "root"], answers
+    return answers
 
 
 def as_etcd(door):
@@ -173,7 +232,7 @@ def as_etcd(door):
     return answers
 
 
-def beside_etcd(ours, work):
+def beside_etcd(ours, ours_with_users, work):
     if shutil.which("etcd") is None:
         print("no etcd beside: etcd-server is not installed")
         return
@@ -200,6 +259,8 @@ def beside_etcd(ours, work):
             for (path, body), answer in zip(SAME, ours):
                 theirs = door.post("/v3" + path, body)
                 assert essence(list(theirs)) == essence(list(answer)), (path, body, theirs, answer)
+            for request, answer, theirs in zip(WITH_USERS, ours_with_users, with_users(door)):
+                assert essence(list(theirs)) == essence(list(answer)), (request, theirs, answer)
         finally:
             etcd.kill()
 
@@ -496,7 +557,7 @@ def main():
             door = Door(host.port)
             refuses_zero(door)
             ours = as_etcd(door)
-            beside_etcd(ours, work)
+            beside_etcd(ours, with_users(door), work)
             control(door)
             named_shards(door)
             watch(door)

@@ -27,7 +27,9 @@ def main():
     if shutil.which("etcdctl") is None:
         sys.exit(77)
 
-    def etcdctl(*words, text="", fails=False):
+    def etcdctl(*words, text="", fails=False, user=None):
+        if user is not None:
+            words = ("--user", user, *words)
         return run(["etcdctl", "--endpoints", address, *words], text, fails)
 
     def answer(*words):
@@ -120,6 +122,25 @@ def main():
     etcdctl("alarm", "list")
     etcdctl("endpoint", "health")
     assert run([thole, "--endpoints", address, "kv", "get", "default", "a"]) == "5\n"
+
+    # Users.
+    root, alice = "root:secret", "alice:word"
+    assert "root user does not exist" in etcdctl("auth", "enable", fails=True)
+    etcdctl("user", "add", root)
+    etcdctl("user", "grant-role", "root", "root")
+    etcdctl("auth", "enable")
+    assert "user name is empty" in etcdctl("get", "a", fails=True)
+    assert "invalid user ID or password" in etcdctl("get", "a", user="root:wrong", fails=True)
+    assert etcdctl("user", "add", "alice", "--interactive=false", text="word\n", user=root) == "User alice created\n"
+    etcdctl("role", "add", "reader", user=root)
+    etcdctl("role", "grant-permission", "reader", "read", "a", user=root)
+    etcdctl("user", "grant-role", "alice", "reader", user=root)
+    assert etcdctl("get", "a", user=alice) == "a\n5\n"
+    assert "permission denied" in etcdctl("put", "a", "6", user=alice, fails=True)
+    assert "permission denied" in etcdctl("get", "--prefix", "a", user=alice, fails=True)
+    etcdctl("endpoint", "health", user=alice)
+    etcdctl("auth", "disable", user=root)
+    assert etcdctl("get", "a") == "a\n5\n"
 
 
 if __name__ == "__main__":
