@@ -91,6 +91,8 @@ struct agent {
     uint64_t changes;      /* counts agent_signal, for agent_wait */
 };
 
+/* registry_command.c: agent_has_view, of one view. */
+bool agent__view_is_formed(const struct registry_view *v, struct thole_status *st);
 /* host_names.c: while the registry is there. */
 void agent__log_names_begin(struct agent *a);
 void agent__log_names_end(struct agent *a);

@@ -208,15 +208,21 @@ void agent_barrier(struct agent *a, uint64_t deadline_ns,
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-bool agent_has_view(struct agent *a, struct thole_status *st)
+bool agent__view_is_formed(const struct registry_view *v, struct thole_status *st)
 {
     struct uuid cluster;
-    struct registry_view *v = registry_view_acquire(a->registry);
-    bool has = registry_view_cluster(v, &cluster);
-    registry_view_release(v);
-    if (!has) {
+    bool formed = registry_view_cluster(v, &cluster);
+    if (!formed) {
         (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "this host has no view of the registry yet: retry, or use another host");
     }
+    return formed;
+}
+
+bool agent_has_view(struct agent *a, struct thole_status *st)
+{
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool has = agent__view_is_formed(v, st);
+    registry_view_release(v);
     return has;
 }

@@ -75,11 +75,10 @@ enum thole_code agent_find_shard(struct agent *a, struct slice name, uint32_t sl
 {
     struct registry_shard_buf buf;
     enum thole_code code = THOLE_OK;
-    if (!agent_has_view(a, st)) {
-        return THOLE_UNAVAILABLE;
-    }
     struct registry_view *v = registry_view_acquire(a->registry);
-    if (slot_plus_1 > 0) {
+    if (!agent__view_is_formed(v, st)) {
+        code = THOLE_UNAVAILABLE;
+    } else if (slot_plus_1 > 0) {
         code = find_by_slot(v, name, (slot_plus_1 - 1) % SLOT_COUNT, ret, st);
     } else {
         const thole_v1_Shard *shard = registry_shard_by_name(v, name, &buf);
