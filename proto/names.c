@@ -33,6 +33,28 @@ const char *proto_replica_role(int32_t role)
     return role > 0 && (size_t)role < sizeof names / sizeof names[0] ? names[role] : NULL;
 }
 
+const char *proto_host_state(int32_t state)
+{
+    static const char *const names[] = {
+        [thole_v1_HOST_STATE_ACTIVE] = "active",
+        [thole_v1_HOST_STATE_CORDONED] = "cordoned",
+        [thole_v1_HOST_STATE_DRAINING] = "draining",
+        [thole_v1_HOST_STATE_REMOVED] = "removed",
+    };
+    return state > 0 && (size_t)state < sizeof names / sizeof names[0] ? names[state] : NULL;
+}
+
+const char *proto_host_liveness(int32_t liveness)
+{
+    static const char *const names[] = {
+        [thole_v1_HOST_LIVENESS_LIVE] = "live",
+        [thole_v1_HOST_LIVENESS_SUSPECT] = "suspect",
+        [thole_v1_HOST_LIVENESS_DEAD] = "dead",
+    };
+    return liveness > 0 && (size_t)liveness < sizeof names / sizeof names[0] ? names[liveness]
+                                                                             : NULL;
+}
+
 const char *proto_role_verb(int32_t verb)
 {
     static const char *const names[] = {

@@ -214,6 +214,8 @@ THOLE_MUST_CHECK enum thole_code registry_refound(struct slice in, const struct 
 uint32_t registry_non_voting(const thole_v1_ShardSpec *spec);
 /* Is the shard Ready for its newest spec? */
 bool registry_shard_is_ready(const thole_v1_Shard *shard);
+/* NULL: the shard has no condition of this type. */
+const thole_v1_Condition *registry_shard_condition(const thole_v1_Shard *shard, const char *type);
 struct slice registry_str(upb_StringView s);
 upb_StringView registry_view_of(struct slice s);
 /* "shards/orders" etc. into a static-size buffer; returns ret. */

@@ -272,20 +272,26 @@ bool registry_request_is_answered(const struct registry_view *v, struct slice re
     return request_id.size > 0 && registry__tree_get(v->s.index[INDEX_REQUESTS], &key) != NULL;
 }
 
-bool registry_shard_is_ready(const thole_v1_Shard *shard)
+const thole_v1_Condition *registry_shard_condition(const thole_v1_Shard *shard, const char *type)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
     size_t count = 0;
     const thole_v1_Condition *const *have =
         status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
     for (size_t i = 0; i < count; i++) {
-        if (slice_equal(registry_str(thole_v1_Condition_type(have[i])), slice_str("Ready"))) {
-            return thole_v1_Condition_status(have[i]) && !thole_v1_Shard_deleting(shard) &&
-                   thole_v1_ShardStatus_observed_generation(status) >=
-                       thole_v1_Shard_generation(shard);
+        if (slice_equal(registry_str(thole_v1_Condition_type(have[i])), slice_str(type))) {
+            return have[i];
         }
     }
-    return false;
+    return NULL;
+}
+
+bool registry_shard_is_ready(const thole_v1_Shard *shard)
+{
+    const thole_v1_Condition *ready = registry_shard_condition(shard, "Ready");
+    return ready != NULL && thole_v1_Condition_status(ready) && !thole_v1_Shard_deleting(shard) &&
+           thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(shard)) >=
+               thole_v1_Shard_generation(shard);
 }
 
 bool registry_leader_is_held(const struct registry_view *v, const thole_v1_Shard *shard)

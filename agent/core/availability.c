@@ -329,13 +329,16 @@ static uint64_t age_ms(uint64_t since_ns)
 struct availability_check agent_availability_begin(struct agent *a, const struct registry_view *v)
 {
     uint64_t stalled = stalled_ms(a), age_ms = agent_view_age_ms(a);
+    bool leaderless = age_ms > stalled;
     return (struct availability_check){
         .agent = a,
         .view = v,
-        .view_age_ms = age_ms > stalled ? age_ms : stalled,
-        .view_reason = age_ms > stalled ? "ViewOld" : "DiskStalled",
-        .view_problem = age_ms > stalled ? "this host has known no leader of shard zero"
-                                         : "a write to the log of this host has not ended"};
+        .stalled = engine_disk(a->engine) == ENGINE_DISK_STALLED && !CANARY(stalled_host_vouches),
+        .view_age_ms = leaderless ? age_ms : stalled,
+        .view_leaderless = leaderless,
+        .view_reason = leaderless ? "ViewOld" : "DiskStalled",
+        .view_problem = leaderless ? "this host has known no leader of shard zero"
+                                   : "a write to the log of this host has not ended"};
 }
 
 struct votes {
@@ -486,6 +489,7 @@ static void report_silent_leader(const struct availability_check *check, const s
 {
     const thole_v1_Host *row = registry_host(check->view, id);
     upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
+    ret->leaderless = true;
     report_unconfirmed(ret, host_since_ns(check, id, HOST_SILENT), "LeaderSilent",
                        "its leader's host %.*s does not answer", (int)name.size, name.data);
 }
@@ -499,6 +503,7 @@ static void check_by_local_replica(const struct availability_check *check,
         return;
     }
     if (!knows_leader(s)) {
+        ret->leaderless = true;
         report_unconfirmed(ret,
                            leaderless_since_ns(check->agent->outages,
                                                &check->agent->outages->leaderless_here,
@@ -523,11 +528,13 @@ static void check_by_rows(const struct availability_check *check, const thole_v1
     uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
     const thole_v1_Replica *r = leader ? registry_replica(check->view, leader, &buf) : NULL;
     if (ret->silent * 2 >= ret->voters && ret->voters > 0) {
+        ret->leaderless = true;
         report_unconfirmed(ret, quorum_since_ns, "QuorumSilent",
                            "%" PRIu32 " of its %" PRIu32
                            " voters have failed, or are on hosts that do not answer",
                            ret->silent, ret->voters);
     } else if (r == NULL || !uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host)) {
+        ret->leaderless = true;
         report_unconfirmed(ret,
                            leaderless_since_ns(check->agent->outages,
                                                &check->agent->outages->leaderless_by_rows, id),
@@ -552,8 +559,7 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     /* A replica that never campaigns does not notice that its leader is none any more. */
     here = here && ((s.voter && !s.witness) || ret->silent * 2 < ret->voters);
     /* Nor does any replica while it cannot write. */
-    here = here && (engine_disk(check->agent->engine) != ENGINE_DISK_STALLED ||
-                    CANARY(stalled_host_vouches));
+    here = here && !check->stalled;
     if (here) {
         check_by_local_replica(check, &s, ret);
     } else {
@@ -563,10 +569,13 @@ void agent_check_shard(const struct availability_check *check, const thole_v1_Sh
     ret->spec_pending =
         generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
     if (check->view_age_ms > 0) {
+        /* Without a leader of shard zero, only a replica here can tell. */
+        ret->leaderless = check->view_leaderless && !ret->available_here;
         report_unavailable(ret, check->view_age_ms, check->view_reason,
                            "%s for %.1f s: what it shows is that old", check->view_problem,
                            (double)check->view_age_ms / 1000);
     } else if (thole_v1_Shard_deleting(row)) {
+        ret->leaderless = false;
         report_unavailable(ret, 0, "Removing", "the shard is being deleted");
     } else if (ret->spec_pending && ret->available) {
         report_unavailable(ret, 0, "NewSpec",

@@ -14,7 +14,9 @@ int32_t agent_check_host_liveness(struct agent *a, const thole_v1_Host *row);
 struct availability_check {
     struct agent *agent;
     const struct registry_view *view;
+    bool stalled;                           /* this host does not learn what changes */
     uint64_t view_age_ms;                   /* 0: the view is current, as far as this host knows */
+    bool view_leaderless;                   /* it has an age because shard zero has no leader */
     const char *view_reason, *view_problem; /* why it has an age, in a word and as text */
 };
 struct availability_check agent_availability_begin(struct agent *a, const struct registry_view *v);
@@ -23,6 +25,7 @@ struct shard_availability {
     bool available;          /* takes proposals, as far as this host can verify */
     bool available_here;     /* by a replica on this host, however old the view is */
     bool spec_pending;       /* placement has not seen the current spec yet */
+    bool leaderless;         /* no leader or quorum answers, as far as this host knows */
     const char *reason;      /* if not available: static, one word */
     uint64_t age_ms;         /* how long ago it was last confirmed available; also in the message */
     uint32_t voters, silent; /* voters by the rows; those on hosts that do not answer */

@@ -12,8 +12,9 @@
 #include "agent/core/availability.h"
 #include "base/file.h"
 #include "base/metrics.h"
+#include "proto/names.h"
 
-#define COUNTED_TYPES (AGENT_TYPES_MAX + 2) /* and "other" */
+#define COUNTED_TYPES (AGENT_TYPES_MAX + 1) /* and "other" */
 
 static void gauge(struct bytes *out, const char *name, double value, const char *help)
 {
@@ -54,21 +55,14 @@ static void render_identity(struct agent *a, struct bytes *out)
 
 static void render_hosts(struct agent *a, const struct registry_view *v, struct bytes *out)
 {
-    static const char *const liveness_names[] = {
-        [thole_v1_HOST_LIVENESS_UNSPECIFIED] = "unknown",
-        [thole_v1_HOST_LIVENESS_LIVE] = "live",
-        [thole_v1_HOST_LIVENESS_SUSPECT] = "suspect",
-        [thole_v1_HOST_LIVENESS_DEAD] = "dead",
-    };
-    static const char *const state_names[] = {
-        [thole_v1_HOST_STATE_UNSPECIFIED] = "unknown", [thole_v1_HOST_STATE_ACTIVE] = "active",
-        [thole_v1_HOST_STATE_CORDONED] = "cordoned",   [thole_v1_HOST_STATE_DRAINING] = "draining",
-        [thole_v1_HOST_STATE_REMOVED] = "removed",
-    };
-    enum {
-        LIVENESS = sizeof liveness_names / sizeof liveness_names[0],
-        STATES = sizeof state_names / sizeof state_names[0]
-    };
+    enum { LIVENESS = thole_v1_HOST_LIVENESS_DEAD + 1, STATES = thole_v1_HOST_STATE_REMOVED + 1 };
+    const char *liveness_names[LIVENESS] = {"unknown"}, *state_names[STATES] = {"unknown"};
+    for (int32_t i = 1; i < LIVENESS; i++) {
+        liveness_names[i] = proto_host_liveness(i);
+    }
+    for (int32_t i = 1; i < STATES; i++) {
+        state_names[i] = proto_host_state(i);
+    }
     uint64_t liveness[LIVENESS] = {0}, states[STATES] = {0};
     struct slice name = {0};
     const thole_v1_Host *row;
@@ -94,25 +88,8 @@ struct shard_counts {
 
 static bool has_condition(const thole_v1_Shard *row, const char *type)
 {
-    const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
-    size_t count = 0;
-    const thole_v1_Condition *const *all =
-        status != NULL ? thole_v1_ShardStatus_conditions(status, &count) : NULL;
-    for (size_t i = 0; i < count; i++) {
-        if (slice_equal(registry_str(thole_v1_Condition_type(all[i])), slice_str(type))) {
-            return thole_v1_Condition_status(all[i]);
-        }
-    }
-    return false;
-}
-
-/* Without a leader of shard zero, only a replica here can tell. */
-static bool is_leaderless(const struct shard_availability *now)
-{
-    return !now->available &&
-           ((strcmp(now->reason, "ViewOld") == 0 && !now->available_here) ||
-            strcmp(now->reason, "NoLeader") == 0 || strcmp(now->reason, "LeaderSilent") == 0 ||
-            strcmp(now->reason, "QuorumSilent") == 0);
+    const thole_v1_Condition *c = registry_shard_condition(row, type);
+    return c != NULL && thole_v1_Condition_status(c);
 }
 
 static void count_shard(const struct availability_check *check, const thole_v1_Shard *row,
@@ -128,7 +105,7 @@ static void count_shard(const struct availability_check *check, const thole_v1_S
     c->all[i]++;
     c->unready[i] += !has_condition(row, "Ready") || !now.available;
     c->degraded[i] += has_condition(row, "Degraded") || now.silent > 0;
-    c->leaderless[i] += is_leaderless(&now);
+    c->leaderless[i] += now.leaderless;
 }
 
 static void render_shards(struct agent *a, const struct registry_view *v, struct bytes *out)
@@ -179,9 +156,8 @@ static void render_operations(const struct registry_view *v, struct bytes *out)
             names, is_paused, sizeof names / sizeof names[0]);
 }
 
-static void render_view(struct agent *a, struct bytes *out)
+static void render_view(struct agent *a, const struct registry_view *v, struct bytes *out)
 {
-    struct registry_view *v = registry_view_acquire(a->registry);
     uint64_t age_ms = agent_view_age_ms(a);
     gauge(out, "thole_registry_leader_known", age_ms == 0 ? 1 : 0,
           "1: this host knows a leader of shard zero");
@@ -193,14 +169,13 @@ static void render_view(struct agent *a, struct bytes *out)
     render_hosts(a, v, out);
     render_shards(a, v, out);
     render_operations(v, out);
-    registry_view_release(v);
 }
 
 /* ---- The replicas ---------------------------------------------------------------------------- */
 
-static void render_top(struct agent *a, const struct engine_load *load, struct bytes *out)
+static void render_top(const struct registry_view *v, const struct engine_load *load,
+                       struct bytes *out)
 {
-    struct registry_view *v = registry_view_acquire(a->registry);
     struct registry_shard_buf buf;
     metrics_head(out, METRIC_COUNTER, "thole_shard_proposals_total",
                  "Proposals appended here since the replica started, of the shards that got most "
@@ -213,10 +188,9 @@ static void render_top(struct agent *a, const struct engine_load *load, struct b
                            (double)load->top[i].proposals);
         }
     }
-    registry_view_release(v);
 }
 
-static void render_replicas(struct agent *a, struct bytes *out)
+static void render_replicas(struct agent *a, const struct registry_view *v, struct bytes *out)
 {
     static const char *const roles[] = {"leader", "follower", "candidate", "failed"};
     struct engine_load load;
@@ -235,7 +209,7 @@ static void render_replicas(struct agent *a, struct bytes *out)
         metrics_sample(out, "thole_type_proposals_total", &label, 1,
                        (double)engine_type_proposals(a->engine, a->types[i]->name));
     }
-    render_top(a, &load, out);
+    render_top(v, &load, out);
 }
 
 /* ---- The machine ----------------------------------------------------------------------------- */
@@ -253,10 +227,14 @@ static void render_disk(struct agent *a, struct bytes *out)
     }
     gauge(out, "thole_disk_low_space", disk == ENGINE_DISK_LOW ? 1 : 0,
           "1: so little is free that this host refuses proposals");
-    gauge(out, "thole_clock_ahead_seconds", (double)engine_clock_ahead_ms(a->engine) / 1000,
-          "Wall clock of this host, less the median of all hosts");
     gauge(out, "thole_disk_stalled", disk == ENGINE_DISK_STALLED ? 1 : 0,
           "1: a write to the log does not end");
+}
+
+static void render_clock(struct agent *a, struct bytes *out)
+{
+    gauge(out, "thole_clock_ahead_seconds", (double)engine_clock_ahead_ms(a->engine) / 1000,
+          "Wall clock of this host, less the median of all hosts");
 }
 
 static void render_certificate(struct agent *a, struct bytes *out)
@@ -271,9 +249,12 @@ static void render_certificate(struct agent *a, struct bytes *out)
 
 void agent_metrics(struct agent *a, struct bytes *out)
 {
+    struct registry_view *v = registry_view_acquire(a->registry);
     render_identity(a, out);
-    render_view(a, out);
-    render_replicas(a, out);
+    render_view(a, v, out);
+    render_replicas(a, v, out);
     render_disk(a, out);
+    render_clock(a, out);
     render_certificate(a, out);
+    registry_view_release(v);
 }

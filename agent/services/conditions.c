@@ -68,23 +68,22 @@ uint32_t services__conditions_differ(const struct availability_check *check,
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
     uint32_t differ = 0;
     size_t count = 0;
-    bool acts = false; /* must the controllers act before the shard is ready? */
-    const thole_v1_Condition *const *all =
-        status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
-    if (count == 0 || !thole_v1_ShardStatus_formed(status)) {
-        acts = true;
-        *ret = (struct shard_availability){.reason = "NotFormed"};
-        count = 0;
-    } else {
-        agent_check_shard(check, row, ret);
+    bool acts = true; /* must the controllers act before the shard is ready? */
+    if (status != NULL) {
+        (void)thole_v1_ShardStatus_conditions(status, &count);
     }
-    for (size_t i = 0; i < count; i++) {
-        struct slice type = services__name_slice(thole_v1_Condition_type(all[i]));
-        bool is = thole_v1_Condition_status(all[i]);
-        if (slice_equal(type, slice_str("Ready"))) {
-            differ |= is && !ret->available ? CONDITIONS_NOT_READY : 0;
-            acts = is ? ret->spec_pending : true;
-        } else if (!is && ret->silent > 0 && slice_equal(type, slice_str("Degraded"))) {
+    if (count == 0 || !thole_v1_ShardStatus_formed(status)) {
+        *ret = (struct shard_availability){.reason = "NotFormed"};
+    } else {
+        const thole_v1_Condition *ready = registry_shard_condition(row, "Ready");
+        const thole_v1_Condition *degraded = registry_shard_condition(row, "Degraded");
+        bool is_ready = ready != NULL && thole_v1_Condition_status(ready);
+        agent_check_shard(check, row, ret);
+        acts = is_ready ? ret->spec_pending : ready != NULL;
+        if (is_ready && !ret->available) {
+            differ |= CONDITIONS_NOT_READY;
+        }
+        if (degraded != NULL && !thole_v1_Condition_status(degraded) && ret->silent > 0) {
             differ |= CONDITIONS_DEGRADED;
         }
     }

@@ -10,16 +10,14 @@
 
 static void trace_hosts(const struct registry_view *v)
 {
-    static const char *const states[] = {"unspecified", "active", "cordoned", "draining",
-                                         "removed"};
-    static const char *const liveness[] = {"unspecified", "live", "suspect", "dead"};
     const thole_v1_Host *h;
     for (struct slice name = {0}; (h = registry_next_host(v, name)) != NULL;) {
-        int32_t state = thole_v1_HostSpec_state(thole_v1_Host_spec(h));
-        int32_t live = thole_v1_HostStatus_liveness(thole_v1_Host_status(h));
+        const char *state = proto_host_state(thole_v1_HostSpec_state(thole_v1_Host_spec(h)));
+        const char *live =
+            proto_host_liveness(thole_v1_HostStatus_liveness(thole_v1_Host_status(h)));
         name = registry_str(thole_v1_Host_name(h));
-        world__trace("  host %.*s: %s, %s", TEXT(thole_v1_Host_name(h)), states[state % 5],
-                     liveness[live % 4]);
+        world__trace("  host %.*s: %s, %s", TEXT(thole_v1_Host_name(h)),
+                     state != NULL ? state : "unspecified", live != NULL ? live : "unspecified");
     }
 }
 

@@ -287,28 +287,10 @@ void checks__start(void)
 
 /* ---- At the end ------------------------------------------------------------------------------ */
 
-static bool condition(const thole_v1_Shard *row, const char *type, bool *ret,
-                      struct slice *ret_message)
-{
-    size_t n = 0;
-    const thole_v1_ShardStatus *st = thole_v1_Shard_status(row);
-    const thole_v1_Condition *const *all =
-        st != NULL ? thole_v1_ShardStatus_conditions(st, &n) : NULL;
-    for (size_t i = 0; i < n; i++) {
-        if (slice_equal(registry_str(thole_v1_Condition_type(all[i])), slice_str(type))) {
-            *ret = thole_v1_Condition_status(all[i]);
-            *ret_message = registry_str(thole_v1_Condition_message(all[i]));
-            return true;
-        }
-    }
-    return false;
-}
-
 bool checks__is_ready(const thole_v1_Shard *row)
 {
-    struct slice message;
-    bool ready = false;
-    return condition(row, "Ready", &ready, &message) && ready && !thole_v1_Shard_deleting(row);
+    const thole_v1_Condition *ready = registry_shard_condition(row, "Ready");
+    return ready != NULL && thole_v1_Condition_status(ready) && !thole_v1_Shard_deleting(row);
 }
 
 static bool shards_settled(const struct registry_view *v, char *ret, size_t size)
@@ -318,19 +300,19 @@ static bool shards_settled(const struct registry_view *v, char *ret, size_t size
     char name[64] = "";
     while ((row = registry_next_shard(v, slice_str(name), &buf)) != NULL) {
         struct slice text = registry_str(thole_v1_Shard_name(row));
-        struct slice message = {0};
-        bool placed = false, ready = false;
+        const thole_v1_Condition *placed = registry_shard_condition(row, "Placed");
+        const thole_v1_Condition *ready = registry_shard_condition(row, "Ready");
         snprintf(name, sizeof name, "%.*s", (int)text.size, (const char *)text.data);
         if (thole_v1_Shard_deleting(row)) {
             snprintf(ret, size, "shard %s is still being deleted", name);
             return false;
         }
-        if (!condition(row, "Placed", &placed, &message) ||
-            !condition(row, "Ready", &ready, &message)) {
+        if (placed == NULL || ready == NULL) {
             snprintf(ret, size, "nothing is known of shard %s", name);
             return false;
         }
-        if (placed && !ready) {
+        if (thole_v1_Condition_status(placed) && !thole_v1_Condition_status(ready)) {
+            struct slice message = registry_str(thole_v1_Condition_message(ready));
             snprintf(ret, size, "shard %s is placed and not ready: %.*s", name, (int)message.size,
                      (const char *)message.data);
             return false;
