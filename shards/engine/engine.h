@@ -206,12 +206,12 @@ struct engine_load {
     uint64_t leaders, followers, candidates, failed; /* replicas; one that failed has no role */
     uint64_t leaderless;                             /* replicas that know no leader */
     uint64_t unapplied; /* entries that are committed and not applied, of all replicas */
-    /* The shards that got most proposals here lately (the last minute counts most), the busiest
-     * first. */
+    /* The shards that got most proposals here lately, the busiest first: each minute counts half of
+     * the next, and a single proposal is seen for five. */
     struct engine_shard_load {
         uint64_t shard_id;
         uint64_t proposals; /* since the replica started */
-        uint64_t recent;
+        uint64_t recent;    /* only to compare them */
     } top[ENGINE_TOP_SHARDS];
     size_t top_count;
 };

@@ -4,6 +4,8 @@
 #include "shards/engine/engine_internal.h"
 
 #define MINUTE_NS (60 * NS_PER_S)
+/* What one proposal adds to `recent`: it is seen for five minutes. */
+#define RECENT_UNIT UINT32_C(16)
 
 _Atomic uint64_t *engine__type_proposals(struct engine *e, const char *type)
 {
@@ -32,7 +34,8 @@ static uint32_t recent_at(const struct replica *r, uint32_t now)
 void engine__note_proposals(struct replica *r, size_t n, uint64_t now_ns)
 {
     uint32_t minute = (uint32_t)(now_ns / MINUTE_NS), recent = recent_at(r, minute);
-    recent = n < UINT32_MAX - recent ? recent + (uint32_t)n : UINT32_MAX;
+    recent =
+        n < (UINT32_MAX - recent) / RECENT_UNIT ? recent + (uint32_t)n * RECENT_UNIT : UINT32_MAX;
     atomic_store_explicit(&r->recent, recent, memory_order_relaxed);
     atomic_store_explicit(&r->recent_minute, minute, memory_order_relaxed);
     atomic_store_explicit(&r->proposed,

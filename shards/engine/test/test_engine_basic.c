@@ -384,6 +384,23 @@ static void test_engine_leaders_of_many_groups_are_spread(void **state)
     cluster_free(c);
 }
 
+/* Whatever instant of the clock's minute it fell into. */
+static void test_engine_one_proposal_is_load_for_minutes(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 21);
+    struct engine_load load;
+    cluster_bootstrap(c, 1);
+    (void)propose_ok(c, "1");
+    cluster_run(c, 4 * 60 * 1000);
+    engine_load(c->hosts[0].engine, &load);
+    assert_int_equal(load.top_count, 1);
+    cluster_run(c, 4 * 60 * 1000);
+    engine_load(c->hosts[0].engine, &load);
+    assert_int_equal(load.top_count, 0);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -403,6 +420,7 @@ int main(void)
         cmocka_unit_test(test_engine_parked_query_keeps_its_deadline),
         cmocka_unit_test(test_engine_bad_query_fails_alone),
         cmocka_unit_test(test_engine_leaders_of_many_groups_are_spread),
+        cmocka_unit_test(test_engine_one_proposal_is_load_for_minutes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
