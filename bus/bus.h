@@ -295,8 +295,8 @@ bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes);
  * the count to 0 before the call is finished. */
 bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes);
 void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx);
-/* End the call: UNARY with a message; a stream with OK and no message (owner and data NULL).
- * Exactly one finish per call, from any thread. */
+/* End the call: UNARY with a message; a stream with OK, and a last message or none (owner and data
+ * NULL). Exactly one finish per call, from any thread. */
 void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message);
 /* End the call with an error: a status with google.rpc.Status details: ErrorInfo with `metadata`
  * (NAME, VALUE, ..., NULL; may be NULL), and RetryInfo if retry_ms > 0. */

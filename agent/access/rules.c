@@ -20,15 +20,17 @@
 
 /* On the shard that the call's metadata names. Writes need READ, too: answers may have old values
  * of keys. */
-#define ETCD_READ(service, method)                                                           \
-    {                                                                                        \
-        "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, true \
+#define ETCD_READ_OF(service, method)                                       \
+    {                                                                       \
+        service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_READ, 0, true \
     }
-#define ETCD_WRITE(service, method)                                                   \
-    {                                                                                 \
-        "etcdserverpb." #service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_WRITE, \
-            thole_v1_DATA_RIGHT_READ, true                                            \
+#define ETCD_WRITE_OF(service, method)                                                         \
+    {                                                                                          \
+        service "/" #method, ACCESS_DATA, thole_v1_DATA_RIGHT_WRITE, thole_v1_DATA_RIGHT_READ, \
+            true                                                                               \
     }
+#define ETCD_READ(service, method) ETCD_READ_OF("etcdserverpb." #service, method)
+#define ETCD_WRITE(service, method) ETCD_WRITE_OF("etcdserverpb." #service, method)
 
 static const struct access_rule rules[] = {
     /* Health is public, as load balancers ask without saying who they are. */
@@ -119,6 +121,13 @@ static const struct access_rule rules[] = {
     ETCD_READ(Maintenance, Hash),
     ETCD_READ(Maintenance, HashKV),
     ETCD_WRITE(Maintenance, Alarm),
+    ETCD_WRITE_OF("v3lockpb.Lock", Lock),
+    ETCD_WRITE_OF("v3lockpb.Lock", Unlock),
+    ETCD_WRITE_OF("v3electionpb.Election", Campaign),
+    ETCD_WRITE_OF("v3electionpb.Election", Proclaim),
+    ETCD_READ_OF("v3electionpb.Election", Leader),
+    ETCD_READ_OF("v3electionpb.Election", Observe),
+    ETCD_WRITE_OF("v3electionpb.Election", Resign),
 
     /* The store has users of its own, and judges these calls itself once it knows some. */
     ETCD_READ(Auth, Authenticate),

@@ -4,8 +4,8 @@
  *   a stream: answer queued; its reader suspends the connection whenever no message is there
  *
  * Nothing waits on a thread. libmicrohttpd does not notice that the client of a suspended
- * connection has gone, so those of streams are watched by an epoll of our own, whose thread sleeps
- * in it. Answers are turned into text on the polling thread.
+ * connection has gone, so those of streams, and of calls that wait, are watched by an epoll of our
+ * own, whose thread sleeps in it. Answers are turned into text on the polling thread.
  *
  * Who refers to an exchange: its request in libmicrohttpd, and its call. Exchanges refer to what
  * all calls share. */
@@ -48,7 +48,7 @@ struct exchange {
     struct bytes body;
     size_t counted; /* in calls->bytes */
     bool too_large, no_room;
-    bool streams;     /* counted in calls->streams */
+    bool streams;     /* may last: counted in calls->streams, and watched for its client's end */
     struct bytes out; /* of a stream: what the reader gives next, from `given` on */
     size_t given;
     bool last; /* nothing comes after `out` */
@@ -447,6 +447,11 @@ static void begin_call(struct exchange *x, struct MHD_Connection *connection,
     free(messages);
 }
 
+static bool may_last(const struct exchange *x)
+{
+    return x->route.method.answers || x->route.waits;
+}
+
 /* Before the body is read. */
 static enum thole_code check_request(struct exchange *x, struct MHD_Connection *connection,
                                      struct thole_status *st)
@@ -463,7 +468,7 @@ static enum thole_code check_request(struct exchange *x, struct MHD_Connection *
         return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_NO_RIGHT,
                           "a page of another site may not call this host");
     }
-    if (x->route.method.answers && x->calls->streams >= STREAMS_MAX) {
+    if (may_last(x) && x->calls->streams >= STREAMS_MAX) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                           "this host has too many streams over HTTP; retry after a pause");
     }
@@ -482,7 +487,7 @@ static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connecti
     bool ok = read_messages(x, max, &bytes, ends, &n, &st) == THOLE_OK;
     bytes_deinit(&x->body);
     if (ok) {
-        x->streams = x->route.method.answers;
+        x->streams = may_last(x);
         x->calls->streams += x->streams;
         metric_add(&metric_streams, x->streams);
         begin_call(x, connection, &bytes, ends, n);

@@ -91,6 +91,7 @@ bool http_route_find(const char *url, struct http_route *ret)
             snprintf(ret->path, sizeof ret->path, "%s", etcd_paths[i].path);
             ret->etcd = true;
             ret->stays_open = strcmp(rest, "/watch") == 0;
+            ret->waits = strcmp(rest, "/lock/lock") == 0 || strcmp(rest, "/election/campaign") == 0;
             return proto_method_find(ret->path, &ret->method);
         }
     }

@@ -14,6 +14,7 @@ struct http_route {
     struct proto_method method;
     bool etcd;       /* names as in the .proto, and etcd's way to write errors */
     bool stays_open; /* the end of the request's body is not the end of its messages */
+    bool waits;      /* one answer, which may take hours */
 };
 
 /* POST: /v3/kv/range, /v3beta/..., and /v1/Shards/GetShard. False: there is none. */

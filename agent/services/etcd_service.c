@@ -62,7 +62,8 @@ void services__etcd_fail(struct bus_rpc *rpc, const struct thole_status *st)
 
     if (st->reason == THOLE_REASON_NO_LEADER || st->reason == THOLE_REASON_NOT_LEADER) {
         (void)THOLE_FAIL(&shown, THOLE_UNAVAILABLE, st->reason, "etcdserver: no leader");
-    } else if (st->code == THOLE_DEADLINE_EXCEEDED || st->code == THOLE_UNKNOWN) {
+    } else if (st->code == THOLE_DEADLINE_EXCEEDED ||
+               (st->code == THOLE_UNKNOWN && st->reason == THOLE_REASON_OUTCOME_UNKNOWN)) {
         (void)THOLE_FAIL(&shown, THOLE_UNAVAILABLE, st->reason, "etcdserver: request timed out");
     } else if (st->reason == THOLE_REASON_STOPPED) {
         (void)THOLE_FAIL(&shown, THOLE_UNAVAILABLE, st->reason, "etcdserver: server stopped");

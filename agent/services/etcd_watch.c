@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/services/etcd_wait.h"
 #include "base/assert.h"
 #include "proto/decode.h"
 
@@ -73,8 +74,12 @@ bool services__etcd_stream_send(struct etcd_stream *t, const struct etcd_watcher
     bool sent = false;
 
     if (!t->stalled && (t->fragmenting == NULL || t->fragmenting == w)) {
-        struct buf *b = buf_copy(message->data, message->size);
-        sent = bus_rpc_send(t->rpc, (struct bufslice){b, slice_of(b->data, b->size)});
+        if (t->sink != NULL) {
+            sent = t->sink->response(t->sink_ctx, bytes_slice(message));
+        } else {
+            struct buf *b = buf_copy(message->data, message->size);
+            sent = bus_rpc_send(t->rpc, (struct bufslice){b, slice_of(b->data, b->size)});
+        }
         if (!sent) {
             stall(t);
         }
@@ -145,7 +150,7 @@ static void drop_watchers(struct etcd_stream *t)
     map_deinit(&watchers);
 }
 
-/* `st` NULL: the client has ended it. */
+/* `st` NULL: the client, or the call that owns it, has ended it. */
 static void finish(struct etcd_stream *t, const struct thole_status *st)
 {
     if (t->over) {
@@ -158,9 +163,11 @@ static void finish(struct etcd_stream *t, const struct thole_status *st)
     if (t->feed != NULL) {
         services__etcd_feed_part(t);
     }
-    if (st != NULL) {
+    if (t->sink != NULL && st != NULL) {
+        t->sink->failed(t->sink_ctx, st);
+    } else if (t->sink == NULL && st != NULL) {
         services__etcd_fail(t->rpc, st);
-    } else {
+    } else if (t->sink == NULL) {
         bus_rpc_reply(t->rpc, (struct bufslice){NULL, {NULL, 0}});
     }
     stream_unref(t);
@@ -405,19 +412,27 @@ static void ended(void *ctx)
     post_once(t, &t->end_posted, &t->end_msg, WATCH_END);
 }
 
+static struct etcd_stream *stream_new(struct etcd_watches *set, struct bus_rpc *rpc)
+{
+    struct etcd_stream *t = xcalloc(1, sizeof *t);
+
+    t->set = set;
+    t->rpc = rpc;
+    ref_init(&t->refs, 1); /* the worker's */
+    TAILQ_INIT(&t->requests);
+    TAILQ_INIT(&t->blocked);
+    services__etcd_shard(rpc, t->shard);
+    return t;
+}
+
 static struct etcd_stream *stream_of(struct services *s, struct bus_rpc *rpc)
 {
     struct etcd_stream *t = bus_rpc_data(rpc);
 
     if (t == NULL) {
-        t = xcalloc(1, sizeof *t);
-        t->set = s->etcd_watches;
-        t->rpc = rpc;
-        ref_init(&t->refs, 2); /* the call's and the worker's */
-        TAILQ_INIT(&t->requests);
-        TAILQ_INIT(&t->blocked);
+        t = stream_new(s->etcd_watches, rpc);
+        ref_take(&t->refs); /* the call's */
         t->needs_leader = slice_equal(bus_rpc_metadata(rpc, "hasleader"), slice_str("true"));
-        services__etcd_shard(rpc, t->shard);
         bus_rpc_set_data(rpc, t, call_freed);
         bus_rpc_on_drained(rpc, drained, t);
         bus_rpc_on_cancel(rpc, ended, t);
@@ -447,6 +462,45 @@ void services__etcd_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 void services__etcd_watch_end(void *ctx, struct bus_rpc *rpc)
 {
     ended(stream_of(ctx, rpc));
+}
+
+/* ---- Streams of other calls ------------------------------------------------------------------ */
+
+struct etcd_stream *services__etcd_stream_new(struct etcd_watches *set, struct bus_rpc *rpc,
+                                              const struct etcd_sink *sink, void *ctx)
+{
+    struct etcd_stream *t = stream_new(set, rpc);
+
+    t->sink = sink;
+    t->sink_ctx = ctx;
+    return t;
+}
+
+void services__etcd_stream_end(struct etcd_stream *t)
+{
+    finish(t, NULL);
+}
+
+enum thole_code services__etcd_stream_watch(struct etcd_stream *t,
+                                            const etcdserverpb_WatchCreateRequest *m,
+                                            const struct etcd_route *r, int64_t revision,
+                                            struct thole_status *st)
+{
+    const char *why = NULL;
+
+    if (t->feed != NULL && t->feed->shard_id != r->route.shard_id) {
+        return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                          "the shard was deleted, and another one has its name");
+    }
+    services__etcd_feed_join(t, r->route.shard_id);
+    t->feed->term = r->route.term > t->feed->term ? r->route.term : t->feed->term;
+    struct etcd_watcher *w = services__etcd_watcher_new(t, m, &why);
+    if (w == NULL) {
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, "%s", why);
+    }
+    w->next = revision + 1;
+    services__etcd_feed_place(t->feed, w, revision, r->route.index);
+    return THOLE_OK;
 }
 
 /* ---- The worker ------------------------------------------------------------------------------ */
@@ -489,6 +543,9 @@ static void handle(struct worker_msg *m)
     case WATCH_PAGE:
         services__etcd_feed_page(m);
         break;
+    case WATCH_WAIT:
+        services__etcd_wait_woken(m);
+        break;
     }
 }
 
@@ -517,6 +574,7 @@ static void look(struct etcd_watches *set)
     size_t n = 0;
 
     look_at_stalled(set);
+    services__etcd_wait_look(set);
     for (size_t it = 0; (f = map_next(&set->feeds, &it, NULL)) != NULL;) {
         all[n++] = f;
     }
@@ -545,7 +603,7 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         f->marked = false;
         services__etcd_feed_read_on(f); /* may free it */
     }
-    bool waits = set->feeds.count > 0 || !TAILQ_EMPTY(&set->stalled);
+    bool waits = set->feeds.count > 0 || !TAILQ_EMPTY(&set->stalled) || !TAILQ_EMPTY(&set->later);
     if (looks || set->look_ns == CLOCK_NEVER) {
         set->look_ns = waits ? now_ns + LOOK_NS : CLOCK_NEVER;
     }
@@ -560,6 +618,7 @@ struct etcd_watches *services__etcd_watches_new(struct services *s)
     set->look_ns = CLOCK_NEVER;
     TAILQ_INIT(&set->stalled);
     TAILQ_INIT(&set->marked);
+    TAILQ_INIT(&set->later);
     set->worker = worker_new(s->executor, "etcd-watches", 1u << 16, turn, set);
     return set;
 }

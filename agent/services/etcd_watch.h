@@ -3,6 +3,7 @@
  *   etcd_watch.c     streams: what clients ask, in order
  *   etcd_watcher.c   a watcher: the responses it gets
  *   etcd_feed.c      a shard's changes, read page by page for the watchers of this host
+ *   etcd_wait.c      calls that wait for keys: Lock, Campaign, Observe
  *   watch_ranges.c   which watchers are interested in a key
  *
  * One worker owns all of it. Callbacks of the bus, the agent and the router post to it. */
@@ -42,9 +43,11 @@ enum {
 struct etcd_feed;
 struct etcd_pull;
 struct etcd_stream;
+struct etcd_wait;
 struct etcd_watcher;
 TAILQ_HEAD(etcd_watcher_list, etcd_watcher);
 TAILQ_HEAD(etcd_stream_list, etcd_stream);
+TAILQ_HEAD(etcd_wait_list, etcd_wait);
 
 /* ---- Watchers -------------------------------------------------------------------------------- */
 
@@ -127,9 +130,20 @@ struct etcd_request {
     uint8_t bytes[];
 };
 
+/* Who gets the responses of a stream that no client opened. Called on the worker, in the middle of
+ * its work: change no stream or watcher in them. */
+struct etcd_sink {
+    /* False: no room; the responses are made again after services__etcd_stream_resume. */
+    bool (*response)(void *ctx, struct slice response);
+    /* The shard is gone, or has no leader: the stream is over. */
+    void (*failed)(void *ctx, const struct thole_status *st);
+};
+
 struct etcd_stream {
     struct etcd_watches *set;
     struct bus_rpc *rpc;
+    const struct etcd_sink *sink; /* NULL: `rpc` is a call of Watch, and gets the responses */
+    void *sink_ctx;
     struct ref refs; /* the call's, the worker's until `over`, one for each message on the way */
     struct worker_msg drained_msg, end_msg, read_msg;
     _Atomic bool drained_posted, end_posted;
@@ -172,6 +186,16 @@ void services__etcd_stream_fail(struct etcd_stream *t, const struct thole_status
 void services__etcd_stream_resume(struct etcd_stream *t);
 /* Answer a request for progress, if there is one and all watchers are SYNCED. */
 void services__etcd_stream_progress(struct etcd_stream *t);
+/* A stream of a call that is not one of Watch, and counts its memory by that call. Ended by
+ * services__etcd_stream_end, or by `failed`. Only on the worker, like the next two. */
+struct etcd_stream *services__etcd_stream_new(struct etcd_watches *set, struct bus_rpc *rpc,
+                                              const struct etcd_sink *sink, void *ctx);
+void services__etcd_stream_end(struct etcd_stream *t);
+/* Watch from behind the answer of `r`, which said that the store's revision was `revision`.
+ * NOT_FOUND: of another shard than the stream's. RESOURCE_EXHAUSTED QUEUE_FULL. */
+THOLE_MUST_CHECK enum thole_code services__etcd_stream_watch(
+    struct etcd_stream *t, const etcdserverpb_WatchCreateRequest *m, const struct etcd_route *r,
+    int64_t revision, struct thole_status *st);
 /* Begins a WatchResponse. */
 void services__etcd_response(const struct etcd_stream *t, int64_t revision, int64_t watch_id,
                              struct bytes *out);
@@ -260,6 +284,7 @@ enum etcd_watch_message {
     WATCH_WOKEN,
     WATCH_LOST,
     WATCH_PAGE,
+    WATCH_WAIT,
 };
 
 struct etcd_watches {
@@ -268,8 +293,9 @@ struct etcd_watches {
     struct map feeds; /* by shard */
     struct etcd_stream_list stalled;
     TAILQ_HEAD(, etcd_feed) marked;
-    uint64_t now_ns;  /* at the turn's begin */
-    uint64_t look_ns; /* CLOCK_NEVER: there is nothing to look at */
+    struct etcd_wait_list later; /* etcd_wait.h: calls that repeat a request at the next look */
+    uint64_t now_ns;             /* at the turn's begin */
+    uint64_t look_ns;            /* CLOCK_NEVER: there is nothing to look at */
 };
 
 struct etcd_watches *services__etcd_watches_new(struct services *s);

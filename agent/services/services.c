@@ -1,6 +1,7 @@
 /* The table of the control plane's methods, and the state that an agent's services share. */
 #include <stdlib.h>
 
+#include "agent/services/etcd_lock.h"
 #include "agent/services/etcd_service.h"
 #include "agent/services/etcd_watch.h"
 #include "agent/services/services.h"
@@ -144,6 +145,25 @@ static const struct bus_method other_methods[] = {
      .shared_bytes = WATCH_QUEUED_BYTES_MAX,
      .handle = services__etcd_watch,
      .end = services__etcd_watch_end},
+    /* Answered once, but perhaps after hours: as streams they take no slot of short calls, and end
+     * when their caller loses its rights. */
+    {.path = "/v3lockpb.Lock/Lock", .kind = BUS_RPC_SERVER_STREAM, .handle = services__etcd_lock},
+    {.path = "/v3electionpb.Election/Campaign",
+     .kind = BUS_RPC_SERVER_STREAM,
+     .handle = services__etcd_campaign},
+    {.path = "/v3electionpb.Election/Observe",
+     .kind = BUS_RPC_SERVER_STREAM,
+     .handle = services__etcd_observe},
+    {.path = "/v3lockpb.Lock/Unlock", .kind = BUS_RPC_UNARY, .handle = services__etcd_unlock},
+    {.path = "/v3electionpb.Election/Proclaim",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_proclaim},
+    {.path = "/v3electionpb.Election/Leader",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_leader},
+    {.path = "/v3electionpb.Election/Resign",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__etcd_resign},
 };
 
 #define OTHER_METHODS (sizeof other_methods / sizeof other_methods[0])

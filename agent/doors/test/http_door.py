@@ -364,15 +364,48 @@ def watch(door):
     assert created["created"] is True and int(created["header"]["revision"]) > 1, created
     door.ok("/v3/kv/put", {"key": b64("w1"), "value": b64("v")})
     door.ok("/v3/kv/deleterange", {"key": b64("w1")})
-    put, deleted = (json.loads(answer.readline())["result"]["events"] for _ in range(2))
-    assert put[0]["kv"]["key"] == b64("w1") and put[0]["kv"]["value"] == b64("v"), put
-    assert deleted[0]["type"] == "DELETE", deleted
+    events = []
+    while len(events) < 2:  # in one line, if the feed has read both at once
+        events += json.loads(answer.readline())["result"]["events"]
+    put, deleted = events
+    assert put["kv"]["key"] == b64("w1") and put["kv"]["value"] == b64("v"), put
+    assert deleted["type"] == "DELETE", deleted
     answer.close()
     c.close()
     eventually("the watch of a client that has gone ends", lambda: streams_open(door) == "0")
 
 
 BIG = 24  # values that do not fit into one answer, nor into the queue of a stream
+
+
+def locks(door):
+    """A lock in JSON: held, waited for, and given up by a client that goes away."""
+    for lease in "71", "72":
+        door.ok("/v3/lease/grant", {"TTL": 100, "ID": lease})
+    held = door.ok("/v3/lock/lock", {"name": b64("m"), "lease": "71"})["key"]
+    assert base64.b64decode(held) == b"m/47", held
+
+    def keys():
+        return int(door.ok("/v3/kv/range", {"key": b64("m/"), "range_end": b64("m0")}).get("count", 0))
+
+    c = door.connect()
+    c.request("POST", "/v3/lock/lock", json.dumps({"name": b64("m"), "lease": "72"}))
+    eventually("the second one waits", lambda: keys() == 2)
+    assert streams_open(door) == "1"
+    c.close()
+    eventually("its key is gone", lambda: keys() == 1)
+    eventually("its stream, too", lambda: streams_open(door) == "0")
+    c = door.connect()
+    c.request("POST", "/v3/election/campaign", json.dumps({"name": b64("m"), "lease": "72", "value": b64("v")}))
+    eventually("the second one waits again", lambda: keys() == 2)
+    door.ok("/v3/lock/unlock", {"key": held})
+    leader = json.loads(c.getresponse().read())["leader"]
+    assert leader["name"] == b64("m") and leader["key"] == b64("m/48") and leader["lease"] == "72", leader
+    assert door.ok("/v3/election/leader", {"name": b64("m")})["kv"]["value"] == b64("v")
+    c.close()
+    door.ok("/v3/election/resign", {"leader": leader})
+    status, answer = door.post("/v3/election/leader", {"name": b64("m")})
+    assert status == 500 and answer["error"] == "election: no leader", (status, answer)
 
 
 def range_stream(door):
@@ -561,6 +594,7 @@ def main():
             control(door)
             named_shards(door)
             watch(door)
+            locks(door)
             range_stream(door)
             bounds(door)
         finally:
