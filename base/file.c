@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -344,6 +345,24 @@ enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st
     }
     if (ftruncate(fd, 0) != 0 || dprintf(fd, "%" PRIdMAX "\n", (intmax_t)getpid()) < 0) {
         enum thole_code code = FAIL_ERRNO(st, "write", path);
+        (void)close(fd);
+        return code;
+    }
+    *ret_fd = fd;
+    return THOLE_OK;
+}
+
+enum thole_code file_lock_shared(const char *path, int *ret_fd, struct thole_status *st)
+{
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT
+                   ? THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", path)
+                   : FAIL_ERRNO(st, "open", path);
+    }
+    if (flock(fd, LOCK_SH | LOCK_NB) != 0) {
+        enum thole_code code =
+            errno == EWOULDBLOCK ? fail_locked(path, st) : FAIL_ERRNO(st, "lock", path);
         (void)close(fd);
         return code;
     }

@@ -19,6 +19,10 @@ THOLE_MUST_CHECK enum thole_code file_read(const char *path, size_t max_bytes, s
 /* Take an exclusive lock; `*ret_fd` is closed to release it. FAILED_PRECONDITION/LOCKED if another
  * process holds it; the file holds the owner's pid, which the message names. */
 THOLE_MUST_CHECK enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st);
+/* Keep others from taking the exclusive lock, without changing anything. NOT_FOUND if there is no
+ * such file; FAILED_PRECONDITION/LOCKED as above. */
+THOLE_MUST_CHECK enum thole_code file_lock_shared(const char *path, int *ret_fd,
+                                                  struct thole_status *st);
 /* Durable; OK if `path` does not exist. A symbolic link is removed, not followed. */
 THOLE_MUST_CHECK enum thole_code file_remove_tree(const char *path, struct thole_status *st);
 /* Free and total bytes of the file system that holds `path`. */

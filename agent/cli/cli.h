@@ -86,6 +86,9 @@ enum cli_option_id {
     OPT_DIR,
     OPT_DAYS,
     OPT_EXPIRES,
+    OPT_VERIFY,
+    OPT_KEYS,
+    OPT_FROM_INDEX,
     OPT_OPTIONS, /* how many */
 };
 
@@ -294,6 +297,8 @@ int cli__command_repair_zero(struct cli *c);
 int cli__command_host_undrain(struct cli *c);
 int cli__command_host_log_level(struct cli *c);
 int cli__command_debug_bundle(struct cli *c);
+int cli__command_debug_log(struct cli *c);
+int cli__command_debug_state(struct cli *c);
 int cli__command_host_decommission(struct cli *c);
 int cli__command_shard_move(struct cli *c);
 int cli__command_rebalance(struct cli *c);

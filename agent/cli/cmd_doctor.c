@@ -2,7 +2,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "agent/cli/cmd_inspect.h"
 #include "agent/cli/cmd_status.h"
+#include "agent/cli/findings.h"
 #include "bus/channel.h"
 #include "thole/v1/control.upbdefs.h"
 
@@ -13,33 +15,16 @@ struct doctor {
     struct cli *c;
     const thole_v1_StatusResponse *status; /* of the host that was called first */
     struct rows hosts, shards;
-    size_t problems, remarks;
-    struct bytes findings; /* the elements of a JSON array */
+    struct findings findings;
 };
 
-/* A sentence or two about `object`, and what to do. A remark is no problem, but worth a thought. */
 static void vfind(struct doctor *d, bool problem, const char *object, const char *advice,
                   const char *format, va_list args) __attribute__((format(printf, 5, 0)));
 static void vfind(struct doctor *d, bool problem, const char *object, const char *advice,
                   const char *format, va_list args)
 {
     char *what = cli__vtext(format, args);
-    size_t *count = problem ? &d->problems : &d->remarks;
-    if (cli__is_document(d->c)) {
-        bytes_printf(&d->findings,
-                     "%s{\"severity\":\"%s\",\"object\":", d->problems + d->remarks > 0 ? "," : "",
-                     problem ? "PROBLEM" : "REMARK");
-        cli__json_string(slice_str(object), &d->findings);
-        bytes_append_str(&d->findings, ",\"message\":");
-        cli__json_string(slice_str(what), &d->findings);
-        bytes_append_str(&d->findings, ",\"advice\":");
-        cli__json_string(slice_str(advice), &d->findings);
-        bytes_append_str(&d->findings, "}");
-    } else {
-        cli__line("%s %s: %s", problem ? "PROBLEM" : "remark ", object, what);
-        cli__line("        %s", advice);
-    }
-    ++*count;
+    findings_add(&d->findings, problem, object, advice, what);
     free(what);
 }
 
@@ -304,26 +289,19 @@ static void look_at_operations(struct doctor *d)
 
 static int finish(struct doctor *d)
 {
-    if (cli__is_document(d->c)) {
-        struct bytes out = {0};
-        cli__document_begin(&out, "Diagnosis");
-        bytes_append_str(&out, ",\"findings\":[");
-        bytes_append(&out, d->findings.data, d->findings.size);
-        bytes_append_str(&out, "]");
-        cli__document_end(d->c, &out);
-    } else if (d->problems == 0) {
-        cli__line("no problem found: %zu hosts, %zu shards", d->hosts.count, d->shards.count);
-    } else {
-        cli__note("%zu problems, %zu remarks", d->problems, d->remarks);
-    }
-    int result = cli__flush();
-    return result == CLI_OK && d->problems > 0 ? CLI_FAILED : result;
+    char sound[100];
+    snprintf(sound, sizeof sound, "no problem found: %zu hosts, %zu shards", d->hosts.count,
+             d->shards.count);
+    return findings_end(&d->findings, sound);
 }
 
 int cli__command_doctor(struct cli *c)
 {
     struct thole_status st;
-    struct doctor d = {.c = c};
+    struct doctor d = {.c = c, .findings.c = c};
+    if (c->arg_count > 0) {
+        return inspect_doctor(c, c->args[0]);
+    }
     if (status_get(c, &d.status, &st) != THOLE_OK) {
         return cli__say_status("no host can be asked", &st);
     }
@@ -339,6 +317,5 @@ int cli__command_doctor(struct cli *c)
     int result = finish(&d);
     rows_deinit(&d.hosts);
     rows_deinit(&d.shards);
-    bytes_deinit(&d.findings);
     return result;
 }

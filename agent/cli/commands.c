@@ -21,11 +21,13 @@ const struct cli_command cli_commands[] = {
      {0},
      cli__command_top},
     {"doctor",
-     "",
-     "say what is wrong with the cluster, and what to do about it",
+     "[DIR]",
+     "say what is wrong with the cluster, or a data directory, and what to do about it",
      "Looks at shard zero, hosts, disks, clocks, certificates, versions, shards and\n"
-     "operations, and calls every host at its own address. Exits 0 if nothing is wrong\n"
-     "(remarks do not count), 1 if something is.",
+     "operations, and calls every host at its own address. With DIR, the data directory of a\n"
+     "host that does not run: verifies every checksum, and looks at modes, disk space, replicas\n"
+     "and unfinished repairs; nothing in it is changed. Exits 0 if nothing is wrong (remarks do\n"
+     "not count), 1 if something is.",
      {0},
      cli__command_doctor},
     {"get",
@@ -343,6 +345,23 @@ const struct cli_command cli_commands[] = {
      "configurations of shards.",
      {0},
      cli__command_debug_bundle},
+    {"debug log",
+     "DIR",
+     "list the records of the log in the data directory of a host that does not run",
+     "Every record of the log's files in their order, also those that are replaced, and the\n"
+     "entries in them: WHERE is file+offset, SHARD and REPLICA are ids. Commands of shard zero\n"
+     "and of kv shards are decoded; passwords, tokens and configurations of machines are left\n"
+     "out. Nothing in the directory is changed.",
+     {OPT_SHARD, OPT_FROM_INDEX, OPT_LIMIT, OPT_VERIFY},
+     cli__command_debug_log},
+    {"debug state",
+     "DIR",
+     "show the replicas in the data directory of a host that does not run",
+     "Term, commit and log of each replica; where its state is (the database, or a snapshot\n"
+     "file) and up to which index, with bytes, keys and sessions. SHARD is an id; the log behind\n"
+     "APPLIED is applied at the next start. Nothing in the directory is changed.",
+     {OPT_SHARD, OPT_KEYS, OPT_LIMIT, OPT_VERIFY},
+     cli__command_debug_state},
     {"completion",
      "bash|zsh|fish [WORD...]",
      "print completion for a shell, such as: source <(thole completion bash)",

@@ -321,6 +321,34 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
     return code;
 }
 
+enum thole_code datadir_look(const char *path, struct datadir *ret, struct identity *ret_identity,
+                             struct thole_status *ret_why, struct thole_status *st)
+{
+    struct datadir d = {.path = xstrdup(path), .lock_fd = -1};
+    char *lock = datadir_file(&d, "LOCK"), *identity = datadir_file(&d, "identity"),
+         *log = datadir_file(&d, "log");
+    enum thole_code code = THOLE_OK;
+    if (access(identity, F_OK) != 0 && access(log, F_OK) != 0) {
+        code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_FORMAT,
+                          "%s is not a data directory of a host", path);
+    }
+    if (code == THOLE_OK && access(lock, F_OK) == 0) { /* a copy may come without it */
+        code = file_lock_shared(lock, &d.lock_fd, st);
+    }
+    if (code == THOLE_OK) {
+        memset(ret_identity, 0, sizeof *ret_identity);
+        *ret_why = (struct thole_status){0};
+        ret_why->code = load_identity(&d, ret_identity, ret_why);
+        *ret = d;
+    } else {
+        datadir_close(&d);
+    }
+    free(lock);
+    free(identity);
+    free(log);
+    return code;
+}
+
 void datadir_close(struct datadir *d)
 {
     if (d->path != NULL && d->lock_fd >= 0) {
@@ -388,7 +416,7 @@ static enum thole_code wait_out_promises(uint64_t promised_ms, uint64_t election
     return THOLE_OK;
 }
 
-static enum thole_code load_start_history(struct datadir *d, struct start_history *ret,
+static enum thole_code load_start_history(const struct datadir *d, struct start_history *ret,
                                           struct thole_status *st)
 {
     struct thole_status why = {0};
@@ -402,6 +430,18 @@ static enum thole_code load_start_history(struct datadir *d, struct start_histor
     }
     if (code != THOLE_OK && st != NULL) {
         *st = why;
+    }
+    return code;
+}
+
+enum thole_code datadir_look_at_starts(const struct datadir *d, uint64_t *ret_incarnation,
+                                       uint64_t *ret_admitted, struct thole_status *st)
+{
+    struct start_history l;
+    enum thole_code code = load_start_history(d, &l, st);
+    if (code == THOLE_OK) {
+        *ret_incarnation = l.incarnation;
+        *ret_admitted = l.admitted;
     }
     return code;
 }

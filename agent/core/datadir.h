@@ -69,6 +69,19 @@ struct datadir {
 THOLE_MUST_CHECK enum thole_code datadir_open(const char *path, const char *name,
                                               struct datadir *ret, struct identity *ret_identity,
                                               struct thole_status *st);
+/* Of a host that does not run, to look at it: nothing is created or changed, and no daemon can
+ * start with it until datadir_close. NOT_FOUND: no such directory, or not one of a host;
+ * FAILED_PRECONDITION LOCKED: a daemon runs with it. An unreadable identity is no failure:
+ * `*ret_why` says why, and `ret_identity` is empty. */
+THOLE_MUST_CHECK enum thole_code datadir_look(const char *path, struct datadir *ret,
+                                              struct identity *ret_identity,
+                                              struct thole_status *ret_why,
+                                              struct thole_status *st);
+/* The number of starts, and of the last one that the registry is known to have accepted. */
+THOLE_MUST_CHECK enum thole_code datadir_look_at_starts(const struct datadir *d,
+                                                        uint64_t *ret_incarnation,
+                                                        uint64_t *ret_admitted,
+                                                        struct thole_status *st);
 void datadir_close(struct datadir *d);
 /* "<path>/<name>", malloced. */
 char *datadir_file(const struct datadir *d, const char *name);

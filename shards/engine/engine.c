@@ -164,7 +164,7 @@ static void resolve(struct engine *e, const struct engine_options *o)
     e->o.compact_log_bytes = o->compact_log_bytes ? o->compact_log_bytes : 64 * MIB;
     e->o.keep_log_bytes = o->keep_log_bytes ? o->keep_log_bytes : 8 * MIB;
     e->o.cache_bytes = o->cache_bytes ? o->cache_bytes : 1 * MIB;
-    e->o.free_bytes_min = o->free_bytes_min ? o->free_bytes_min : 128 * MIB;
+    e->o.free_bytes_min = o->free_bytes_min ? o->free_bytes_min : ENGINE_FREE_BYTES_MIN;
     if (o->seed == 0) {
         struct uuid u = uuid_random();
         e->o.seed = get_be64(u.bytes);

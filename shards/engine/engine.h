@@ -85,6 +85,7 @@ struct engine_observer {
 #define ENGINE_SLEEP_NEVER UINT32_MAX
 #define ENGINE_ELECTION_TIMEOUT_MS 500
 #define ENGINE_HEARTBEAT_MS 100
+#define ENGINE_FREE_BYTES_MIN ((uint64_t)128 * MIB)
 struct engine_options {
     struct uuid host_id;
     uint64_t incarnation;
@@ -111,8 +112,9 @@ struct engine_options {
     uint64_t compact_log_bytes;
     uint64_t keep_log_bytes; /* most of a log that is kept for slow followers; 0: 8 MiB */
     uint64_t cache_bytes; /* entries in memory for followers that lack them, per group; 0: 1 MiB */
-    uint64_t free_bytes_min; /* refuse proposals below this much free disk; 0: 128 MiB. Group 0, by
-                                which a host is told what to do about it, goes on to a quarter */
+    uint64_t free_bytes_min; /* refuse proposals below this much free disk; 0:
+                                ENGINE_FREE_BYTES_MIN. Group 0, by which a host is told what to do
+                                about it, goes on to a quarter */
     /* How long a request id is remembered; equal on all hosts. 0: LIMIT_REQUEST_ID_MS. Another
      * value is for tests. */
     uint32_t request_id_ms;

@@ -245,14 +245,21 @@ static const struct log_store_ops disk_log_ops = {
     .get_host = log_get_host,
 };
 
-enum thole_code log_store_open(const struct log_store_options *o, struct log_store **ret,
-                               struct thole_status *st)
+struct disk_log *disk_log__new(void)
 {
     struct disk_log *s = xcalloc(1, sizeof *s);
 
     s->base.ops = &disk_log_ops;
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->write_lock, NULL);
+    return s;
+}
+
+enum thole_code log_store_open(const struct log_store_options *o, struct log_store **ret,
+                               struct thole_status *st)
+{
+    struct disk_log *s = disk_log__new();
+
     enum thole_code code = segments_open(&s->files, &s->lock, o->path, o->segment_bytes, st);
     if (code == THOLE_OK) {
         code = disk_log__recover(s, st);

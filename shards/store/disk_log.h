@@ -3,6 +3,7 @@
  *   disk_log.c          open, close, host records, the vtable
  *   disk_log_apply.c    the effect of one record on memory
  *   disk_log_recover.c  the scan at open
+ *   disk_log_inspect.c  the scan of a log that is only looked at
  *   disk_log_write.c    one batch of updates: check, encode, sync, apply
  *   disk_log_clean.c    moving live records out of the oldest segment
  *   disk_log_read.c     reading entries beside the writer
@@ -102,7 +103,13 @@ bool disk_log__is_live(const struct disk_log *s, const struct frame_entry *e, st
 /* Forget the replica's log, but not its identity. */
 void disk_log__drop_log(struct disk_log *s, struct log_replica *r);
 
+/* At open: what is damaged of a replica (a string literal); then each replica that is not whole,
+ * and why. `it` begins at 0. */
+void disk_log__note_damage(struct disk_log *s, uint64_t replica_id, const char *damage);
+struct log_replica *disk_log__next_damaged(struct disk_log *s, size_t *it, const char **ret);
 enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st);
+/* A log with this vtable, not open yet; after a failure it is closed like any other. */
+struct disk_log *disk_log__new(void);
 enum thole_code disk_log__write(struct log_store *base, const struct store_update *updates,
                                 size_t n, struct thole_status *st);
 /* Sync the frame that was built and apply it; a failure poisons the store. */

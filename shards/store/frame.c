@@ -70,6 +70,11 @@ uint64_t frame_sequence(const uint8_t header[FRAME_HEADER_BYTES])
     return get_le64(header + 8);
 }
 
+bool frame_is_begun(const uint8_t header[FRAME_HEADER_BYTES])
+{
+    return get_le64(header) == FRAME_MAGIC;
+}
+
 static const uint8_t *directory_of(const struct frame *f)
 {
     return f->data + f->bytes - (size_t)f->count * FRAME_ENTRY_BYTES;

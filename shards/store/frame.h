@@ -55,6 +55,7 @@ struct frame {
 /* What the header says, unverified: the size of the whole frame, and its sequence. */
 uint32_t frame_size(const uint8_t header[FRAME_HEADER_BYTES]);
 uint64_t frame_sequence(const uint8_t header[FRAME_HEADER_BYTES]);
+bool frame_is_begun(const uint8_t header[FRAME_HEADER_BYTES]); /* these bytes begin a frame */
 /* The frame at the front of `s`; false if there is none. */
 bool frame_open(struct frame *f, struct slice s, uint64_t seed);
 /* The next record: its entry, and where in the frame it begins. False at the end. */

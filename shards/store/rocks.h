@@ -21,7 +21,8 @@ THOLE_MUST_CHECK enum thole_code rocks_check_files(const char *path, struct thol
 THOLE_MUST_CHECK enum thole_code rocks_open(const char *path, rocksdb_options_t *options,
                                             const char *const *expect, rocksdb_t **ret,
                                             struct thole_status *st);
-/* The database's format: a decimal number under `key`. A new, empty database gets `version`.
+/* The database's format: a decimal number under `key`. A new, empty database gets `version` (wo
+ * NULL: it is left alone).
  * FAILED_PRECONDITION FORMAT if it is newer, or if there is data but no number. */
 THOLE_MUST_CHECK enum thole_code rocks_check_format(rocksdb_t *db, rocksdb_writeoptions_t *wo,
                                                     struct slice key, uint64_t version,

@@ -171,7 +171,7 @@ static enum thole_code count_files(struct segments *s, uint32_t files, struct th
 
 static char *segment_path(const struct segments *s, uint32_t file)
 {
-    return xasprintf("%s/%08" PRIu32 ".seg", s->path, file);
+    return xasprintf("%s/" SEGMENT_NAME_FORMAT, s->path, file);
 }
 
 static void segment_free(struct segment *g)
@@ -191,13 +191,14 @@ static enum thole_code segment_open(struct segments *s, uint32_t file, bool crea
     enum thole_code code = THOLE_OK;
 
     g->file = file;
-    g->fd = file_open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
+    int mode = s->report != NULL ? O_RDONLY | O_NONBLOCK : O_RDWR;
+    g->fd = file_open(path, mode | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
     if (g->fd < 0 || fstat(g->fd, &info) != 0) {
         code = fail_io(st, "open", g);
     } else if (!S_ISREG(info.st_mode) || info.st_size > UINT32_MAX) {
         code =
             THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is not a log segment", path);
-    } else if (info.st_nlink > 1) { /* segments are overwritten in place */
+    } else if (info.st_nlink > 1 && s->report == NULL) { /* segments are overwritten in place */
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "%s is a hard link of another file, which the log would overwrite", path);
     } else {
@@ -303,6 +304,34 @@ static int by_number(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* If the log is opened for reading alone, damage is reported instead. */
+static enum thole_code fail_or_report(const struct segments *s, uint32_t file, enum thole_code code,
+                                      const struct thole_status *why)
+{
+    if (s->report == NULL || code == THOLE_OK || why->reason == THOLE_REASON_FORMAT) {
+        return code;
+    }
+    s->report(s->report_ctx, file, why->message);
+    return THOLE_OK;
+}
+
+static enum thole_code open_named(struct segments *s, const char *name, struct thole_status *st)
+{
+    char *end;
+    struct segment *g;
+    uint64_t file = strtoul(name, &end, 10);
+
+    if (end != name + 8 || strcmp(end, ".seg") != 0) {
+        return THOLE_OK;
+    }
+    enum thole_code code = segment_open(s, (uint32_t)file, false, &g, st);
+    if (code == THOLE_OK) {
+        ring_push(&s->spare, g);
+        code = header_read(s, g, st);
+    }
+    return fail_or_report(s, (uint32_t)file, code, st);
+}
+
 static enum thole_code open_files(struct segments *s, struct thole_status *st)
 {
     DIR *d = opendir(s->path);
@@ -314,9 +343,6 @@ static enum thole_code open_files(struct segments *s, struct thole_status *st)
                           strerror(errno));
     }
     while (code == THOLE_OK) {
-        char *end;
-        struct segment *g;
-
         errno = 0;
         if ((e = readdir(d)) == NULL) {
             if (errno != 0) {
@@ -325,16 +351,7 @@ static enum thole_code open_files(struct segments *s, struct thole_status *st)
             }
             break;
         }
-        uint64_t file = strtoul(e->d_name, &end, 10);
-
-        if (end != e->d_name + 8 || strcmp(end, ".seg") != 0) {
-            continue;
-        }
-        code = segment_open(s, (uint32_t)file, false, &g, st);
-        if (code == THOLE_OK) {
-            ring_push(&s->spare, g);
-            code = header_read(s, g, st);
-        }
+        code = open_named(s, e->d_name, st);
     }
     closedir(d);
     return code;
@@ -367,7 +384,10 @@ static enum thole_code arrange(struct segments *s, struct thole_status *st)
         ring_push(&s->live, g);
     }
     free(all.items);
-    return code;
+    for (size_t i = 0; i < s->live.count && s->report != NULL; i++) {
+        s->live.items[i]->number = (uint32_t)i + 1;
+    }
+    return fail_or_report(s, 0, code, st);
 }
 
 /* The first segment of a new log. Uses only an empty file: one with an unreadable header may hold
@@ -399,7 +419,7 @@ static enum thole_code begin_log(struct segments *s, struct thole_status *st)
 static enum thole_code find_files(struct segments *s, struct thole_status *st)
 {
     enum thole_code code = read_id(s, st);
-    bool is_new = code == THOLE_NOT_FOUND;
+    bool is_new = code == THOLE_NOT_FOUND && s->report == NULL;
 
     if (code == THOLE_OK || is_new) {
         code = open_files(s, st);
@@ -412,8 +432,11 @@ static enum thole_code find_files(struct segments *s, struct thole_status *st)
                           "%s has segments, but the file ID is missing", s->path);
     }
     if (s->spare.count < s->files) {
-        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "%s has %zu segments of %" PRIu32, s->path, s->spare.count, s->files);
+    }
+    if (code != THOLE_OK || s->report != NULL) {
+        return fail_or_report(s, 0, code, st);
     }
     if (is_new) {
         s->id = uuid_random();
@@ -423,6 +446,31 @@ static enum thole_code find_files(struct segments *s, struct thole_status *st)
     if (code == THOLE_OK && (is_new || s->spare.count != s->files)) {
         code = count_files(s, (uint32_t)s->spare.count, st);
     }
+    return code;
+}
+
+static void use_id(struct segments *s)
+{
+    s->seed = hash64(s->id.bytes, sizeof s->id.bytes, SEGMENT_MAGIC);
+}
+
+enum thole_code segments_open_read_only(struct segments *s, pthread_mutex_t *lock, const char *path,
+                                        void (*report)(void *ctx, uint32_t file, const char *what),
+                                        void *ctx, struct thole_status *st)
+{
+    *s = (struct segments){
+        .lock = lock,
+        .path = xstrdup(path),
+        .lock_fd = -1,
+        .sequence = 1,
+        .report = report,
+        .report_ctx = ctx,
+    };
+    enum thole_code code = find_files(s, st);
+    if (code == THOLE_OK && s->spare.count > 0) {
+        code = arrange(s, st);
+    }
+    use_id(s);
     return code;
 }
 
@@ -452,7 +500,7 @@ enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const c
     if (code == THOLE_OK && s->live.count == 0) {
         code = begin_log(s, st);
     }
-    s->seed = hash64(s->id.bytes, sizeof s->id.bytes, SEGMENT_MAGIC);
+    use_id(s);
     return code;
 }
 

@@ -13,6 +13,7 @@
 #ifndef SHARDS_STORE_SEGMENTS_H
 #define SHARDS_STORE_SEGMENTS_H
 
+#include <inttypes.h>
 #include <pthread.h>
 
 #include <thole/status.h>
@@ -22,6 +23,7 @@
 
 #define SEGMENT_BYTES_DEFAULT (32 * 1024 * 1024)
 #define SEGMENT_HEADER_BYTES 64
+#define SEGMENT_NAME_FORMAT "%08" PRIu32 ".seg"
 
 /* Where a record is. Segment 0: nowhere. */
 struct log_place {
@@ -59,6 +61,10 @@ struct segments {
     struct segment_ring spare;
     uint32_t recorded_tail; /* in a synced header */
     uint32_t next_file;
+    /* Opened for reading alone. What is wrong is reported, and does not end the opening. `file` 0:
+     * of no single file. */
+    void (*report)(void *ctx, uint32_t file, const char *what);
+    void *report_ctx;
 };
 
 /* Open the directory (created if absent) and lock it. Does not read the segments: the caller scans
@@ -67,6 +73,12 @@ struct segments {
 THOLE_MUST_CHECK enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock,
                                                const char *path, uint32_t segment_bytes,
                                                struct thole_status *st);
+/* The same without a lock, and without changing a byte: only for segment_read and segment_load.
+ * There may be no live segment. NOT_FOUND: no log; DATA_LOSS: the file ID is unreadable. The live
+ * segments are numbered from 1, so that none seems to be missing between them. */
+THOLE_MUST_CHECK enum thole_code segments_open_read_only(
+    struct segments *s, pthread_mutex_t *lock, const char *path,
+    void (*report)(void *ctx, uint32_t file, const char *what), void *ctx, struct thole_status *st);
 void segments_close(struct segments *s);
 
 static inline struct segment *segments_oldest(const struct segments *s)

@@ -62,16 +62,23 @@ static enum thole_code open_read_only(struct state_db *db, struct thole_status *
     return error != NULL ? rocks_fail(st, "open", error) : THOLE_OK;
 }
 
+static enum thole_code check_format(struct state_db *db, rocksdb_writeoptions_t *wo,
+                                    struct thole_status *st)
+{
+    uint8_t format[STATE_PREFIX_BYTES] = {0}; /* replica id 0 names no replica */
+
+    return rocks_check_format(db->db, wo, slice_of(format, sizeof format), STATE_FORMAT_VERSION,
+                              st);
+}
+
 static enum thole_code open_read_write(struct state_db *db, struct thole_status *st)
 {
     static const char *const expect[] = {"compression=kLZ4Compression", "paranoid_checks=true",
                                          "avoid_flush_during_shutdown=false", NULL};
-    uint8_t format[STATE_PREFIX_BYTES] = {0}; /* replica id 0 names no replica */
     enum thole_code code = rocks_open(db->path, db->options, expect, &db->db, st);
 
     if (code == THOLE_OK) {
-        code = rocks_check_format(db->db, db->no_wal, slice_of(format, sizeof format),
-                                  STATE_FORMAT_VERSION, st);
+        code = check_format(db, db->no_wal, st);
     }
     return code == THOLE_OK ? state_db_flush(db, st) : code;
 }
@@ -116,6 +123,11 @@ enum thole_code state__open(const struct state_db_options *o, bool read_only, st
     }
     *ret = db;
     return THOLE_OK;
+}
+
+enum thole_code state__check_format(struct state_db *db, struct thole_status *st)
+{
+    return check_format(db, NULL, st);
 }
 
 enum thole_code state_db_open(const struct state_db_options *o, struct state_db **ret,

@@ -38,6 +38,8 @@ struct state_view {
 enum thole_code state__open(const struct state_db_options *o, bool read_only, struct state_db **ret,
                             struct thole_status *st);
 void state__close(struct state_db *db); /* NULL is fine */
+/* FAILED_PRECONDITION FORMAT. Writes nothing. */
+enum thole_code state__check_format(struct state_db *db, struct thole_status *st);
 /* RocksDB's message as a status; notes damage. */
 enum thole_code state__fail(struct state_db *db, struct thole_status *st, const char *what,
                             char *error);

@@ -20,6 +20,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "shards/store/inspect.h"
 #include "shards/store/rocks.h"
 #include "shards/store/state_internal.h"
 
@@ -87,6 +88,52 @@ enum thole_code state__prepare(const char *path, struct thole_status *st)
     free(whole);
     free(mark);
     return code;
+}
+
+bool state_inspect_is_marked(const char *path)
+{
+    char *mark = mark_path(path);
+    bool marked = exists(mark);
+
+    free(mark);
+    return marked;
+}
+
+enum thole_code state_inspect(const char *path, struct state_db **ret, struct thole_status *st)
+{
+    char *whole = whole_path(path);
+    const char *used = !exists(path) && exists(whole) ? whole : path; /* as state__prepare */
+    enum thole_code code =
+        exists(used) ? state__open(&(struct state_db_options){.path = used}, true, ret, st)
+                     : THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "no state database");
+
+    free(whole);
+    if (code == THOLE_OK && (code = state__check_format(*ret, st)) == THOLE_FAILED_PRECONDITION) {
+        state__close(*ret);
+        return code;
+    }
+    code = code == THOLE_DATA_LOSS ? THOLE_OK : code;
+    return code;
+}
+
+enum thole_code state_inspect_all(struct state_db *db, uint64_t *ret_records,
+                                  struct thole_status *st)
+{
+    rocksdb_iterator_t *it = rocksdb_create_iterator(db->db, db->read);
+    char *error = NULL;
+
+    *ret_records = 0;
+    for (rocksdb_iter_seek_to_first(it); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        ++*ret_records;
+    }
+    rocksdb_iter_get_error(it, &error);
+    rocksdb_iter_destroy(it);
+    return error != NULL ? state__fail(db, st, "state read", error) : THOLE_OK;
+}
+
+void state_inspect_close(struct state_db *db)
+{
+    state__close(db);
 }
 
 /* ---- Copying --------------------------------------------------------------------------------- */

@@ -18,7 +18,7 @@ struct snapshot_info {
     uint64_t epoch; /* two epochs may have the same (index, term) with different states */
 };
 /* Verify the whole file, and read its header. DATA_LOSS: damaged. */
-enum thole_code engine__snapshot_check(struct engine *e, const char *name,
+enum thole_code engine__snapshot_check(struct engine_files *files, const char *name,
                                        struct snapshot_info *ret, struct thole_status *st);
 /* TASK_SEED: verify the seed `t->name`, and write a snapshot file of this replica from it. Sets
  * `t->name` to that file, and index, term and config. */

@@ -143,7 +143,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
         const char *name = e->found[i].name;
         struct snapshot_info info = {0};
         struct thole_status why = {0};
-        if (t->machine == NULL && engine__snapshot_check(e, name, &info, &why) == THOLE_OK &&
+        if (t->machine == NULL && engine__snapshot_check(e->files, name, &info, &why) == THOLE_OK &&
             info.shard_id == r->shard_id && on_log(&r->boot->raft, info.index, info.index_term) &&
             info.epoch == epoch_at(t, info.index) &&
             engine__snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
@@ -282,7 +282,7 @@ static void restore(struct engine *e, struct task *t)
     if (t->r->kind->witness) {
         return;
     }
-    enum thole_code code = engine__snapshot_check(e, m->name, &info, &t->st);
+    enum thole_code code = engine__snapshot_check(e->files, m->name, &info, &t->st);
     if (code == THOLE_OK) {
         code = raft_config_decode(bytes_slice(&m->config), &announced, &t->st);
     }
@@ -359,7 +359,7 @@ static void open_export(struct engine *e, struct task *t)
 {
     struct engine_export *x = t->control->export;
     struct snapshot_info info;
-    if (t->everything && engine__snapshot_check(e, t->name, &info, &t->st) != THOLE_OK) {
+    if (t->everything && engine__snapshot_check(e->files, t->name, &info, &t->st) != THOLE_OK) {
         return;
     }
     *x = (struct engine_export){.ops = e->files->ops,
@@ -414,7 +414,7 @@ static void run(struct engine *e, struct task *t, bool *flushed)
         remove_files(e, t);
         break;
     case TASK_CHECK:
-        t->st.code = engine__snapshot_check(e, t->name, &(struct snapshot_info){0}, &t->st);
+        t->st.code = engine__snapshot_check(e->files, t->name, &(struct snapshot_info){0}, &t->st);
         break;
     case TASK_EXPORT:
         open_export(e, t);

@@ -201,7 +201,7 @@ static enum thole_code check_stream(struct file_source *s, const char *name, uin
     return THOLE_OK;
 }
 
-enum thole_code engine__snapshot_check(struct engine *e, const char *name,
+enum thole_code engine__snapshot_check(struct engine_files *files, const char *name,
                                        struct snapshot_info *ret, struct thole_status *st)
 {
     struct file_source s;
@@ -209,7 +209,7 @@ enum thole_code engine__snapshot_check(struct engine *e, const char *name,
     struct bytes piece = {0};
     struct raft_config config = {0};
     uint64_t checksum;
-    enum thole_code code = open_source(e->files, name, &s, &checksum, st);
+    enum thole_code code = open_source(files, name, &s, &checksum, st);
     if (code != THOLE_OK) {
         return code;
     }

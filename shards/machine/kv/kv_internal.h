@@ -23,7 +23,8 @@
  *   kv_layout.c    keys and records in the state database
  *   kv_wire.c      protobuf by hand, where bytes are on the data path
  *   kv_text.c      commands and queries as text
- *   kv_snapshot.c  save and restore */
+ *   kv_snapshot.c  save and restore
+ *   kv_inspect.c   data of a machine that is not open */
 #ifndef SHARDS_MACHINE_KV_INTERNAL_H
 #define SHARDS_MACHINE_KV_INTERNAL_H
 
