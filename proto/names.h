@@ -8,8 +8,8 @@
 const char *proto_operation_kind(int32_t kind);
 /* Of a thole.v1.ReplicaRole: "voter"; NULL if it is none that this program knows. */
 const char *proto_replica_role(int32_t role);
-/* Of a thole.v1.HostState, HostLiveness: "draining", "suspect"; NULL if it is none that this program
- * knows. */
+/* Of a thole.v1.HostState, HostLiveness: "draining", "suspect"; NULL if it is none that this
+ * program knows. */
 const char *proto_host_state(int32_t state);
 const char *proto_host_liveness(int32_t liveness);
 /* Of a thole.v1.RoleVerb, RoleKind, DataRight: "READ", "SHARDS", "WRITE"; NULL if it is none that
