@@ -1,6 +1,7 @@
 /* Opening a data directory to look at it: its identity, its log, its replicas. See inspect.h. */
 #include "agent/inspect/inspect.h"
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -161,6 +162,24 @@ static void find_marked(struct inspect *i)
 
 /* ---- Open ------------------------------------------------------------------------------------ */
 
+/* A log without the file ID: a host that has just been made, or damage. */
+static void tell_missing_id(struct inspect *i, const char *log)
+{
+    size_t segments = 0;
+    DIR *dir = opendir(log);
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
+        const char *dot = strrchr(e->d_name, '.');
+        segments += dot != NULL && strcmp(dot, ".seg") == 0;
+    }
+    if (dir != NULL) {
+        (void)closedir(dir);
+    }
+    if (segments > 0) {
+        (void)THOLE_FAIL(&i->log_why, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                         "it has %zu segment(s), but the file ID is missing", segments);
+    }
+}
+
 enum thole_code inspect_open(const char *path, struct inspect **ret, struct thole_status *st)
 {
     struct inspect *i = xcalloc(1, sizeof *i);
@@ -174,6 +193,8 @@ enum thole_code inspect_open(const char *path, struct inspect **ret, struct thol
     if (log_inspect(log, &v, &i->log, &i->log_why) == THOLE_OK) {
         read_replicas(i);
         find_marked(i);
+    } else if (i->log_why.code == THOLE_NOT_FOUND) {
+        tell_missing_id(i, log);
     }
     free(log);
     *ret = i;

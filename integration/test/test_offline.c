@@ -163,6 +163,15 @@ static void test_damage_is_located_and_explained(void **state)
     assert_int_equal(OFFLINE(c, "doctor %s", copy), 1);
     has("PROBLEM identity: ");
     has("PROBLEM the directory: other users have access");
+    shell("rm -r %s && cp -a %s %s && cd %s && rm log/ID && touch state/DAMAGED && echo x "
+          ">force-zero && mkdir -m 700 state.damaged-1",
+          copy, dir, copy, copy);
+    assert_int_equal(OFFLINE(c, "doctor %s", copy), 1);
+    has("PROBLEM log: it cannot be read: ");
+    has("the host has found it damaged, and not salvaged it yet");
+    has("PROBLEM force-zero: ");
+    has("remark  force-zero: ");
+    has("remark  state.damaged-1: ");
     assert_int_equal(OFFLINE(c, "doctor %s/log", copy), 3); /* not a data directory */
 }
 

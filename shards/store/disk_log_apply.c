@@ -198,13 +198,17 @@ const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, str
 {
     struct store_key key = frame_key(e);
     struct slice k = store_key_slice(&key);
+    bool is_deletion = (e->flags & FRAME_DELETE) != 0;
 
+    if (is_deletion ? e->kind != STORE_KIND_IDENTITY : e->bytes == 0) {
+        return "directory entry";
+    }
     if (e->kind == STORE_KIND_HOST) {
         return apply_host(s, record, at);
     }
     struct log_replica *r = disk_log__replica(s, e->replica_id);
     if (e->kind == STORE_KIND_IDENTITY) {
-        if ((e->flags & FRAME_DELETE) == 0) {
+        if (!is_deletion) {
             return apply_identity(s, r, k, record, at);
         }
         segments_drop(&s->files, &r->identity);

@@ -34,7 +34,7 @@ struct log_visitor {
     void (*damage)(void *ctx, const struct log_damage *d);
 };
 
-/* Like log_store_open, but the store that it returns refuses every write. NOT_FOUND: no log;
+/* Like log_store_open, but the store that it returns refuses every write. NOT_FOUND: no file ID;
  * DATA_LOSS: the file ID is unreadable; FAILED_PRECONDITION FORMAT; UNAVAILABLE DISK. */
 THOLE_MUST_CHECK enum thole_code log_inspect(const char *path, const struct log_visitor *v,
                                              struct log_store **ret, struct thole_status *st);

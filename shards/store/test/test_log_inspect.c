@@ -264,6 +264,41 @@ static void test_missing_files_are_told(void **state)
     dir_free(dir);
 }
 
+/* With right checksums, but no host writes it: a record of no bytes, a deletion of something else
+ * than an identity. */
+static void test_impossible_directory_entries_are_damage_of_their_replicas(void **state)
+{
+    (void)state;
+    char *dir = dir_new();
+    struct told t;
+    struct thole_status st;
+
+    fill(dir);
+    struct log_store *s = log_open(dir);
+    struct disk_log *log = (struct disk_log *)s;
+    frame_begin(&log->frame);
+    (void)frame_record(&log->frame);
+    frame_record_end(&log->frame,
+                     (struct frame_entry){.replica_id = 2, .kind = STORE_KIND_DAMAGED});
+    (void)frame_record(&log->frame);
+    frame_record_end(
+        &log->frame,
+        (struct frame_entry){.replica_id = 1, .kind = STORE_KIND_START, .flags = FRAME_DELETE});
+    struct slice frame = frame_end(&log->frame, log->files.sequence, log->files.seed);
+    assert_int_equal(segments_append(&log->files, frame, &st), THOLE_OK);
+    log_append(s, 1, 8, 1, 2); /* so that it is not torn */
+    log_shut(s);
+    look_ok(dir, &t);
+    assert_int_equal(t.damage_count, 4);
+    assert_int_equal(t.damage[0].kind, LOG_DAMAGE_RECORD);
+    assert_string_equal(t.what[0], "directory entry");
+    assert_int_equal(t.damage[0].replica_id + t.damage[1].replica_id, 3);
+    s = log_open(dir);
+    assert_true(log_find(s, 2)->hard.term == UINT64_MAX);
+    log_shut(s);
+    dir_free(dir);
+}
+
 /* Any bytes: an error or a report, and no change. */
 static void test_random_damage_is_survived(void **state)
 {
@@ -308,6 +343,7 @@ int main(void)
         cmocka_unit_test(test_behind_a_damaged_frame_the_next_one_is_found),
         cmocka_unit_test(test_a_torn_last_write_is_no_damage),
         cmocka_unit_test(test_missing_files_are_told),
+        cmocka_unit_test(test_impossible_directory_entries_are_damage_of_their_replicas),
         cmocka_unit_test(test_random_damage_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
