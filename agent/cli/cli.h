@@ -67,8 +67,20 @@ enum cli_option_id {
     OPT_SINCE,
     OPT_LIMIT,
     OPT_PREFIX,
+    OPT_FROM_KEY,
     OPT_PREV_KV,
     OPT_REV,
+    OPT_KEYS_ONLY,
+    OPT_COUNT_ONLY,
+    OPT_SORT_BY,
+    OPT_ORDER,
+    OPT_ESCAPED,
+    OPT_HEX,
+    OPT_LEASE,
+    OPT_IGNORE_VALUE,
+    OPT_IGNORE_LEASE,
+    OPT_ONCE,
+    OPT_PHYSICAL,
     OPT_NON_VOTING,
     OPT_ALLOW_MISSING,
     OPT_COUNT,
@@ -98,7 +110,7 @@ struct cli;
 struct thole_tls;
 #define CLI_COMMAND_OPTIONS_MAX 16
 struct cli_command {
-    const char *name;      /* one or two words */
+    const char *name;      /* one to three words */
     const char *arguments; /* "SHARD KEY [VALUE]"; "..." after the last takes any number */
     const char *summary;
     const char *text; /* a longer help text; NULL: none */
@@ -175,7 +187,11 @@ extern const char cli__about[], cli__settings[], cli__exit_codes[];
 void cli__print_manual(FILE *out);
 void cli__help_all(FILE *out);
 void cli__help_command(FILE *out, const struct cli_command *command);
-const struct cli_command *cli__command_find(const char *first, const char *second);
+/* The command whose name is the first of the words. */
+const struct cli_command *cli__command_find(const char *const *words, size_t count);
+size_t cli__name_words(const char *name); /* how many words the name of a command has */
+/* Are these the first words of the name? `*ret` is the rest of it. */
+bool cli__name_begins(const char *name, const char *const *words, size_t count, const char **ret);
 int cli__command_help(struct cli *c);
 int cli__command_completion(struct cli *c);
 /* NULL: not a shell that there is a script for. */
@@ -283,8 +299,16 @@ int cli__command_session_close(struct cli *c);
 int cli__command_kv_put(struct cli *c);
 int cli__command_kv_get(struct cli *c);
 int cli__command_kv_delete(struct cli *c);
-int cli__command_kv_range(struct cli *c);
+int cli__command_kv_txn(struct cli *c);
 int cli__command_kv_watch(struct cli *c);
+int cli__command_kv_history(struct cli *c);
+int cli__command_kv_compact(struct cli *c);
+int cli__command_kv_status(struct cli *c);
+int cli__command_kv_lease_grant(struct cli *c);
+int cli__command_kv_lease_revoke(struct cli *c);
+int cli__command_kv_lease_timetolive(struct cli *c);
+int cli__command_kv_lease_list(struct cli *c);
+int cli__command_kv_lease_keep_alive(struct cli *c);
 int cli__command_kv_cas(struct cli *c);
 int cli__command_shard_transfer(struct cli *c);
 int cli__command_replica_create(struct cli *c);

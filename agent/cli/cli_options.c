@@ -175,13 +175,48 @@ const struct option_def cli_options[OPT_OPTIONS] = {
                    .help = "only events after this revision"},
     [OPT_LIMIT] = {.name = "limit", .kind = OPTION_NUMBER, .value = "N", .help = "print at most N"},
     [OPT_PREFIX] = {.name = "prefix", .kind = OPTION_FLAG, .help = "all keys that begin with KEY"},
+    [OPT_FROM_KEY] = {.name = "from-key", .kind = OPTION_FLAG, .help = "KEY and all keys after it"},
     [OPT_PREV_KV] = {.name = "prev-kv",
                      .kind = OPTION_FLAG,
                      .help = "with what each key was before the change"},
     [OPT_REV] = {.name = "rev",
                  .kind = OPTION_NUMBER,
                  .value = "REVISION",
-                 .help = "begin with the changes of this revision; without it: from now on"},
+                 .help = "get: keys as they were at this revision; watch: begin with its "
+                         "changes (without it: from now on)"},
+    [OPT_KEYS_ONLY] = {.name = "keys-only", .kind = OPTION_FLAG, .help = "keys without values"},
+    [OPT_COUNT_ONLY] = {.name = "count-only",
+                        .kind = OPTION_FLAG,
+                        .help = "print only how many keys there are"},
+    [OPT_SORT_BY] = {.name = "sort-by",
+                     .kind = OPTION_CHOICE,
+                     .value = "key|version|create|modify|value",
+                     .help = "sort by this; the whole answer has then at most 2 MiB"},
+    [OPT_ORDER] = {.name = "order",
+                   .kind = OPTION_CHOICE,
+                   .value = "ascend|descend",
+                   .help = "sort so; the whole answer has then at most 2 MiB"},
+    [OPT_ESCAPED] = {.name = "escaped",
+                     .kind = OPTION_FLAG,
+                     .help = "arguments with keys and values have escapes: \\xNN, \\n, \\t, "
+                             "\\\\"},
+    [OPT_HEX] = {.name = "hex",
+                 .kind = OPTION_FLAG,
+                 .help = "print every byte of keys and values as \\xNN"},
+    [OPT_LEASE] = {.name = "lease",
+                   .kind = OPTION_TEXT,
+                   .value = "LEASE",
+                   .help = "attach the key to this lease, see `thole kv lease grant`"},
+    [OPT_IGNORE_VALUE] = {.name = "ignore-value",
+                          .kind = OPTION_FLAG,
+                          .help = "keep the value of the key, which must exist"},
+    [OPT_IGNORE_LEASE] = {.name = "ignore-lease",
+                          .kind = OPTION_FLAG,
+                          .help = "keep the lease of the key, which must exist"},
+    [OPT_ONCE] = {.name = "once", .kind = OPTION_FLAG, .help = "renew it once"},
+    [OPT_PHYSICAL] = {.name = "physical",
+                      .kind = OPTION_FLAG,
+                      .help = "wait until what was dropped is gone"},
     [OPT_NON_VOTING] = {.name = "non-voting",
                         .kind = OPTION_FLAG,
                         .help = "create a replica that does not vote"},
@@ -256,7 +291,9 @@ const struct option_def cli_options[OPT_OPTIONS] = {
     [OPT_VERIFY] = {.name = "verify",
                     .kind = OPTION_FLAG,
                     .help = "verify every checksum of the directory, and say what is damaged"},
-    [OPT_KEYS] = {.name = "keys", .kind = OPTION_FLAG, .help = "list the keys of kv shards"},
+    [OPT_KEYS] = {.name = "keys",
+                  .kind = OPTION_FLAG,
+                  .help = "also list the keys: of kv shards, or of the lease"},
     [OPT_FROM_INDEX] = {.name = "from-index",
                         .kind = OPTION_NUMBER,
                         .value = "N",
@@ -337,12 +374,12 @@ int cli__parse(struct cli *c, int argc, const char *const *argv)
         return CLI_OK;
     }
     const char *second = c->arg_count > 1 ? c->args[1] : NULL;
-    c->command = cli__command_find(c->args[0], second);
+    c->command = cli__command_find(c->args, c->arg_count);
     if (c->command == NULL) {
         return cli__say_usage(c, "there is no command \"%s%s%s\"", c->args[0],
                               second != NULL ? " " : "", second != NULL ? second : "");
     }
-    size_t words = strchr(c->command->name, ' ') != NULL ? 2 : 1;
+    size_t words = cli__name_words(c->command->name);
     c->args += words;
     c->arg_count -= words;
     return check_command(c);

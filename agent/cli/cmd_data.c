@@ -22,7 +22,7 @@
 #define FILE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES)
 #define PIECE_MS 60000 /* of a streamed answer */
 
-static bool read_data_file(const char *path, struct bytes *to)
+bool cli_data_read_file(const char *path, struct bytes *to)
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
     if (f == NULL) {
@@ -63,7 +63,7 @@ static bool read_payload(struct cli *c, struct payload *ret)
                        "give the payload once: as arguments, --text, --data-file or --data-base64");
         return false;
     }
-    if (file != NULL && !read_data_file(file, &joined)) {
+    if (file != NULL && !cli_data_read_file(file, &joined)) {
         bytes_deinit(&joined);
         return false;
     }

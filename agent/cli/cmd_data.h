@@ -16,6 +16,8 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
                                  const thole_v1_ProposeResponse **ret, struct thole_status *st);
 enum thole_code cli_data_query(struct cli *c, const char *shard, const struct payload *p,
                                const thole_v1_QueryResponse **ret, struct thole_status *st);
+/* All of a file, or of stdin if `path` is "-"; a failure was reported. */
+bool cli_data_read_file(const char *path, struct bytes *to);
 void cli_data_print(upb_StringView bytes, bool base64, bool newline);
 /* "the WHAT shards/NAME failed", the reason, and what to do; returns the exit code. The command's
  * first argument is the shard. */

@@ -1,155 +1,149 @@
-/* `thole kv`: the built-in key-value machine, in its protobuf form (proto/thole/kv/v1/kv.proto), so
- * that keys and values may be any bytes. */
-#include "agent/cli/cmd_kv.h"
-
+/* `thole kv`: changes of keys of the built-in key-value machine. */
 #include <inttypes.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-#include "agent/cli/cmd_data.h"
-#include "agent/cli/rows.h"
-#include "base/text.h"
-#include "etcd/kv.upb.h"
+#include "agent/cli/cmd_kv.h"
+#include "base/clock.h"
 #include "etcd/kv.upbdefs.h"
-#include "etcd/rpc.upb.h"
 #include "etcd/rpc.upbdefs.h"
 #include "proto/decode.h"
-#include "thole/kv/v1/kv.upb.h"
+#include "thole/kv/v1/kv.upbdefs.h"
 
-#define RANGE_PAGE 1000
+/* ---- put ------------------------------------------------------------------------------------- */
 
-/* A machine of another type would misread the bytes. Checks the called host's rows; if they lack
- * the shard, the call itself reports it. In a pool the key of the item is that of the request. */
-int kv_check_type(struct cli *c, bool *ret_pool)
+/* CLI_OK, or the exit code of a failure that was reported. */
+static int read_put(struct cli *c, etcdserverpb_PutRequest *put)
 {
-    const char *name = cli__strip(c->args[0], "shard");
-    const thole_v1_ShardSpec *spec = rows_spec_of(c, name, ret_pool);
-    if (spec == NULL) {
-        return CLI_OK;
+    const char *lease = cli_text(c, OPT_LEASE);
+    upb_StringView key = KV_NONE, value = KV_NONE;
+    int64_t id = 0;
+    int code = kv_key_argument(c, 1, &key);
+
+    if (code == CLI_OK && lease != NULL && !kv_lease_id(lease, &id)) {
+        return cli__say_usage(c, "--lease: an id as `thole kv lease grant` prints it");
     }
-    upb_StringView type = thole_v1_ShardSpec_type(spec);
-    return upb_StringView_IsEqual(type, cli__sv("kv"))
-               ? CLI_OK
-               : cli__say_failed("%s/%s is of type %.*s, not kv; use `thole propose` and `thole "
-                                 "query`",
-                                 *ret_pool ? "pools" : "shards", name, CLI_SV(type));
-}
-
-int kv_refuse_pool(struct cli *c)
-{
-    return cli__say_failed("%s is a pool: name one of its shards, \"%s-0\" and so on", c->args[0],
-                           cli__strip(c->args[0], "shard"));
-}
-
-/* The byte 0x00, which marks the protobuf form, then the message. */
-static struct payload encoded(struct cli *c, bool pool, const char *bytes, size_t size)
-{
-    char *copy = upb_Arena_Malloc(c->arena, size + 1);
-    copy[0] = '\0';
-    if (size > 0) {
-        memcpy(copy + 1, bytes, size);
+    if (code == CLI_OK && cli_flag(c, OPT_IGNORE_VALUE) && c->arg_count > 2) {
+        return cli__say_usage(c, "--ignore-value keeps the value: give none");
     }
-    return (struct payload){
-        .key = pool && c->arg_count > 1 ? cli__sv(c->args[1]) : (upb_StringView){NULL, 0},
-        .bytes = {copy, size + 1},
-    };
-}
-
-struct payload kv_payload(struct cli *c, const char *bytes, size_t size)
-{
-    return encoded(c, false, bytes, size);
-}
-
-/* `*ret` is the machine's answer: etcd's response message for the request. */
-static int propose(struct cli *c, const thole_kv_v1_Command *command, struct slice *ret)
-{
-    struct thole_status st;
-    const thole_v1_ProposeResponse *reply = NULL;
-    size_t size = 0;
-    bool pool = false;
-    int type = kv_check_type(c, &pool);
-    if (type != CLI_OK) {
-        return type;
+    if (code == CLI_OK && cli_flag(c, OPT_IGNORE_LEASE) && lease != NULL) {
+        return cli__say_usage(c, "--ignore-lease keeps the lease: give none");
     }
-    char *bytes = thole_kv_v1_Command_serialize(command, c->arena, &size);
-    const struct payload p = encoded(c, pool, bytes, size);
-    if (cli_data_propose(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli_data_failed("proposal to", c, &st);
+    if (code == CLI_OK && !cli_flag(c, OPT_IGNORE_VALUE)) {
+        code = kv_value_argument(c, 2, &value);
     }
-    upb_StringView data = thole_v1_ProposeResponse_data(reply);
-    if (thole_v1_ProposeResponse_code(reply) != 0) {
-        return cli__say_failed("not changed: %.*s", CLI_SV(data));
-    }
-    *ret = slice_of(data.data, data.size);
-    return CLI_OK;
-}
-
-static int undecodable(void)
-{
-    return cli__say_failed("the answer does not decode; is it a shard of type kv?");
+    etcdserverpb_PutRequest_set_key(put, key);
+    etcdserverpb_PutRequest_set_value(put, value);
+    etcdserverpb_PutRequest_set_lease(put, id);
+    etcdserverpb_PutRequest_set_prev_kv(put, cli_flag(c, OPT_PREV_KV));
+    etcdserverpb_PutRequest_set_ignore_value(put, cli_flag(c, OPT_IGNORE_VALUE));
+    etcdserverpb_PutRequest_set_ignore_lease(put, cli_flag(c, OPT_IGNORE_LEASE));
+    return code;
 }
 
 int cli__command_kv_put(struct cli *c)
 {
     struct slice data = {0};
+    struct kv_target t;
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
     etcdserverpb_PutRequest *put = thole_kv_v1_Command_mutable_put(command, c->arena);
-    etcdserverpb_PutRequest_set_key(put, cli__sv(c->args[1]));
-    etcdserverpb_PutRequest_set_value(put, cli__sv(c->args[2]));
-    int code = propose(c, command, &data);
+    int code = read_put(c, put);
+    if (code == CLI_OK) {
+        code = kv_find_target(c, etcdserverpb_PutRequest_key(put), &t);
+    }
+    if (code == CLI_OK) {
+        code = kv_propose(c, &t, command, &data);
+    }
     if (code != CLI_OK) {
         return code;
     }
     const etcdserverpb_PutResponse *answer = PROTO_DECODE(etcdserverpb_PutResponse, data, c->arena);
     if (answer == NULL) {
-        return undecodable();
+        return kv_undecodable();
     }
-    (void)cli_data_shown(c, answer, etcdserverpb_PutResponse_getmsgdef(c->pool));
+    if (!cli_data_shown(c, answer, etcdserverpb_PutResponse_getmsgdef(c->pool)) &&
+        etcdserverpb_PutResponse_has_prev_kv(answer)) {
+        kv_show_item(c, etcdserverpb_PutResponse_prev_kv(answer));
+    }
     return cli__flush();
 }
 
-int cli__command_kv_delete(struct cli *c)
+/* ---- del ------------------------------------------------------------------------------------- */
+
+static int show_deleted(struct cli *c, const etcdserverpb_DeleteRangeResponse *answer, bool one)
 {
-    struct slice data = {0};
-    thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
-    etcdserverpb_DeleteRangeRequest *del =
-        thole_kv_v1_Command_mutable_delete_range(command, c->arena);
-    etcdserverpb_DeleteRangeRequest_set_key(del, cli__sv(c->args[1]));
-    int code = propose(c, command, &data);
-    if (code != CLI_OK) {
-        return code;
+    size_t n = 0;
+    const mvccpb_KeyValue *const *old = etcdserverpb_DeleteRangeResponse_prev_kvs(answer, &n);
+    int64_t deleted = etcdserverpb_DeleteRangeResponse_deleted(answer);
+
+    if (!cli_data_shown(c, answer, etcdserverpb_DeleteRangeResponse_getmsgdef(c->pool))) {
+        for (size_t i = 0; i < n; i++) {
+            kv_show_item(c, old[i]);
+        }
+        if (!one) {
+            cli__note("deleted %" PRIi64 " keys", deleted);
+        }
     }
-    const etcdserverpb_DeleteRangeResponse *answer =
-        PROTO_DECODE(etcdserverpb_DeleteRangeResponse, data, c->arena);
-    if (answer == NULL) {
-        return undecodable();
-    }
-    (void)cli_data_shown(c, answer, etcdserverpb_DeleteRangeResponse_getmsgdef(c->pool));
-    if (etcdserverpb_DeleteRangeResponse_deleted(answer) == 0) {
+    if (one && deleted == 0) {
         (void)cli__say_failed("there is no such key: %s", c->args[1]);
         return CLI_NOT_FOUND;
     }
     return cli__flush();
 }
 
-/* If the key's value is the expected one: put; otherwise read the key. */
-static thole_kv_v1_Command *cas_command(struct cli *c)
+int cli__command_kv_delete(struct cli *c)
 {
-    upb_StringView key = cli__sv(c->args[1]);
+    struct slice data = {0};
+    struct kv_target t;
+    upb_StringView key = KV_NONE, end = KV_NONE;
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
-    etcdserverpb_TxnRequest *txn = thole_kv_v1_Command_mutable_txn(command, c->arena);
+    etcdserverpb_DeleteRangeRequest *del =
+        thole_kv_v1_Command_mutable_delete_range(command, c->arena);
+    int code = kv_range_arguments(c, false, &key, &end);
+
+    etcdserverpb_DeleteRangeRequest_set_key(del, key);
+    etcdserverpb_DeleteRangeRequest_set_range_end(del, end);
+    etcdserverpb_DeleteRangeRequest_set_prev_kv(del, cli_flag(c, OPT_PREV_KV));
+    if (code == CLI_OK) {
+        code = kv_find_target(c, end.size == 0 ? key : KV_NONE, &t);
+    }
+    if (code == CLI_OK) {
+        code = kv_propose(c, &t, command, &data);
+    }
+    if (code != CLI_OK) {
+        return code;
+    }
+    const etcdserverpb_DeleteRangeResponse *answer =
+        PROTO_DECODE(etcdserverpb_DeleteRangeResponse, data, c->arena);
+    return answer != NULL ? show_deleted(c, answer, end.size == 0) : kv_undecodable();
+}
+
+/* ---- cas ------------------------------------------------------------------------------------- */
+
+/* If the key's value is the expected one: put; otherwise read the key. */
+static int read_cas(struct cli *c, etcdserverpb_TxnRequest *txn, upb_StringView *ret_key)
+{
+    upb_StringView expected = KV_NONE, value = KV_NONE;
+    int code = kv_key_argument(c, 1, ret_key);
+    if (code == CLI_OK) {
+        code = kv_value_argument(c, 2, &expected);
+    }
+    if (code == CLI_OK) {
+        code = kv_value_argument(c, 3, &value);
+    }
     etcdserverpb_Compare *compare = etcdserverpb_TxnRequest_add_compare(txn, c->arena);
-    etcdserverpb_Compare_set_key(compare, key);
+    etcdserverpb_Compare_set_key(compare, *ret_key);
     etcdserverpb_Compare_set_target(compare, etcdserverpb_Compare_VALUE);
-    etcdserverpb_Compare_set_value(compare, cli__sv(c->args[2]));
+    etcdserverpb_Compare_set_value(compare, expected);
     etcdserverpb_PutRequest *put = etcdserverpb_RequestOp_mutable_request_put(
         etcdserverpb_TxnRequest_add_success(txn, c->arena), c->arena);
-    etcdserverpb_PutRequest_set_key(put, key);
-    etcdserverpb_PutRequest_set_value(put, cli__sv(c->args[3]));
+    etcdserverpb_PutRequest_set_key(put, *ret_key);
+    etcdserverpb_PutRequest_set_value(put, value);
     etcdserverpb_RangeRequest *range = etcdserverpb_RequestOp_mutable_request_range(
         etcdserverpb_TxnRequest_add_failure(txn, c->arena), c->arena);
-    etcdserverpb_RangeRequest_set_key(range, key);
-    return command;
+    etcdserverpb_RangeRequest_set_key(range, *ret_key);
+    return code;
 }
 
 static int say_conflict(const etcdserverpb_TxnResponse *answer)
@@ -170,13 +164,22 @@ static int say_conflict(const etcdserverpb_TxnResponse *answer)
 int cli__command_kv_cas(struct cli *c)
 {
     struct slice data = {0};
-    int code = propose(c, cas_command(c), &data);
+    struct kv_target t;
+    upb_StringView key = KV_NONE;
+    thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
+    int code = read_cas(c, thole_kv_v1_Command_mutable_txn(command, c->arena), &key);
+    if (code == CLI_OK) {
+        code = kv_find_target(c, key, &t);
+    }
+    if (code == CLI_OK) {
+        code = kv_propose(c, &t, command, &data);
+    }
     if (code != CLI_OK) {
         return code;
     }
     const etcdserverpb_TxnResponse *answer = PROTO_DECODE(etcdserverpb_TxnResponse, data, c->arena);
     if (answer == NULL) {
-        return undecodable();
+        return kv_undecodable();
     }
     bool shown = cli_data_shown(c, answer, etcdserverpb_TxnResponse_getmsgdef(c->pool));
     int flushed = shown ? cli__flush() : CLI_OK;
@@ -186,176 +189,94 @@ int cli__command_kv_cas(struct cli *c)
     return shown ? CLI_FAILED : say_conflict(answer);
 }
 
-/* ---- Queries --------------------------------------------------------------------------------- */
+/* ---- compact --------------------------------------------------------------------------------- */
 
-static int query_range(struct cli *c, const thole_kv_v1_Query *q, bool pool,
-                       const etcdserverpb_RangeResponse **ret)
+/* The walk goes on for as long as it takes: each query has the time of a command. */
+static int await_walk(struct cli *c, const struct kv_target *t, int64_t revision)
 {
-    const thole_v1_QueryResponse *reply = NULL;
-    struct thole_status st = {0};
-    size_t size = 0;
-    char *bytes = thole_kv_v1_Query_serialize(q, c->arena, &size);
-    const struct payload p = encoded(c, pool, bytes, size);
-    if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli_data_failed("query of", c, &st);
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
+    (void)thole_kv_v1_Query_mutable_status(q, c->arena);
+    for (;;) {
+        struct slice data = {0};
+        int code = kv_query(c, t, q, &data, NULL);
+        if (code != CLI_OK) {
+            return code;
+        }
+        const thole_kv_v1_StoreStatus *m = PROTO_DECODE(thole_kv_v1_StoreStatus, data, c->arena);
+        if (m == NULL) {
+            return kv_undecodable();
+        }
+        if (thole_kv_v1_StoreStatus_walked_revision(m) >= revision) {
+            return CLI_OK;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 100 * NS_PER_MS}, NULL);
     }
-    upb_StringView data = thole_v1_QueryResponse_data(reply);
-    *ret = PROTO_DECODE(etcdserverpb_RangeResponse, slice_of(data.data, data.size), c->arena);
-    return *ret != NULL ? CLI_OK : undecodable();
 }
 
-int cli__command_kv_get(struct cli *c)
+int cli__command_kv_compact(struct cli *c)
 {
-    const etcdserverpb_RangeResponse *answer = NULL;
-    thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
-    etcdserverpb_RangeRequest *range = thole_kv_v1_Query_mutable_range(q, c->arena);
-    etcdserverpb_RangeRequest_set_key(range, cli__sv(c->args[1]));
-    bool pool = false;
-    int code = kv_check_type(c, &pool);
+    struct slice data = {0};
+    struct kv_target t;
+    uint64_t revision = 0;
+    if (!options_parse_number(c->args[1], &revision) || revision == 0 || revision > INT64_MAX) {
+        return cli__say_usage(c, "REVISION is a number from 1, as `thole kv status` shows it");
+    }
+    thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
+    etcdserverpb_CompactionRequest *m = thole_kv_v1_Command_mutable_compact(command, c->arena);
+    etcdserverpb_CompactionRequest_set_revision(m, (int64_t)revision);
+    int code = kv_find_target(c, KV_NONE, &t);
     if (code == CLI_OK) {
-        code = query_range(c, q, pool, &answer);
+        code = kv_propose(c, &t, command, &data);
+    }
+    if (code == CLI_OK && cli_flag(c, OPT_PHYSICAL)) {
+        code = await_walk(c, &t, (int64_t)revision);
     }
     if (code != CLI_OK) {
         return code;
     }
-    size_t n = 0;
-    const mvccpb_KeyValue *const *items = etcdserverpb_RangeResponse_kvs(answer, &n);
-    if (n == 0) {
-        (void)cli__say_failed("there is no such key: %s", c->args[1]);
-        return CLI_NOT_FOUND;
+    const etcdserverpb_CompactionResponse *answer =
+        PROTO_DECODE(etcdserverpb_CompactionResponse, data, c->arena);
+    if (answer == NULL) {
+        return kv_undecodable();
     }
-    if (!cli_data_shown(c, items[0], mvccpb_KeyValue_getmsgdef(c->pool))) {
-        cli_data_print(mvccpb_KeyValue_value(items[0]), false, true);
-    }
+    (void)cli_data_shown(c, answer, etcdserverpb_CompactionResponse_getmsgdef(c->pool));
     return cli__flush();
 }
 
-/* `document` collects the rows of one list. */
-static void show_items(struct cli *c, const etcdserverpb_RangeResponse *answer,
-                       struct bytes *document)
-{
-    size_t n = 0;
-    const mvccpb_KeyValue *const *items = etcdserverpb_RangeResponse_kvs(answer, &n);
-    for (size_t i = 0; i < n; i++) {
-        if (cli__is_document(c)) {
-            bytes_append_str(document, document->size > 0 ? ",\n " : "");
-            cli__json(items[i], mvccpb_KeyValue_getmsgdef(c->pool), document);
-            continue;
-        }
-        cli_data_print(mvccpb_KeyValue_key(items[i]), false, false);
-        if (cli__format(c) != FORMAT_NAME) {
-            printf(" ");
-            cli_data_print(mvccpb_KeyValue_value(items[i]), false, false);
-        }
-        printf("\n");
-    }
-}
+/* ---- status ---------------------------------------------------------------------------------- */
 
-static int print_list(struct cli *c, struct bytes *document)
+int cli__command_kv_status(struct cli *c)
 {
-    struct bytes out = {0}, yaml = {0};
-    if (cli__is_document(c)) {
-        bytes_printf(&out, "[%.*s]\n", (int)document->size,
-                     document->size > 0 ? (const char *)document->data : "");
-        bool as_yaml = cli__format(c) == FORMAT_YAML && cli__yaml(NULL, bytes_slice(&out), &yaml);
-        cli__print(bytes_slice(as_yaml ? &yaml : &out));
+    struct slice data = {0};
+    struct kv_target t;
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
+    (void)thole_kv_v1_Query_mutable_status(q, c->arena);
+    int code = kv_find_target(c, KV_NONE, &t);
+    if (code == CLI_OK) {
+        code = kv_query(c, &t, q, &data, NULL);
     }
-    bytes_deinit(&out);
-    bytes_deinit(&yaml);
-    bytes_deinit(document);
+    if (code != CLI_OK) {
+        return code;
+    }
+    const thole_kv_v1_StoreStatus *m = PROTO_DECODE(thole_kv_v1_StoreStatus, data, c->arena);
+    if (m == NULL) {
+        return kv_undecodable();
+    }
+    if (!cli_data_shown(c, m, thole_kv_v1_StoreStatus_getmsgdef(c->pool))) {
+        char bytes[32], quota[32];
+        int64_t compacted = thole_kv_v1_StoreStatus_compact_revision(m);
+        uint64_t limit = thole_kv_v1_StoreStatus_quota_bytes(m);
+        cli__line("revision   %" PRIi64, thole_kv_v1_StoreStatus_revision(m));
+        if (compacted > 0) {
+            cli__line("compacted  %" PRIi64, compacted);
+        } else {
+            cli__line("compacted  never");
+        }
+        cli__line("keys       %" PRIu64, thole_kv_v1_StoreStatus_keys(m));
+        cli__line("leases     %" PRIu64, thole_kv_v1_StoreStatus_leases(m));
+        cli__line("size       %s of %s",
+                  cli__bytes(thole_kv_v1_StoreStatus_bytes(m), bytes, sizeof bytes),
+                  limit > 0 ? cli__bytes(limit, quota, sizeof quota) : "no quota");
+    }
     return cli__flush();
-}
-
-/* The key that follows `key` in order: the key and a zero byte. */
-static upb_StringView next_key(struct cli *c, upb_StringView key)
-{
-    char *next = upb_Arena_Malloc(c->arena, key.size + 1);
-    memcpy(next, key.data, key.size);
-    next[key.size] = '\0';
-    return (upb_StringView){next, key.size + 1};
-}
-
-/* Page by page, all of the revision of the first. */
-int cli__command_kv_range(struct cli *c)
-{
-    static const char first = '\0';
-    uint64_t left = cli_given(c, OPT_LIMIT) ? cli_number(c, OPT_LIMIT) : UINT64_MAX;
-    upb_StringView from = {&first, 1}, to = {&first, 1};
-    struct bytes document = {0};
-    int64_t revision = 0;
-    bool more = left > 0, pool = false;
-    int type = kv_check_type(c, &pool);
-    if (type != CLI_OK) {
-        return type;
-    }
-    if (pool) {
-        return kv_refuse_pool(c);
-    }
-    if (c->arg_count > 1 && c->args[1][0] != '\0') {
-        from = cli__sv(c->args[1]);
-    }
-    if (c->arg_count > 2) {
-        to = cli__sv(c->args[2]);
-    }
-    while (more) {
-        const etcdserverpb_RangeResponse *answer = NULL;
-        thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
-        etcdserverpb_RangeRequest *range = thole_kv_v1_Query_mutable_range(q, c->arena);
-        etcdserverpb_RangeRequest_set_key(range, from);
-        etcdserverpb_RangeRequest_set_range_end(range, to);
-        etcdserverpb_RangeRequest_set_limit(range, left < RANGE_PAGE ? (int64_t)left : RANGE_PAGE);
-        etcdserverpb_RangeRequest_set_revision(range, revision);
-        int code = query_range(c, q, false, &answer);
-        if (code != CLI_OK) {
-            bytes_deinit(&document);
-            return code;
-        }
-        size_t n = 0;
-        const mvccpb_KeyValue *const *items = etcdserverpb_RangeResponse_kvs(answer, &n);
-        show_items(c, answer, &document);
-        if (revision == 0 && etcdserverpb_RangeResponse_has_header(answer)) {
-            revision =
-                etcdserverpb_ResponseHeader_revision(etcdserverpb_RangeResponse_header(answer));
-        }
-        left -= n < left ? n : left;
-        more = etcdserverpb_RangeResponse_more(answer) && n > 0 && left > 0;
-        from = more ? next_key(c, mvccpb_KeyValue_key(items[n - 1])) : from;
-    }
-    return print_list(c, &document);
-}
-
-void kv_show_decoded(struct cli *c, const mvccpb_Event *event)
-{
-    const mvccpb_KeyValue *item = mvccpb_Event_kv(event), *old = mvccpb_Event_prev_kv(event);
-    bool put = mvccpb_Event_type(event) == mvccpb_Event_PUT;
-
-    if (item == NULL || cli_data_shown(c, event, mvccpb_Event_getmsgdef(c->pool))) {
-        return;
-    }
-    printf("%" PRIi64 " %s ", mvccpb_KeyValue_mod_revision(item), put ? "put" : "delete");
-    cli_data_print(mvccpb_KeyValue_key(item), false, false);
-    if (put) {
-        printf(" ");
-        cli_data_print(mvccpb_KeyValue_value(item), false, false);
-    }
-    printf("\n");
-    if (old != NULL) {
-        printf("%" PRIi64 " was ", mvccpb_KeyValue_mod_revision(old));
-        cli_data_print(mvccpb_KeyValue_key(old), false, false);
-        printf(" ");
-        cli_data_print(mvccpb_KeyValue_value(old), false, false);
-        printf("\n");
-    }
-}
-
-bool kv_show_event(struct cli *c, upb_StringView bytes)
-{
-    upb_Arena *arena = upb_Arena_New();
-    const mvccpb_Event *event = PROTO_DECODE(mvccpb_Event, slice_of(bytes.data, bytes.size), arena);
-
-    if (event != NULL) {
-        kv_show_decoded(c, event);
-    }
-    upb_Arena_Free(arena);
-    return event != NULL;
 }

@@ -3,68 +3,34 @@
  * when a watch ends, a host fails, or the output is slow. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 #include "agent/cli/cmd_data.h"
 #include "agent/cli/cmd_kv.h"
 #include "base/clock.h"
 #include "bus/bus.h"
-#include "etcd/kv.upb.h"
 #include "proto/decode.h"
-#include "thole/kv/v1/kv.upb.h"
 
 struct kv_watch {
     struct cli *c;
-    const char *shard;
+    struct kv_target target;
     thole_kv_v1_Query *query; /* of the next page */
     uint64_t index;           /* in the log, of the last page */
     uint64_t left;            /* events, see --count */
     struct bus_stream *stream;
 };
 
-/* The smallest text after all that begin with the prefix; a zero byte: there is none. */
-static upb_StringView prefix_end(struct cli *c, upb_StringView prefix)
-{
-    static const char none = '\0';
-    size_t size = prefix.size;
-
-    while (size > 0 && (uint8_t)prefix.data[size - 1] == UINT8_MAX) {
-        size--;
-    }
-    if (size == 0) {
-        return (upb_StringView){&none, 1};
-    }
-    char *end = upb_Arena_Malloc(c->arena, size);
-    memcpy(end, prefix.data, size);
-    end[size - 1]++;
-    return (upb_StringView){end, size};
-}
-
 /* CLI_OK, or the exit code of a failure that was reported. */
 static int set_keys(struct cli *c, thole_kv_v1_EventsRequest *m)
 {
-    static const char first = '\0';
-    upb_StringView key = {&first, 1}, end = {&first, 1};
-    bool prefix = cli_flag(c, OPT_PREFIX);
+    upb_StringView key = KV_NONE, end = KV_NONE;
+    int code = kv_range_arguments(c, true, &key, &end);
 
-    if (prefix && c->arg_count != 2) {
-        return cli__say_usage(c, "--prefix is about KEY, without END");
-    }
-    if (c->arg_count > 1 && c->args[1][0] != '\0') {
-        key = cli__sv(c->args[1]);
-        end = (upb_StringView){NULL, 0}; /* that key alone */
-    }
-    if (c->arg_count > 2) {
-        end = cli__sv(c->args[2]);
-    } else if (prefix) {
-        end = prefix_end(c, c->arg_count > 1 ? cli__sv(c->args[1]) : (upb_StringView){NULL, 0});
-    }
     thole_kv_v1_EventsRequest_set_key(m, key);
     thole_kv_v1_EventsRequest_set_range_end(m, end);
     thole_kv_v1_EventsRequest_set_prev_kv(m, cli_flag(c, OPT_PREV_KV));
     thole_kv_v1_EventsRequest_set_start_revision(m, (int64_t)cli_number(c, OPT_REV));
-    return CLI_OK;
+    return code;
 }
 
 static void show_page(struct kv_watch *w, const thole_kv_v1_EventsResponse *page)
@@ -82,20 +48,16 @@ static void show_page(struct kv_watch *w, const thole_kv_v1_EventsResponse *page
 static int read_page(struct kv_watch *w, bool *ret_more)
 {
     thole_kv_v1_EventsRequest *m = thole_kv_v1_Query_mutable_events(w->query, w->c->arena);
-    const thole_v1_QueryResponse *reply = NULL;
     const thole_kv_v1_EventsResponse *page = NULL;
-    struct thole_status st;
-    size_t size = 0;
-    char *bytes = thole_kv_v1_Query_serialize(w->query, w->c->arena, &size);
-    const struct payload p = kv_payload(w->c, bytes, size);
+    struct slice data = {0};
+    int code = kv_query(w->c, &w->target, w->query, &data, &w->index);
 
-    if (cli_data_query(w->c, w->shard, &p, &reply, &st) != THOLE_OK) {
-        return cli_data_failed("query of", w->c, &st);
+    if (code != CLI_OK) {
+        return code;
     }
-    upb_StringView data = thole_v1_QueryResponse_data(reply);
-    page = PROTO_DECODE(thole_kv_v1_EventsResponse, slice_of(data.data, data.size), w->c->arena);
+    page = PROTO_DECODE(thole_kv_v1_EventsResponse, data, w->c->arena);
     if (page == NULL) {
-        return cli__say_failed("the answer does not decode; is it a shard of type kv?");
+        return kv_undecodable();
     }
     int64_t compacted = thole_kv_v1_EventsResponse_compact_revision(page);
     int64_t current = thole_kv_v1_EventsResponse_current_revision(page);
@@ -113,7 +75,6 @@ static int read_page(struct kv_watch *w, bool *ret_more)
     }
     thole_kv_v1_EventsRequest_set_start_revision(m, next);
     thole_kv_v1_EventsRequest_set_start_sub(m, thole_kv_v1_EventsResponse_next_sub(page));
-    w->index = thole_v1_QueryResponse_index(reply);
     *ret_more = next <= current;
     return CLI_OK;
 }
@@ -168,7 +129,8 @@ static int follow(struct kv_watch *w)
     struct thole_status st;
     size_t size = 0;
     thole_v1_WatchRequest *m = thole_v1_WatchRequest_new(w->c->arena);
-    thole_v1_WatchRequest_set_shard(m, cli__sv(w->shard));
+    thole_v1_WatchRequest_set_shard(m, cli__sv(w->target.shard));
+    thole_v1_WatchRequest_set_key(m, w->target.key);
     char *request = thole_v1_WatchRequest_serialize(m, w->c->arena, &size);
     int code = read_pages(w);
 
@@ -189,18 +151,13 @@ int cli__command_kv_watch(struct cli *c)
 {
     struct kv_watch w = {
         .c = c,
-        .shard = cli__strip(c->args[0], "shard"),
         .query = thole_kv_v1_Query_new(c->arena),
         .left = cli_given(c, OPT_COUNT) ? cli_number(c, OPT_COUNT) : UINT64_MAX,
     };
-    bool pool = false;
     int code = set_keys(c, thole_kv_v1_Query_mutable_events(w.query, c->arena));
 
     if (code == CLI_OK) {
-        code = kv_check_type(c, &pool);
-    }
-    if (code == CLI_OK && pool) {
-        code = kv_refuse_pool(c);
+        code = kv_find_target(c, KV_NONE, &w.target);
     }
     if (code == CLI_OK) {
         code = follow(&w);

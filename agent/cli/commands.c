@@ -105,37 +105,105 @@ const struct cli_command cli_commands[] = {
      {OPT_KEY},
      cli__command_session_close},
     {"kv put",
-     "SHARD KEY VALUE",
+     "SHARD KEY [VALUE]",
      "set a key of a kv shard, or of a pool of them that has keys",
-     NULL,
-     {0},
+     "VALUE is text, @FILE the content of a file, @- (or no VALUE) stdin; a text that begins with\n"
+     "@ is written with one @ more. Prints nothing, or with --prev-kv what the key was.",
+     {OPT_LEASE, OPT_PREV_KV, OPT_IGNORE_VALUE, OPT_IGNORE_LEASE, OPT_ESCAPED, OPT_HEX, OPT_KEY},
      cli__command_kv_put},
     {"kv get",
-     "SHARD KEY",
-     "print a key's value; exits 3 if the key does not exist",
-     NULL,
-     {OPT_STALE},
+     "SHARD [KEY [END]]",
+     "print a key's value, or keys with values from KEY up to before END; without KEY all",
+     "Of KEY alone the value, as it is; exits 3 if the key does not exist. Of several keys a line\n"
+     "\"KEY VALUE\" each, in which bytes that are not text are \\xNN; -o wide adds revisions and\n"
+     "leases, -o name leaves values out. All lines are of one revision.",
+     {OPT_PREFIX, OPT_FROM_KEY, OPT_KEYS_ONLY, OPT_COUNT_ONLY, OPT_REV, OPT_LIMIT, OPT_SORT_BY,
+      OPT_ORDER, OPT_ESCAPED, OPT_HEX, OPT_KEY, OPT_STALE},
      cli__command_kv_get},
-    {"kv del", "SHARD KEY", "delete a key", NULL, {0}, cli__command_kv_delete},
-    {"kv range",
-     "SHARD [FROM [TO]]",
-     "print keys and values, from FROM up to before TO",
-     NULL,
-     {OPT_LIMIT, OPT_STALE},
-     cli__command_kv_range},
+    {"kv del",
+     "SHARD KEY [END]",
+     "delete a key, or keys from KEY up to before END",
+     "Of KEY alone: exits 3 if the key does not exist.",
+     {OPT_PREFIX, OPT_FROM_KEY, OPT_PREV_KV, OPT_ESCAPED, OPT_HEX, OPT_KEY},
+     cli__command_kv_delete},
+    {"kv cas",
+     "SHARD KEY EXPECTED VALUE",
+     "set a key if its value is EXPECTED",
+     "EXPECTED and VALUE are as the VALUE of `thole kv put`.",
+     {OPT_ESCAPED, OPT_KEY},
+     cli__command_kv_cas},
+    {"kv txn",
+     "SHARD [FILE|-]",
+     "compare, then do one of two lists of operations, in one revision",
+     "Three parts, each ended by an empty line, as etcdctl has them: comparisons, operations if\n"
+     "all of them are true, operations if not.\n\n"
+     "  mod(\"key1\") > \"0\"\n"
+     "  value(\"key2\") = \"old\"\n\n"
+     "  put key2 \"a new one\"\n"
+     "  add counter 1\n\n"
+     "  get key1 --prefix\n\n"
+     "Comparisons are of value, version, create, mod and lease, with =, !=, > and <. Operations\n"
+     "are put, get and del with the options of their commands, and add, min, max and append,\n"
+     "which make the new value from the old one. Prints SUCCESS or FAILURE, then what each\n"
+     "operation answered.",
+     {OPT_HEX, OPT_KEY},
+     cli__command_kv_txn},
     {"kv watch",
      "SHARD [KEY [END]]",
      "print the changes of a key, of keys from KEY up to before END, or of all keys",
      "One line each: REVISION put KEY VALUE, or REVISION delete KEY. Nothing is lost or printed "
      "twice when hosts fail or the shard moves.",
-     {OPT_REV, OPT_PREFIX, OPT_PREV_KV, OPT_COUNT},
+     {OPT_REV, OPT_PREFIX, OPT_FROM_KEY, OPT_PREV_KV, OPT_COUNT, OPT_ESCAPED, OPT_HEX, OPT_KEY},
      cli__command_kv_watch},
-    {"kv cas",
-     "SHARD KEY EXPECTED VALUE",
-     "set a key if its value is EXPECTED",
+    {"kv history",
+     "SHARD KEY",
+     "print the changes of a key that are still kept, oldest first",
+     "As `thole kv watch` does. A compaction drops what was superseded before its revision.",
+     {OPT_ESCAPED, OPT_HEX, OPT_KEY},
+     cli__command_kv_history},
+    {"kv compact",
+     "SHARD REVISION",
+     "drop what was superseded before a revision",
+     "Reads and watches below it fail from then on.",
+     {OPT_PHYSICAL, OPT_KEY},
+     cli__command_kv_compact},
+    {"kv status",
+     "SHARD",
+     "show a shard's revision, keys and size",
      NULL,
-     {0},
-     cli__command_kv_cas},
+     {OPT_KEY, OPT_STALE},
+     cli__command_kv_status},
+    {"kv lease grant",
+     "SHARD SECONDS",
+     "create a lease, and print its id",
+     "Keys that were put with --lease go with it, SECONDS after its last renewal. Time without a\n"
+     "leader does not count.",
+     {OPT_KEY},
+     cli__command_kv_lease_grant},
+    {"kv lease revoke",
+     "SHARD LEASE",
+     "delete a lease and its keys",
+     NULL,
+     {OPT_KEY},
+     cli__command_kv_lease_revoke},
+    {"kv lease timetolive",
+     "SHARD LEASE",
+     "show how much of a lease is left",
+     NULL,
+     {OPT_KEYS, OPT_HEX, OPT_KEY},
+     cli__command_kv_lease_timetolive},
+    {"kv lease list",
+     "SHARD",
+     "list the ids of leases",
+     NULL,
+     {OPT_KEY},
+     cli__command_kv_lease_list},
+    {"kv lease keep-alive",
+     "SHARD LEASE",
+     "renew a lease again and again, until ^C",
+     NULL,
+     {OPT_ONCE, OPT_KEY},
+     cli__command_kv_lease_keep_alive},
     {"shard transfer-leader",
      "NAME",
      "transfer a shard's leadership to another voter",
@@ -374,16 +442,35 @@ const struct cli_command cli_commands[] = {
 };
 const size_t cli_command_count = sizeof cli_commands / sizeof cli_commands[0];
 
-const struct cli_command *cli__command_find(const char *first, const char *second)
+size_t cli__name_words(const char *name)
 {
-    size_t size = strlen(first);
-    for (size_t i = 0; i < cli_command_count; i++) {
-        const char *name = cli_commands[i].name;
-        if (strcmp(name, first) == 0) {
-            return &cli_commands[i];
+    size_t count = 1;
+    for (; *name != '\0'; name++) {
+        count += *name == ' ';
+    }
+    return count;
+}
+
+bool cli__name_begins(const char *name, const char *const *words, size_t count, const char **ret)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t size = strlen(words[i]);
+        if (strncmp(name, words[i], size) != 0 || (name[size] != ' ' && name[size] != '\0') ||
+            (name[size] == '\0' && i + 1 < count)) {
+            return false;
         }
-        if (second != NULL && strncmp(name, first, size) == 0 && name[size] == ' ' &&
-            strcmp(name + size + 1, second) == 0) {
+        name += size + (name[size] == ' ');
+    }
+    *ret = name;
+    return true;
+}
+
+const struct cli_command *cli__command_find(const char *const *words, size_t count)
+{
+    for (size_t i = 0; i < cli_command_count; i++) {
+        const char *rest = NULL;
+        size_t own = cli__name_words(cli_commands[i].name);
+        if (own <= count && cli__name_begins(cli_commands[i].name, words, own, &rest)) {
             return &cli_commands[i];
         }
     }

@@ -125,18 +125,15 @@ static void add_options(struct complete *c, const struct cli_command *command)
     }
 }
 
-/* The first words of all commands; or the second words of those that begin with `first`. */
-static void add_commands(struct complete *c, const char *first)
+/* The next word of all commands that begin with these. */
+static void add_commands(struct complete *c, const char *const *words, size_t count)
 {
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
-        size_t size = strcspn(command->name, " ");
-        bool two = command->name[size] == ' ';
-        if (first == NULL) {
-            add(c, command->name, size, two ? "" : command->summary);
-        } else if (two && strlen(first) == size && memcmp(command->name, first, size) == 0) {
-            const char *second = command->name + size + 1;
-            add(c, second, strlen(second), command->summary);
+        const char *next = NULL;
+        if (cli__name_begins(command->name, words, count, &next) && next[0] != '\0') {
+            size_t size = strcspn(next, " ");
+            add(c, next, size, next[size] == ' ' ? "" : command->summary);
         }
     }
 }
@@ -189,18 +186,15 @@ void complete_line(const char *const *words, size_t count, struct complete *ret)
     }
     const struct cli_command *command = NULL;
     if (line.plain_count > 0) {
-        command = cli__command_find(line.plain[0], line.plain_count > 1 ? line.plain[1] : NULL);
+        command = cli__command_find(line.plain, line.plain_count);
     }
     if (line.flags && count > 0 && words[count - 1][0] == '-') {
         add_options(ret, command);
-    } else if (line.plain_count == 0) {
-        add_commands(ret, NULL);
     } else if (command == NULL) {
-        add_commands(ret, line.plain[0]);
+        add_commands(ret, line.plain, line.plain_count);
     } else if (command->run == cli__command_help) {
-        add_commands(ret, line.plain_count > 1 ? line.plain[1] : NULL);
+        add_commands(ret, line.plain + 1, line.plain_count - 1);
     } else {
-        size_t own = strchr(command->name, ' ') != NULL ? 2 : 1;
-        add_argument(ret, command, &line, line.plain_count - own);
+        add_argument(ret, command, &line, line.plain_count - cli__name_words(command->name));
     }
 }

@@ -54,13 +54,13 @@ void cli__help_command(FILE *out, const struct cli_command *command)
 }
 
 /* `thole help kv` lists the commands that begin with it. */
-static bool help_group(const char *first)
+static bool help_group(const char *const *words, size_t count)
 {
     bool any = false;
-    size_t size = strlen(first);
+    const char *rest = NULL;
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
-        if (strncmp(command->name, first, size) == 0 && command->name[size] == ' ') {
+        if (cli__name_begins(command->name, words, count, &rest)) {
             char usage[80];
             snprintf(usage, sizeof usage, "%s %s", command->name, command->arguments);
             printf("  thole %-34s %s\n", usage, command->summary);
@@ -76,11 +76,10 @@ int cli__command_help(struct cli *c)
         cli__help_all(stdout);
         return cli__flush();
     }
-    const struct cli_command *command =
-        cli__command_find(c->args[0], c->arg_count > 1 ? c->args[1] : NULL);
+    const struct cli_command *command = cli__command_find(c->args, c->arg_count);
     if (command != NULL) {
         cli__help_command(stdout, command);
-    } else if (!help_group(c->args[0])) {
+    } else if (!help_group(c->args, c->arg_count)) {
         c->command = NULL;
         return cli__say_usage(c, "there is no command \"%s\"", c->args[0]);
     }

@@ -50,10 +50,10 @@ static void check_commands(struct cluster *c)
         expect_output(c, i, "kv get k foo", value);
         expect_output(c, i, "query k --key foo 'get foo'", value);
         expect_output(c, i, "kv get k-47 foo", value);
-        expect_output(c, i, "kv range k-47 {foo}b", "{foo}b");
+        expect_output(c, i, "kv get k-47 {foo}b --from-key", "{foo}b");
         assert_int_not_equal(cli(c, i, out, sizeof out, "query k 'get foo'"), 0);
         assert_non_null(strstr(out, "key: is needed"));
-        assert_int_not_equal(cli(c, i, out, sizeof out, "kv range k"), 0);
+        assert_int_not_equal(cli(c, i, out, sizeof out, "kv get k"), 0);
         assert_non_null(strstr(out, "name one of its shards"));
     }
     cli_ok(c, 0, "kv del k foo");

@@ -59,15 +59,17 @@ static void test_every_command_and_option_is_offered(void **state)
     (void)state;
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
-        const char *space = strchr(command->name, ' ');
-        char first[64], line[80];
-        snprintf(first, sizeof first, "%.*s", (int)strcspn(command->name, " "), command->name);
-        assert_offers("", first, NULL);
-        if (space != NULL) {
-            snprintf(line, sizeof line, "%s ", first);
-            assert_offers(line, space + 1, NULL);
-            snprintf(line, sizeof line, "help %s ", first);
-            assert_offers(line, space + 1, NULL);
+        char line[80];
+        /* Each word of its name, after those before it. */
+        for (const char *word = command->name; word != NULL;) {
+            char own[64];
+            const char *space = strchr(word, ' ');
+            snprintf(own, sizeof own, "%.*s", (int)strcspn(word, " "), word);
+            snprintf(line, sizeof line, "%.*s", (int)(word - command->name), command->name);
+            assert_offers(line, own, NULL);
+            snprintf(line, sizeof line, "help %.*s", (int)(word - command->name), command->name);
+            assert_offers(line, own, NULL);
+            word = space != NULL ? space + 1 : NULL;
         }
         for (size_t o = 0; o < CLI_COMMAND_OPTIONS_MAX && command->options[o] != 0; o++) {
             char option[64];
@@ -92,6 +94,11 @@ static void test_arguments_follow_their_descriptions(void **state)
     assert_kind("delete role a", COMPLETE_NAMES, ROWS_ROLES);
     assert_kind("kv put ", COMPLETE_NAMES, ROWS_SHARDS);
     assert_kind("kv put orders ", COMPLETE_NOTHING, 0);
+    assert_offers("kv ", "lease", NULL);
+    assert_offers("kv lease ", "keep-alive", "put");
+    assert_offers("help kv lease ", "grant", NULL);
+    assert_kind("kv lease grant ", COMPLETE_NAMES, ROWS_SHARDS);
+    assert_kind("kv txn orders ", COMPLETE_FILES, 0);
     assert_kind("host drain ", COMPLETE_NAMES, ROWS_HOSTS);
     assert_kind("host drain h1 ", COMPLETE_NOTHING, 0);
     assert_kind("shard move orders --from ", COMPLETE_NAMES, ROWS_HOSTS);

@@ -195,11 +195,17 @@ static void test_tables_are_consistent(void **state)
     }
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
-        char first[32] = "";
-        const char *space = strchr(command->name, ' ');
-        size_t size = space != NULL ? (size_t)(space - command->name) : strlen(command->name);
-        memcpy(first, command->name, size);
-        assert_ptr_equal(cli__command_find(first, space != NULL ? space + 1 : NULL), command);
+        char name[64], *save = NULL;
+        const char *words[4];
+        size_t count = 0;
+        snprintf(name, sizeof name, "%s", command->name);
+        for (char *w = strtok_r(name, " ", &save); w != NULL; w = strtok_r(NULL, " ", &save)) {
+            words[count++] = w;
+        }
+        assert_int_equal(cli__name_words(command->name), count);
+        words[count] = "more";
+        assert_ptr_equal(cli__command_find(words, count + 1), command);
+        assert_ptr_not_equal(cli__command_find(words, count - 1), command);
         assert_non_null(command->run);
         for (size_t k = 0; k < CLI_COMMAND_OPTIONS_MAX; k++) {
             assert_true(command->options[k] < OPT_OPTIONS);

@@ -5,40 +5,13 @@
 #include <unistd.h>
 
 #include "agent/cli/rows.h"
+#include "agent/cli/test/captured.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-
-/* Returns the text that `print` writes to stdout. */
-static char *captured(void (*print)(struct cli *c), struct cli *c)
-{
-    static char text[4096];
-    char path[] = "/tmp/test-cli-out-XXXXXX";
-    int fd = mkstemp(path), saved = dup(STDOUT_FILENO);
-    assert_true(fd >= 0 && saved >= 0);
-    fflush(stdout);
-    dup2(fd, STDOUT_FILENO);
-    print(c);
-    fflush(stdout);
-    dup2(saved, STDOUT_FILENO);
-    close(saved);
-    ssize_t n = pread(fd, text, sizeof text - 1, 0);
-    text[n > 0 ? n : 0] = '\0';
-    close(fd);
-    unlink(path);
-    return text;
-}
-
-static struct cli cli_with(const char *format)
-{
-    struct cli c = {.arena = upb_Arena_New(), .pool = upb_DefPool_New()};
-    options_init(&c.options, cli_options, OPT_OPTIONS);
-    c.options.values[OPT_OUTPUT].text = format;
-    return c;
-}
 
 static void add_shard(struct cli *c, struct rows *rows, const char *name, uint32_t voters)
 {
