@@ -1,5 +1,5 @@
-/* etcdserverpb.Cluster.MemberList: the replicas of the shard, each a member with the name and the
- * address of its host. */
+/* etcdserverpb.Cluster. MemberList: the replicas of the shard, each a member with the name and the
+ * address of its host. Changes are refused. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,4 +104,17 @@ void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message
     services__etcd_caller(&c->r, rpc);
     upb_Arena_Free(arena);
     services__etcd_send(&c->r, ROUTER_QUERY, thole_kv_v1_Query_op_status, (struct slice){0});
+}
+
+void services__etcd_member_change(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct thole_status st;
+
+    (void)ctx;
+    (void)message;
+    (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                     "etcdserver: members follow the shard's spec: change `voters` and `nonVoting` "
+                     "with `thole apply`, move one with `thole shard move`, empty a host with "
+                     "`thole host drain`");
+    services__etcd_fail(rpc, &st);
 }

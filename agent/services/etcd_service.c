@@ -289,6 +289,22 @@ static void answer_status(struct etcd_call *c, struct slice answer, struct bytes
     upb_Arena_Free(arena);
 }
 
+/* The state database compacts itself, so there is nothing to do: the answer is a header. */
+static void answer_defragment(struct etcd_call *c, struct slice answer, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_kv_v1_StoreStatus *m = PROTO_DECODE(thole_kv_v1_StoreStatus, answer, arena);
+    struct bytes header = {0};
+
+    (void)c;
+    if (m != NULL) {
+        services__wire_varint(&header, 3, (uint64_t)thole_kv_v1_StoreStatus_revision(m));
+        services__wire_bytes(out, 1, bytes_slice(&header));
+    }
+    bytes_deinit(&header);
+    upb_Arena_Free(arena);
+}
+
 #define METHOD(service, call, message, kind, field, look_fn, answer_fn)  \
     {                                                                    \
         "/etcdserverpb." service "/" call, ROUTER_##kind, field,         \
@@ -309,6 +325,10 @@ static const struct etcd_method methods[] = {
     METHOD("Maintenance", "Alarm", Alarm, PROPOSE, COMMAND(alarm), look_alarm, NULL),
     METHOD("Maintenance", "Status", Status, QUERY, QUERY(status), NULL, answer_status),
     METHOD("Maintenance", "HashKV", HashKV, QUERY, QUERY(hash_kv), NULL, NULL),
+    /* Of everything there is: HashKV without a revision, whose answer begins with the same fields.
+     * etcd's Hash is that of its file, which no two hosts have in common. */
+    METHOD("Maintenance", "Hash", Hash, QUERY, QUERY(hash_kv), NULL, NULL),
+    METHOD("Maintenance", "Defragment", Defragment, QUERY, QUERY(status), NULL, answer_defragment),
     AUTH("AuthDisable", AuthDisable, PROPOSE, COMMAND(auth_disable)),
     AUTH("AuthStatus", AuthStatus, QUERY, QUERY(auth_status)),
     AUTH("UserGet", AuthUserGet, QUERY, QUERY(auth_user_get)),

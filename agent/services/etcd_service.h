@@ -38,7 +38,7 @@ bool services__etcd_hold(struct bus_rpc *rpc, size_t bytes);
 
 /* The unary calls that the machine answers: their number and paths. ctx is a struct etcd_binding.
  * */
-#define ETCD_UNARY_METHODS 25
+#define ETCD_UNARY_METHODS 27
 struct etcd_binding {
     struct services *s;
     size_t method;
@@ -46,6 +46,8 @@ struct etcd_binding {
 const char *services__etcd_unary_path(size_t i);
 void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message);
+/* Refuses: members of a shard follow its spec. */
+void services__etcd_member_change(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_range_stream(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_keep_alive(void *ctx, struct bus_rpc *rpc, struct slice message);
 void services__etcd_keep_alive_end(void *ctx, struct bus_rpc *rpc);

@@ -23,11 +23,9 @@ static size_t methods, missing;
 /* Methods of etcd that no host serves: they end with UNIMPLEMENTED. */
 static bool is_served(const char *path)
 {
-    static const char *const unserved[] = {
-        "/etcdserverpb.Cluster/MemberAdd",      "/etcdserverpb.Cluster/MemberRemove",
-        "/etcdserverpb.Cluster/MemberUpdate",   "/etcdserverpb.Cluster/MemberPromote",
-        "/etcdserverpb.Maintenance/Defragment", "/etcdserverpb.Maintenance/Snapshot",
-        "/etcdserverpb.Maintenance/MoveLeader", "/etcdserverpb.Maintenance/Downgrade"};
+    static const char *const unserved[] = {"/etcdserverpb.Maintenance/Snapshot",
+                                           "/etcdserverpb.Maintenance/MoveLeader",
+                                           "/etcdserverpb.Maintenance/Downgrade"};
     for (size_t i = 0; i < sizeof unserved / sizeof unserved[0]; i++) {
         if (strncmp(path, unserved[i], strlen(unserved[i])) == 0) {
             return false;

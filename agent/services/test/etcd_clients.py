@@ -119,6 +119,11 @@ def main():
     status = answer("endpoint", "status")[0]["Status"]
     assert status["version"].startswith("3.") and status["leader"] == member["ID"], status
     assert answer("endpoint", "hashkv")[0]["HashKV"]["hash"] > 0
+    assert "Finished defragmenting" in etcdctl("defrag")
+    refused = etcdctl("member", "add", "h9", "--peer-urls", "http://h9:7400", fails=True)
+    assert "members follow the shard's spec" in refused and "thole apply" in refused, refused
+    assert "thole host drain" in etcdctl("member", "remove", f"{member['ID']:x}", fails=True)
+    assert "thole host drain" in etcdctl("member", "promote", f"{member['ID']:x}", fails=True)
     etcdctl("alarm", "list")
     etcdctl("endpoint", "health")
     assert run([thole, "--endpoints", address, "kv", "get", "default", "a"]) == "5\n"
