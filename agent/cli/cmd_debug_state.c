@@ -119,17 +119,18 @@ static void put_row(struct inspect *i, const struct inspect_replica *r, struct c
     cli__table_cell(t, "%" PRIu64, r->shard_id);
     cli__table_cell(t, "%s", r->machine_type);
     cli__table_cell(t, "%s", place_of(r, &s));
-    cli__table_cell(t, shown ? "%" PRIu64 : "", r->term);
-    cli__table_cell(t, shown ? "%" PRIu64 "..%" PRIu64 : "", r->start_index + 1, r->last_index);
-    cli__table_cell(t, shown ? "%s" : "", cli__bytes(r->log_bytes, log_bytes, sizeof log_bytes));
-    cli__table_cell(t, shown ? "%" PRIu64 : "", r->commit);
-    cli__table_cell(t, s.where != STATE_NONE ? "%" PRIu64 : "", s.applied);
-    cli__table_cell(t, s.where != STATE_NONE ? "%s" : "", cli__bytes(s.bytes, bytes, sizeof bytes));
-    cli__table_cell(t, s.kv.exists ? "%" PRIu64 : "", s.kv.keys);
-    cli__table_cell(t, s.kv.exists ? "%" PRId64 : "", s.kv.revision);
-    cli__table_cell(t, s.where == STATE_DATABASE ? "%" PRIu64 : "", s.sessions);
-    cli__table_cell(t, s.where == STATE_DATABASE ? "%" PRIu64 : "", s.request_ids);
-    cli__table_cell(t, shown ? "%" PRIu64 : "", r->generation);
+    cli__table_cell(t, shown ? "%" PRIu64 : "-", r->term);
+    cli__table_cell(t, shown ? "%" PRIu64 "..%" PRIu64 : "-", r->start_index + 1, r->last_index);
+    cli__table_cell(t, shown ? "%s" : "-", cli__bytes(r->log_bytes, log_bytes, sizeof log_bytes));
+    cli__table_cell(t, shown ? "%" PRIu64 : "-", r->commit);
+    cli__table_cell(t, s.where != STATE_NONE ? "%" PRIu64 : "-", s.applied);
+    cli__table_cell(t, s.where != STATE_NONE ? "%s" : "-",
+                    cli__bytes(s.bytes, bytes, sizeof bytes));
+    cli__table_cell(t, s.kv.exists ? "%" PRIu64 : "-", s.kv.keys);
+    cli__table_cell(t, s.kv.exists ? "%" PRId64 : "-", s.kv.revision);
+    cli__table_cell(t, s.where == STATE_DATABASE ? "%" PRIu64 : "-", s.sessions);
+    cli__table_cell(t, s.where == STATE_DATABASE ? "%" PRIu64 : "-", s.request_ids);
+    cli__table_cell(t, shown ? "%" PRIu64 : "-", r->generation);
     cli__table_cell(t, "%s",
                     s.now_ms != 0 ? cli__time((int64_t)s.now_ms, time_text, sizeof time_text) : "");
     cli__table_cell(t, "%s", s.problem);

@@ -251,7 +251,7 @@ bool engine__hand_over_unfit(struct loop *l)
         }
         LOG_INFO(ENGINE, "leadership transfer begun by=%s shard=%" PRIu64 " to=%" PRIu64,
                  engine_move_reason_name(reason), r->shard_id, target);
-        r->handed_over = reason;
+        r->handed_over = (uint8_t)reason;
         changed = true;
         engine__loop_dirty(l, r);
     }
