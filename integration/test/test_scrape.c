@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include <thole/thole.h>
+
 #include "integration/test/scrape.h"
 
 #define TOP_SHARDS 20
@@ -100,6 +102,20 @@ static void test_first_scrape_has_what_is_documented(void **state)
     cluster_free(c);
 }
 
+static void add_ones(struct thole *t, const char *shard, int times)
+{
+    struct thole_shard *s = NULL;
+    struct thole_status st = {0};
+    assert_int_equal(thole_shard_open(t, shard, &s, &st), THOLE_OK);
+    const struct thole_op op = {.kind = THOLE_PROPOSE, .shard = s, .payload = {"add 1", 5}};
+    for (int i = 0; i < times; i++) {
+        if (thole_call(t, &op, NULL, &st) != THOLE_OK) {
+            fail_msg("%s", st.message);
+        }
+    }
+    thole_shard_release(s);
+}
+
 static void test_series_of_shards_are_the_busiest_ones(void **state)
 {
     (void)state;
@@ -110,12 +126,16 @@ static void test_series_of_shards_are_the_busiest_ones(void **state)
         c, 0,
         "kind: ShardPool\nname: many\nspec: {count: 30, shard: {type: counter, voters: 1}}\n---\n"
         "kind: Shard\nname: busy\nspec: {type: counter, voters: 1}\n");
+    struct thole *t = NULL;
+    struct thole_status st = {0};
+    assert_int_equal(thole_connect(c->hosts[0].address, &t, &st), THOLE_OK);
     for (int i = 0; i < 30; i++) {
-        (void)cli_ok(c, 0, "propose many-%d 'add 1'", i);
+        char name[16];
+        snprintf(name, sizeof name, "many-%d", i);
+        add_ones(t, name, 1);
     }
-    for (int i = 0; i < 5; i++) {
-        (void)cli_ok(c, 0, "propose busy 'add 1'");
-    }
+    add_ones(t, "busy", 5);
+    thole_close(t);
     const char *text = scrape(&c->hosts[0]);
     assert_int_equal(count_text(text, "\nthole_shard_proposals_total{"), TOP_SHARDS);
     assert_true(scrape_value(text, "thole_shard_proposals_total{shard=\"busy\"}") == 5);
