@@ -245,28 +245,43 @@ static void open_shards(struct load *l)
     }
 }
 
-/* Find the host that leads each shard, by its name: h1 is host 0. */
-static void find_leaders(const struct load *l)
+/* The host that leads each shard, by its name: h1 is host 0. Returns the first shard without a
+ * leader, or the number of shards. */
+static uint64_t read_leaders(const struct load *l)
 {
     struct thole_status st = {0};
     struct thole_view *view;
     char name[32];
+    uint64_t i = 0;
     if (thole_view_acquire(l->hosts[0], true, 10000, &view, &st) != THOLE_OK) {
         die("view", &st);
     }
-    for (uint64_t i = 0; i < l->c.shards; i++) {
+    for (; i < l->c.shards; i++) {
         struct thole_shard_info info = {.size = sizeof info};
         shard_name(name, sizeof name, i);
         uint64_t host = thole_view_shard(view, name, &info) && info.leader_host[0] == 'h'
                             ? strtoull(info.leader_host + 1, NULL, 10)
                             : 0;
         if (host == 0 || host > l->c.hosts) {
-            fprintf(stderr, "bench_cluster: nobody is known to lead %s\n", name);
-            exit(1);
+            break;
         }
         l->shared->leader[i] = (uint8_t)(host - 1);
     }
     thole_view_release(view);
+    return i;
+}
+
+/* A shard that is ready may be without a leader for a moment, when its leadership moves. */
+static void find_leaders(const struct load *l)
+{
+    uint64_t end_ns = clock_now(&clock_system) + 30 * NS_PER_S, without;
+    while ((without = read_leaders(l)) < l->c.shards) {
+        if (clock_now(&clock_system) > end_ns) {
+            fprintf(stderr, "bench_cluster: nobody is known to lead bench-%" PRIu64 "\n", without);
+            exit(1);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 20 * NS_PER_MS}, NULL);
+    }
 }
 
 static double cpu_seconds(void)
