@@ -302,7 +302,8 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
             if (!items[i].done) {
                 cli__say_failed("%s is not %s after %.0f s%s%s; --timeout gives more time",
                                 item_name(&items[i], name, sizeof name), for_names[items[i].what],
-                                (double)timeout_ms / 1000, items[i].told[0] != '\0' ? "; " : "",
+                                (double)wait_timeout_ms(c) / 1000,
+                                items[i].told[0] != '\0' ? "; " : "",
                                 items[i].told[0] != '\0' ? items[i].told
                                 : items[i].seen          ? ""
                                                          : "; it does not exist");
@@ -342,13 +343,18 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
     return false;
 }
 
-/* The watch starts with the view of one host, which may be behind, so ask whether the row
- * exists. */
-static int must_exist(struct cli *c, const struct wait_item *w)
+/* The watch starts with the view of one host, which may be behind, so ask whether the row exists,
+ * for at most limit_ms. */
+static int must_exist(struct cli *c, const struct wait_item *w, uint64_t limit_ms)
 {
     struct thole_status st;
     const void *row = NULL;
     enum thole_code code = THOLE_OK;
+    uint64_t *command_ms = &c->options.values[OPT_COMMAND_TIMEOUT].number, given_ms = *command_ms;
+    if (limit_ms == 0) {
+        return CLI_OK;
+    }
+    *command_ms = given_ms == 0 || given_ms > limit_ms ? limit_ms : given_ms;
     if (w->kind == ROWS_SHARDS) {
         code = rows_get_shard(c, w->name, false, (const thole_v1_Shard **)&row, &st);
     } else if (w->kind == ROWS_POOLS) {
@@ -358,6 +364,7 @@ static int must_exist(struct cli *c, const struct wait_item *w)
     } else {
         code = rows_get_replica(c, w->id, false, (const thole_v1_Replica **)&row, &st);
     }
+    *command_ms = given_ms;
     /* Keep waiting while no host answers, or no leader is known. */
     return code == THOLE_NOT_FOUND || code == THOLE_INVALID_ARGUMENT
                ? cli__say_status("cannot wait", &st)
@@ -375,6 +382,11 @@ static bool parse_state(const char *text, enum wait_for *ret)
     return false;
 }
 
+static uint64_t passed_since(uint64_t begin_ns)
+{
+    return (clock_now(&clock_system) - begin_ns) / NS_PER_MS;
+}
+
 int cli__command_wait(struct cli *c)
 {
     const char *what = cli_given(c, OPT_FOR) ? cli_text(c, OPT_FOR) : "ready";
@@ -384,6 +396,9 @@ int cli__command_wait(struct cli *c)
                               what);
     }
     struct wait_item *items = xcalloc(c->arg_count, sizeof *items);
+    const uint64_t timeout_ms = wait_timeout_ms(c), begin_ns = clock_now(&clock_system);
+    /* At least half of the time is left for the watch, which can say what it waits for. */
+    const uint64_t ask_ms = timeout_ms == 0 ? UINT64_MAX : timeout_ms / 2;
     int result = CLI_OK;
     for (size_t i = 0; result == CLI_OK && i < c->arg_count; i++) {
         struct wait_item *w = &items[i];
@@ -402,11 +417,16 @@ int cli__command_wait(struct cli *c)
         if (!fits) {
             result = cli__say_usage(c, "%s has no state %s to wait for", c->args[i], what);
         } else if (w->what != WAIT_DELETED) {
-            result = must_exist(c, w);
+            uint64_t passed_ms = passed_since(begin_ns);
+            result = must_exist(c, w, passed_ms < ask_ms ? ask_ms - passed_ms : 0);
         }
     }
     if (result == CLI_OK) {
-        result = wait_all(c, items, c->arg_count, wait_timeout_ms(c));
+        uint64_t passed_ms = passed_since(begin_ns);
+        result = wait_all(c, items, c->arg_count,
+                          timeout_ms == 0          ? 0
+                          : passed_ms < timeout_ms ? timeout_ms - passed_ms
+                                                   : 1);
     }
     free(items);
     return result;

@@ -34,9 +34,12 @@ static void test_one_of_three_hosts_says_that_nothing_is_ready(void **state)
     expect_lines(c, 0, "get hosts --stale", "live", 1);
     assert_int_equal(cli(c, 0, out, sizeof out, "get shards --stale"), 0);
     assert_int_equal(count_lines(out, "ViewOld"), 6);
+    uint64_t begin = now_ms();
     assert_int_not_equal(cli(c, 0, out, sizeof out, "wait --for ready shard/orders --timeout 1s"),
                          0);
+    assert_non_null(strstr(out, "shard orders is not ready after 1 s; not ready: "));
     assert_int_not_equal(cli(c, 0, out, sizeof out, "wait --for ready pool/p --timeout 1s"), 0);
+    assert_true(now_ms() - begin < 10000); /* the time that a call waits for a leader */
     host_pause(c, 2, false);
     host_restart(c, 1);
     cli_ok(c, 0, "wait --for ready --timeout 20s shard/orders pool/p");
