@@ -249,6 +249,7 @@ int host_dial(const struct host *h, uint16_t port)
     return fd;
 }
 
+static FILE *open_client(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
 static FILE *open_client(const char *format, va_list args)
 {
     char command[2048];
