@@ -184,6 +184,7 @@ class Run:
                 continue  # etcd cancels it again
             for s in streams:
                 s.ask(cancel_request=self.m.WatchCancelRequest(watch_id=watch_id))
+            self.quiet(streams)  # the next write is behind the cancellation, on both sides
         self.quiet(streams)
         for s in streams:
             s.close()
