@@ -119,7 +119,8 @@ static void test_depth_is_bounded(void **state)
         memset(json, '[', depth + 5);
         memcpy(json, "{\"x\":", 5);
         memset(json + 5 + depth, ']', depth);
-        memcpy(json + 5 + 2 * depth, "}", 2);
+        json[5 + 2 * depth] = '}';
+        json[6 + 2 * depth] = '\0';
         assert_int_equal(etcd(json) != NULL, depth + 1 <= 64);
     }
 }

@@ -94,13 +94,13 @@ static upb_StringView end(const struct fixture *f, int i)
 /* In place of a hash that takes time. */
 static upb_StringView hash_with(struct fixture *f, upb_StringView salt, upb_StringView password)
 {
-    char *text = upb_Arena_Malloc(f->arena, PASSWORD_HASH_CHARS + 1);
+    uint8_t *text = upb_Arena_Malloc(f->arena, PASSWORD_HASH_CHARS);
 
     memset(text, 'x', PASSWORD_HASH_CHARS);
     assert_int_equal(salt.size, PASSWORD_SALT_CHARS);
     memcpy(text, salt.data, PASSWORD_SALT_CHARS);
     memcpy(text + PASSWORD_SALT_CHARS, password.data, password.size);
-    return (upb_StringView){text, PASSWORD_HASH_CHARS};
+    return (upb_StringView){(const char *)text, PASSWORD_HASH_CHARS};
 }
 
 static upb_StringView hash_of(struct fixture *f, upb_StringView password)
@@ -218,11 +218,10 @@ static bool build_user_command(struct fixture *f, thole_kv_v1_Command *m)
     upb_Arena *a = f->arena;
 
     if (has(f, "enable")) {
-        char *key = upb_Arena_Malloc(a, 32);
-        memcpy(key, "0123456789abcdef0123456789abcdef", 32);
-        key[0] = f->count > 1 ? f->words[1][0] : key[0];
+        uint8_t *key = upb_Arena_Malloc(a, 32);
+        memset(key, f->count > 1 ? f->words[1][0] : '0', 32);
         thole_kv_v1_AuthEnable_set_key(thole_kv_v1_Command_mutable_auth_enable(m, a),
-                                       (upb_StringView){key, 32});
+                                       (upb_StringView){(const char *)key, 32});
     } else if (has(f, "disable")) {
         thole_kv_v1_Command_mutable_auth_disable(m, a);
     } else if (has(f, "user-add")) {
