@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/assert.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "etcd/kv.upb.h"
 #include "proto/decode.h"
@@ -63,12 +64,14 @@ static void watch(struct etcd_feed *f)
     f->watch_id = agent_watch(f->set->s->agent, f->shard_id, &watcher);
 }
 
-static struct etcd_feed *feed_new(struct etcd_watches *set, uint64_t shard_id,
-                                  const char name[static LIMIT_NAME_BYTES + 1])
+static struct etcd_feed *feed_new(struct etcd_watches *set, uint64_t key, uint64_t shard_id,
+                                  const char name[static LIMIT_NAME_BYTES + 1], struct slice ticket)
 {
     struct etcd_feed *f = xcalloc(1, sizeof *f);
 
     f->set = set;
+    f->key = key;
+    bytes_append_slice(&f->ticket, ticket);
     f->shard_id = shard_id;
     memcpy(f->shard, name, sizeof f->shard);
     f->cluster_id = services__etcd_cluster_id(set->s, shard_id);
@@ -77,7 +80,10 @@ static struct etcd_feed *feed_new(struct etcd_watches *set, uint64_t shard_id,
     TAILQ_INIT(&f->streams);
     TAILQ_INIT(&f->queued);
     TAILQ_INIT(&f->again);
-    (void)map_put(&set->feeds, shard_id, f);
+    TAILQ_INIT(&f->checked);
+    TAILQ_INIT(&f->unchecked);
+    TAILQ_INIT(&f->asked);
+    (void)map_put(&set->feeds, key, f);
     watch(f);
     return f;
 }
@@ -97,6 +103,7 @@ void services__etcd_feed_free(struct etcd_feed *f)
         TAILQ_REMOVE(&f->again, p, again_link);
         pull_free(p);
     }
+    bytes_deinit(&f->ticket);
     free(f);
 }
 
@@ -114,8 +121,8 @@ static bool end(struct etcd_feed *f)
     }
     if (f->watching) {
         agent_unwatch(f->set->s->agent, f->watch_id);
-    } else if (f->pulls == 0 && !atomic_load(&f->wake_posted)) {
-        (void)map_remove(&f->set->feeds, f->shard_id);
+    } else if (f->pulls == 0 && !f->check_sent && !atomic_load(&f->wake_posted)) {
+        (void)map_remove(&f->set->feeds, f->key);
         services__etcd_feed_free(f);
     }
     return true;
@@ -129,15 +136,20 @@ void services__etcd_feed_mark(struct etcd_feed *f)
     }
 }
 
-void services__etcd_feed_join(struct etcd_stream *t, uint64_t shard_id)
+/* Users do not share: each feed reads what its user may see. */
+void services__etcd_feed_join(struct etcd_stream *t, uint64_t shard_id, struct slice ticket)
 {
+    uint64_t key = hash64(ticket.data, ticket.size, shard_id);
+    struct etcd_feed *f;
+
     if (t->feed != NULL) {
         return;
     }
-    t->feed = map_get(&t->set->feeds, shard_id);
-    if (t->feed == NULL) {
-        t->feed = feed_new(t->set, shard_id, t->shard);
+    while ((f = map_get(&t->set->feeds, key)) != NULL &&
+           (f->shard_id != shard_id || !slice_equal(bytes_slice(&f->ticket), ticket))) {
+        key++; /* another one with the same hash; its end may leave two feeds where one would do */
     }
+    t->feed = f != NULL ? f : feed_new(t->set, key, shard_id, t->shard, ticket);
     TAILQ_INSERT_TAIL(&t->feed->streams, t, feed_link);
 }
 
@@ -148,7 +160,7 @@ void services__etcd_feed_part(struct etcd_stream *t)
     t->feed = NULL;
 }
 
-static void fail_all(struct etcd_feed *f, const struct thole_status *st)
+void services__etcd_feed_fail(struct etcd_feed *f, const struct thole_status *st)
 {
     struct etcd_stream *t;
 
@@ -241,7 +253,8 @@ static void pull(struct etcd_pull *p)
     services__wire_varint(&request, 3, (uint64_t)p->at.revision);
     services__wire_varint(&request, 4, p->at.sub);
     p->announced = atomic_load(&f->announced);
-    p->route = (struct etcd_route){.s = f->set->s, .done = pulled};
+    p->route =
+        (struct etcd_route){.s = f->set->s, .ticket = bytes_slice(&f->ticket), .done = pulled};
     memcpy(p->route.shard, f->shard, sizeof f->shard);
     p->route.route.stale = !p->linearizable;
     p->route.route.deadline_ns = f->set->now_ns + PULL_NS;
@@ -493,10 +506,18 @@ static void handle_page(struct etcd_pull *p, const thole_kv_v1_EventsResponse *m
     int64_t current = thole_kv_v1_EventsResponse_current_revision(m);
     int64_t compacted = thole_kv_v1_EventsResponse_compact_revision(m);
 
+    bool rights_differ = thole_kv_v1_EventsResponse_auth_revision(m) != f->rights;
+
     f->current = current > f->current ? current : f->current;
-    if (p->route.route.index < p->announced && !p->linearizable) {
-        p->linearizable = true; /* the replica lacks what was announced */
+    if ((p->route.route.index < p->announced || rights_differ) && !p->linearizable) {
+        p->linearizable = true; /* the replica lacks what was announced, or is known of rights */
         pull(p);
+    } else if (rights_differ && !services__etcd_rights_matter(f)) {
+        pull_free(p);
+        services__etcd_feed_mark(f);
+    } else if (rights_differ || f->checking) {
+        TAILQ_INSERT_TAIL(&f->again, p, again_link);
+        services__etcd_rights_check(f);
     } else if (compacted > p->at.revision) {
         handle_compacted(p, compacted);
     } else {
@@ -508,9 +529,15 @@ static void handle_page(struct etcd_pull *p, const thole_kv_v1_EventsResponse *m
 static void pull_failed(struct etcd_pull *p, const struct thole_status *st)
 {
     struct etcd_feed *f = p->feed;
+    bool refused = st->code == THOLE_UNAUTHENTICATED || st->code == THOLE_INVALID_ARGUMENT;
 
-    if (st->code == THOLE_NOT_FOUND || st->code == THOLE_FAILED_PRECONDITION) {
-        fail_all(f, st);
+    if (refused && !p->linearizable && !TAILQ_EMPTY(&f->streams)) {
+        p->linearizable = true; /* the replica may lack the user */
+        pull(p);
+        return;
+    }
+    if (refused || st->code == THOLE_NOT_FOUND || st->code == THOLE_FAILED_PRECONDITION) {
+        services__etcd_feed_fail(f, st);
         pull_free(p);
         services__etcd_feed_mark(f);
         return;
@@ -619,19 +646,28 @@ static void end_without_leader(struct etcd_feed *f)
     }
 }
 
-void services__etcd_feed_look(struct etcd_feed *f)
+void services__etcd_feed_again(struct etcd_feed *f)
 {
     struct etcd_pull *p;
     struct etcd_pull_list again = TAILQ_HEAD_INITIALIZER(again);
 
-    end_without_leader(f);
-    if (!f->watching && !TAILQ_EMPTY(&f->streams)) {
-        watch(f);
+    if (f->checking || TAILQ_EMPTY(&f->streams)) {
+        return;
     }
     TAILQ_CONCAT(&again, &f->again, again_link);
     while ((p = TAILQ_FIRST(&again)) != NULL) {
         TAILQ_REMOVE(&again, p, again_link);
         pull(p);
     }
+}
+
+void services__etcd_feed_look(struct etcd_feed *f)
+{
+    end_without_leader(f);
+    if (!f->watching && !TAILQ_EMPTY(&f->streams)) {
+        watch(f);
+    }
+    services__etcd_rights_look(f);
+    services__etcd_feed_again(f);
     tell_progress(f);
 }

@@ -147,8 +147,10 @@ static void read_token(const struct etcd_route *r, struct bytes *ret)
 {
     static const uint8_t none = 0;
 
-    if (r->token.size > TOKEN_TEXT_MAX ||
-        (r->token.size > 0 && !services__base64url_decode(r->token, ret))) {
+    if (r->ticket.size > 0) {
+        bytes_append_slice(ret, r->ticket);
+    } else if (r->token.size > TOKEN_TEXT_MAX ||
+               (r->token.size > 0 && !services__base64url_decode(r->token, ret))) {
         bytes_clear(ret);
         bytes_append(ret, &none, 1);
     }

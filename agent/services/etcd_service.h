@@ -11,6 +11,7 @@ struct etcd_route {
     struct router_request route;
     char shard[LIMIT_NAME_BYTES + 1]; /* its name */
     struct slice token;               /* of the caller, as text; borrowed, empty: none */
+    struct slice ticket;              /* in place of the token, as bytes; borrowed likewise */
     bool anew;                        /* the name was resolved again after a failure */
     /* Called once. OK: `answer` is the machine's answer. Otherwise pass `st` to
      * services__etcd_fail, which answers with etcd's message. */

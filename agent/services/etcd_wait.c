@@ -151,6 +151,7 @@ static enum thole_code watch_one(struct etcd_wait *w, const struct etcd_wait_wat
     etcdserverpb_WatchCreateRequest_set_range_end(
         m, upb_StringView_FromDataAndSize((const char *)end.data, end.size));
     etcdserverpb_WatchCreateRequest_set_watch_id(m, id);
+    etcdserverpb_WatchCreateRequest_set_start_revision(m, what->revision + 1);
     if (what->no_put) {
         etcdserverpb_WatchCreateRequest_add_filters(m, etcdserverpb_WatchCreateRequest_NOPUT,
                                                     arena);
@@ -184,6 +185,9 @@ void services__etcd_wait_unwatch(struct etcd_wait *w)
         if (watcher != NULL) { /* one that was compacted is gone already */
             services__etcd_watcher_free(watcher);
         }
+    }
+    if (w->watches) {
+        services__etcd_stream_forget(w->stream);
     }
     w->watches = false;
 }

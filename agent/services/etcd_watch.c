@@ -1,6 +1,7 @@
 /* etcdserverpb.Watch: the streams of clients. Requests of a stream are answered in order. Before a
- * watcher is created, the store's revision is read (linearizable), once for all requests that have
- * arrived by then: a watcher without a start gets what is written after that. */
+ * watcher is created, the store is asked for its revision and whether the user may have the watcher
+ * (linearizable), once for all requests that have arrived by then: a watcher without a start gets
+ * what is written after that. */
 #include "agent/services/etcd_watch.h"
 
 #include <stdlib.h>
@@ -133,6 +134,7 @@ static void drop_requests(struct etcd_stream *t)
 
     while ((q = TAILQ_FIRST(&t->requests)) != NULL) {
         TAILQ_REMOVE(&t->requests, q, link);
+        atomic_fetch_sub(&t->waiting_bytes, q->size + REQUEST_BYTES);
         services__etcd_stream_give(t, q->size + REQUEST_BYTES);
         free(q);
     }
@@ -178,7 +180,7 @@ void services__etcd_stream_fail(struct etcd_stream *t, const struct thole_status
     finish(t, st);
 }
 
-/* ---- The store's revision -------------------------------------------------------------------- */
+/* ---- The store's revision, and rights -------------------------------------------------------- */
 
 static void read_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
 {
@@ -195,13 +197,16 @@ static void read_done(struct etcd_route *r, const struct thole_status *st, struc
 
 static void start_read(struct etcd_stream *t)
 {
+    struct bytes request = {0};
+
     t->reading = true;
-    t->read_number = t->number;
+    t->read_number = services__etcd_rights_encode(t, &request);
     ref_take(&t->refs);
     t->read = (struct etcd_route){.s = t->set->s, .done = read_done};
-    memcpy(t->read.shard, t->shard, sizeof t->shard);
+    services__etcd_caller(&t->read, t->rpc);
     t->read.route.deadline_ns = t->set->now_ns + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
-    services__etcd_send(&t->read, ROUTER_QUERY, thole_kv_v1_Query_op_status, (struct slice){0});
+    services__etcd_send(&t->read, ROUTER_QUERY, thole_kv_v1_Query_op_permit, bytes_slice(&request));
+    bytes_deinit(&request);
 }
 
 /* Takes the message's reference over. */
@@ -217,16 +222,15 @@ static void read_answered(struct etcd_stream *t)
     }
     if (!t->over && st.code == THOLE_OK) {
         upb_Arena *arena = upb_Arena_New();
-        const thole_kv_v1_StoreStatus *m =
-            PROTO_DECODE(thole_kv_v1_StoreStatus, r->result.bytes, arena);
-        if (m == NULL) {
-            (void)THOLE_FAIL(&st, THOLE_INTERNAL, THOLE_REASON_NONE, "malformed status");
+        const thole_kv_v1_PermitResponse *m =
+            PROTO_DECODE(thole_kv_v1_PermitResponse, r->result.bytes, arena);
+        if (m == NULL || !services__etcd_rights_learn(t, m)) {
+            (void)THOLE_FAIL(&st, THOLE_INTERNAL, THOLE_REASON_NONE,
+                             "the machine's answer does not decode");
         } else {
-            services__etcd_feed_join(t, r->shard_id);
+            upb_StringView ticket = thole_kv_v1_PermitResponse_ticket(m);
+            services__etcd_feed_join(t, r->shard_id, slice_of(ticket.data, ticket.size));
             t->feed->term = r->term > t->feed->term ? r->term : t->feed->term;
-            t->known_number = t->read_number;
-            t->known_revision = thole_kv_v1_StoreStatus_revision(m);
-            t->known_index = r->index;
         }
         upb_Arena_Free(arena);
     }
@@ -241,14 +245,31 @@ static void read_answered(struct etcd_stream *t)
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
+static void fail_with(struct etcd_stream *t, enum thole_code code, enum thole_reason reason,
+                      const char *what)
+{
+    struct thole_status st;
+
+    (void)THOLE_FAIL(&st, code, reason, "%s", what);
+    finish(t, &st);
+}
+
 /* False: no room. */
-static bool create(struct etcd_stream *t, const etcdserverpb_WatchCreateRequest *m)
+static bool create(struct etcd_stream *t, const struct etcd_request *q,
+                   const etcdserverpb_WatchCreateRequest *m)
 {
     struct bytes message = {0};
-    const char *why;
+    const char *why = services__etcd_rights_reason(q->code);
     int64_t current = t->known_revision;
-    struct etcd_watcher *w = services__etcd_watcher_new(t, m, &why);
+    struct etcd_watcher *w =
+        q->code == 0 ? services__etcd_watcher_new(t, m, q->rights, &why) : NULL;
 
+    if (w == NULL && t->sink != NULL) {
+        fail_with(t, q->code != 0 ? (enum thole_code)q->code : THOLE_RESOURCE_EXHAUSTED,
+                  q->code != 0 ? THOLE_REASON_NONE : THOLE_REASON_QUEUE_FULL,
+                  q->code != 0 ? services__etcd_rights_text(q->code) : why);
+        return false;
+    }
     services__etcd_response(t, current, w != NULL ? w->id : -1, &message);
     services__wire_varint(&message, RESPONSE_CREATED, true);
     if (w == NULL) {
@@ -292,11 +313,12 @@ static bool cancel(struct etcd_stream *t, int64_t id)
 }
 
 /* False: not now. */
-static bool answer(struct etcd_stream *t, const etcdserverpb_WatchRequest *m)
+static bool answer(struct etcd_stream *t, const struct etcd_request *q,
+                   const etcdserverpb_WatchRequest *m)
 {
     switch (etcdserverpb_WatchRequest_request_union_case(m)) {
     case etcdserverpb_WatchRequest_request_union_create_request:
-        return create(t, etcdserverpb_WatchRequest_create_request(m));
+        return create(t, q, etcdserverpb_WatchRequest_create_request(m));
     case etcdserverpb_WatchRequest_request_union_cancel_request:
         return cancel(t, etcdserverpb_WatchCancelRequest_watch_id(
                              etcdserverpb_WatchRequest_cancel_request(m)));
@@ -308,15 +330,6 @@ static bool answer(struct etcd_stream *t, const etcdserverpb_WatchRequest *m)
     default: /* of a later version */
         return true;
     }
-}
-
-static void fail_with(struct etcd_stream *t, enum thole_code code, enum thole_reason reason,
-                      const char *what)
-{
-    struct thole_status st;
-
-    (void)THOLE_FAIL(&st, code, reason, "%s", what);
-    finish(t, &st);
 }
 
 /* False: not now, or the stream is over. */
@@ -335,7 +348,7 @@ static bool take(struct etcd_stream *t, const struct etcd_request *q)
             start_read(t);
         }
     } else {
-        done = answer(t, m);
+        done = answer(t, q, m);
     }
     upb_Arena_Free(arena);
     return done;
@@ -440,10 +453,9 @@ static struct etcd_stream *stream_of(struct services *s, struct bus_rpc *rpc)
     return t;
 }
 
-void services__etcd_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
+static struct etcd_request *request_new(struct etcd_stream *t, struct slice message)
 {
-    struct etcd_stream *t = stream_of(ctx, rpc);
-    struct etcd_request *q = xmalloc(sizeof *q + message.size);
+    struct etcd_request *q = xcalloc(1, sizeof *q + message.size);
 
     q->stream = t;
     q->size = message.size;
@@ -451,6 +463,14 @@ void services__etcd_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
         memcpy(q->bytes, message.data, message.size);
     }
     atomic_fetch_add(&t->waiting_bytes, q->size + REQUEST_BYTES);
+    return q;
+}
+
+void services__etcd_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct etcd_stream *t = stream_of(ctx, rpc);
+    struct etcd_request *q = request_new(t, message);
+
     ref_take(&t->refs);
     q->msg.kind = WATCH_REQUEST;
     if (!worker_post_internal(t->set->worker, &q->msg)) {
@@ -481,6 +501,35 @@ void services__etcd_stream_end(struct etcd_stream *t)
     finish(t, NULL);
 }
 
+void services__etcd_stream_forget(struct etcd_stream *t)
+{
+    drop_requests(t);
+}
+
+/* As a client of Watch does: the user may have no right to it. */
+static enum thole_code ask_for_watcher(struct etcd_stream *t,
+                                       const etcdserverpb_WatchCreateRequest *m,
+                                       struct thole_status *st)
+{
+    struct bytes whole = {0};
+    upb_Arena *arena = upb_Arena_New();
+    size_t size = 0;
+    const char *bytes = etcdserverpb_WatchCreateRequest_serialize(m, arena, &size);
+
+    services__wire_bytes(&whole, etcdserverpb_WatchRequest_request_union_create_request,
+                         slice_of(bytes, size));
+    bool held = services__etcd_stream_hold(t, whole.size + REQUEST_BYTES);
+    if (held) {
+        struct etcd_request *q = request_new(t, bytes_slice(&whole));
+        q->number = ++t->number;
+        TAILQ_INSERT_TAIL(&t->requests, q, link);
+        go_on(t);
+    }
+    bytes_deinit(&whole);
+    upb_Arena_Free(arena);
+    return held ? THOLE_OK : services__no_room(st);
+}
+
 enum thole_code services__etcd_stream_watch(struct etcd_stream *t,
                                             const etcdserverpb_WatchCreateRequest *m,
                                             const struct etcd_route *r, int64_t revision,
@@ -492,9 +541,13 @@ enum thole_code services__etcd_stream_watch(struct etcd_stream *t,
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                           "the shard was deleted, and another one has its name");
     }
-    services__etcd_feed_join(t, r->route.shard_id);
+    if (bus_rpc_metadata(t->rpc, "token").size > 0) {
+        return ask_for_watcher(t, m, st);
+    }
+    /* The answer came without a token, so auth is disabled. */
+    services__etcd_feed_join(t, r->route.shard_id, (struct slice){0});
     t->feed->term = r->route.term > t->feed->term ? r->route.term : t->feed->term;
-    struct etcd_watcher *w = services__etcd_watcher_new(t, m, &why);
+    struct etcd_watcher *w = services__etcd_watcher_new(t, m, 0, &why);
     if (w == NULL) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, "%s", why);
     }
@@ -545,6 +598,9 @@ static void handle(struct worker_msg *m)
         break;
     case WATCH_WAIT:
         services__etcd_wait_woken(m);
+        break;
+    case WATCH_CHECKED:
+        services__etcd_rights_checked(m);
         break;
     }
 }

@@ -4,6 +4,7 @@
  *   etcd_watcher.c   a watcher: the responses it gets
  *   etcd_feed.c      a shard's changes, read page by page for the watchers of this host
  *   etcd_wait.c      calls that wait for keys: Lock, Campaign, Observe
+ *   etcd_rights.c    what the users of a store may watch
  *   watch_ranges.c   which watchers are interested in a key
  *
  * One worker owns all of it. Callbacks of the bus, the agent and the router post to it. */
@@ -64,8 +65,19 @@ enum etcd_watcher_state {
     WATCHER_BLOCKED, /* in stream->blocked */
 };
 
+/* Is the user permitted to have the watcher? See etcd_rights.c. */
+enum etcd_watcher_rights {
+    RIGHTS_CHECKED = 0, /* in feed.checked */
+    RIGHTS_UNCHECKED,   /* in feed.unchecked */
+    RIGHTS_ASKED,       /* in feed.asked */
+};
+
 struct etcd_watcher {
     struct watch_interest interest; /* in feed.ranges */
+    TAILQ_ENTRY(etcd_watcher) rights_link;
+    enum etcd_watcher_rights rights_state;
+    uint64_t rights;    /* CHECKED: the revision of auth at which the watcher was permitted */
+    uint32_t rights_at; /* ASKED: which range of the request is the watcher's */
     struct etcd_stream *stream;
     int64_t id;
     bool prev_kv, progress, fragment, no_put, no_delete;
@@ -96,10 +108,13 @@ struct etcd_event {
     bool deletion;
 };
 
-/* A watcher in no state, for the stream's feed. NULL: refused, and `*ret_why` says why. */
+/* A watcher in no state, for the stream's feed. Its user was permitted to have it at the revision
+ * `rights` of auth. NULL: refused, and `*ret_why` says why. */
 struct etcd_watcher *services__etcd_watcher_new(struct etcd_stream *t,
                                                 const etcdserverpb_WatchCreateRequest *m,
-                                                const char **ret_why);
+                                                uint64_t rights, const char **ret_why);
+/* What it wants to watch; `to` empty and not `no_end`: one key. Borrowed. */
+struct watch_keys services__etcd_watcher_keys(const etcdserverpb_WatchCreateRequest *m);
 /* From its stream, its feed and memory. */
 void services__etcd_watcher_free(struct etcd_watcher *w);
 /* Add an event of the page that is read. Without room in the stream the watcher is BLOCKED then.
@@ -114,6 +129,8 @@ void services__etcd_watcher_rewind(struct etcd_watcher *w);
 void services__etcd_watcher_progress(struct etcd_watcher *w, int64_t revision, uint64_t now_ns);
 /* The start was compacted. */
 void services__etcd_watcher_compacted(struct etcd_watcher *w, int64_t compacted);
+/* The user has lost the right: canceled at once, or else its stream fails. */
+void services__etcd_watcher_denied(struct etcd_watcher *w);
 /* It must be in no list. */
 void services__etcd_watcher_enter(struct etcd_watcher *w, enum etcd_watcher_state state);
 /* Take it out of the list of its state. */
@@ -126,6 +143,11 @@ struct etcd_request {
     TAILQ_ENTRY(etcd_request) link;
     struct etcd_stream *stream; /* a reference until it is in its list */
     uint64_t number;
+    /* Creations: was it asked whether the user may have the watcher? The answer, and the revision
+     * of auth that it is of. */
+    bool asked;
+    uint32_t code;
+    uint64_t rights;
     size_t size;
     uint8_t bytes[];
 };
@@ -158,7 +180,8 @@ struct etcd_stream {
     TAILQ_ENTRY(etcd_stream) feed_link;
     TAILQ_HEAD(, etcd_request) requests;
     uint64_t number; /* of the last request */
-    /* The store's revision is read for requests up to `read_number`, and known for others. */
+    /* The store's revision, and what the user may watch, is read for requests up to `read_number`,
+     * and known for others. */
     bool reading;
     uint64_t read_number, known_number;
     struct etcd_route read;
@@ -196,6 +219,8 @@ void services__etcd_stream_end(struct etcd_stream *t);
 THOLE_MUST_CHECK enum thole_code services__etcd_stream_watch(
     struct etcd_stream *t, const etcdserverpb_WatchCreateRequest *m, const struct etcd_route *r,
     int64_t revision, struct thole_status *st);
+/* Forgets watchers that are not created yet. */
+void services__etcd_stream_forget(struct etcd_stream *t);
 /* Begins a WatchResponse. */
 void services__etcd_response(const struct etcd_stream *t, int64_t revision, int64_t watch_id,
                              struct bytes *out);
@@ -221,19 +246,33 @@ struct etcd_pull {
     bool linearizable;  /* ... and so it must not be of a replica that is behind */
     struct etcd_route route;
     struct thole_status st;
-    TAILQ_ENTRY(etcd_pull) again_link;
+    TAILQ_ENTRY(etcd_pull) again_link; /* failed, or waits for a check of rights */
 };
 TAILQ_HEAD(etcd_pull_list, etcd_pull);
 
+/* The changes of a shard that one user may see. */
 struct etcd_feed {
     struct etcd_watches *set;
+    uint64_t key; /* in set->feeds */
     uint64_t shard_id;
+    struct bytes ticket; /* what the changes are asked for with; empty: auth is disabled */
     char shard[LIMIT_NAME_BYTES + 1];     /* its name */
     uint64_t cluster_id, member_id, term; /* as headers say */
     struct etcd_stream_list streams;
     struct watch_ranges ranges; /* of all watchers */
     size_t previous;            /* watchers that want prev_kv */
-    bool marked;                /* in set->marked */
+    /* All watchers by their rights_state. */
+    struct etcd_watcher_list checked, unchecked, asked;
+    /* The revision of auth at which all of `checked` were permitted. While a check is under way:
+     * that of its last answer, and of watchers that were checked in it. */
+    uint64_t rights;
+    bool checking;       /* until all are checked, no page is used */
+    bool check_sent;     /* a request is under way, of `asked` ... */
+    size_t check_ranges; /* ... as they were when it was sent */
+    struct worker_msg check_msg;
+    struct etcd_route check;
+    struct thole_status check_status;
+    bool marked; /* in set->marked */
     TAILQ_ENTRY(etcd_feed) marked_link;
     /* The agent's watch, which only says that there is something to read. */
     bool watching;
@@ -252,11 +291,11 @@ struct etcd_feed {
     /* Others. */
     struct etcd_watcher_list queued;
     size_t pulls;                /* under way or in `again`, the head's among them */
-    struct etcd_pull_list again; /* failed */
+    struct etcd_pull_list again; /* failed, or wait for a check of rights */
 };
 
-/* The stream's feed from now on. */
-void services__etcd_feed_join(struct etcd_stream *t, uint64_t shard_id);
+/* The stream's feed from now on, if it has none. */
+void services__etcd_feed_join(struct etcd_stream *t, uint64_t shard_id, struct slice ticket);
 void services__etcd_feed_part(struct etcd_stream *t);
 /* The watcher has everything below its `next`. The store was read at `index` of the log, and had
  * the revision `current` then. */
@@ -273,6 +312,31 @@ void services__etcd_feed_woken(struct worker_msg *m);
 void services__etcd_feed_lost(struct worker_msg *m);
 void services__etcd_feed_page(struct worker_msg *m);
 void services__etcd_feed_free(struct etcd_feed *f);
+void services__etcd_feed_fail(struct etcd_feed *f, const struct thole_status *st); /* all streams */
+/* All watchers are checked: repeat what waited for it. */
+void services__etcd_feed_again(struct etcd_feed *f);
+
+/* ---- Rights ---------------------------------------------------------------------------------- */
+
+#define RIGHTS_RANGES_MAX 1000
+#define RIGHTS_BYTES_MAX ((size_t)512 * KIB)
+/* A PermitRequest of what the stream's waiting requests want to watch. Returns the number of the
+ * last request that is known then. */
+uint64_t services__etcd_rights_encode(struct etcd_stream *t, struct bytes *out);
+/* The answer to it. False: it is none. */
+bool services__etcd_rights_learn(struct etcd_stream *t, const thole_kv_v1_PermitResponse *m);
+/* Of a refusal: etcd's message, and the cancel_reason. */
+const char *services__etcd_rights_text(uint32_t code);
+const char *services__etcd_rights_reason(uint32_t code);
+/* The watcher is new, and was permitted at its `rights`; or it goes. */
+void services__etcd_rights_add(struct etcd_watcher *w);
+void services__etcd_rights_remove(struct etcd_watcher *w);
+/* Has the feed any watchers? */
+bool services__etcd_rights_matter(const struct etcd_feed *f);
+/* The rights may have changed: look at all watchers. */
+void services__etcd_rights_check(struct etcd_feed *f);
+void services__etcd_rights_checked(struct worker_msg *m);
+void services__etcd_rights_look(struct etcd_feed *f);
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
@@ -285,12 +349,13 @@ enum etcd_watch_message {
     WATCH_LOST,
     WATCH_PAGE,
     WATCH_WAIT,
+    WATCH_CHECKED,
 };
 
 struct etcd_watches {
     struct services *s;
     struct worker *worker;
-    struct map feeds; /* by shard */
+    struct map feeds; /* by a hash of shard and ticket */
     struct etcd_stream_list stalled;
     TAILQ_HEAD(, etcd_feed) marked;
     struct etcd_wait_list later; /* etcd_wait.h: calls that repeat a request at the next look */

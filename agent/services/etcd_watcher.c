@@ -84,7 +84,7 @@ static void block(struct etcd_watcher *w)
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
-static struct watch_keys keys_of(const etcdserverpb_WatchCreateRequest *m)
+struct watch_keys services__etcd_watcher_keys(const etcdserverpb_WatchCreateRequest *m)
 {
     static const uint8_t zero[1] = {0};
     upb_StringView key = etcdserverpb_WatchCreateRequest_key(m);
@@ -126,9 +126,9 @@ static void read_filters(struct etcd_watcher *w, const etcdserverpb_WatchCreateR
 
 struct etcd_watcher *services__etcd_watcher_new(struct etcd_stream *t,
                                                 const etcdserverpb_WatchCreateRequest *m,
-                                                const char **ret_why)
+                                                uint64_t rights, const char **ret_why)
 {
-    struct watch_keys keys = keys_of(m);
+    struct watch_keys keys = services__etcd_watcher_keys(m);
     int64_t id = etcdserverpb_WatchCreateRequest_watch_id(m);
     size_t memory = sizeof(struct etcd_watcher) + NODE_BYTES + keys.from.size + keys.to.size;
 
@@ -157,10 +157,12 @@ struct etcd_watcher *services__etcd_watcher_new(struct etcd_stream *t,
     w->fragment = etcdserverpb_WatchCreateRequest_fragment(m);
     w->next = etcdserverpb_WatchCreateRequest_start_revision(m);
     w->told_ns = t->set->now_ns;
+    w->rights = rights;
     read_filters(w, m);
     add_interest(w, keys);
     (void)map_put(&t->watchers, (uint64_t)w->id, w);
     t->feed->previous += w->prev_kv;
+    services__etcd_rights_add(w);
     metric_add(&metric_watchers, 1);
     return w;
 }
@@ -176,6 +178,7 @@ void services__etcd_watcher_free(struct etcd_watcher *w)
     t->fragmenting = t->fragmenting == w ? NULL : t->fragmenting;
     t->feed->previous -= w->prev_kv;
     (void)map_remove(&t->watchers, (uint64_t)w->id);
+    services__etcd_rights_remove(w);
     services__watch_ranges_remove(&t->feed->ranges, &w->interest);
     services__etcd_stream_give(t, w->memory);
     metric_add(&metric_watchers, -1);
@@ -308,6 +311,29 @@ static void cancel(struct etcd_watcher *w, const char *why, int64_t compacted)
 void services__etcd_watcher_compacted(struct etcd_watcher *w, int64_t compacted)
 {
     cancel(w, NULL, compacted);
+}
+
+void services__etcd_watcher_denied(struct etcd_watcher *w)
+{
+    struct etcd_stream *t = w->stream;
+    struct bytes message = {0};
+    struct thole_status st;
+
+    services__etcd_response(t, t->feed->current, w->id, &message);
+    services__wire_varint(&message, RESPONSE_CANCELED, true);
+    services__wire_bytes(&message, RESPONSE_CANCEL_REASON,
+                         slice_str(services__etcd_rights_reason(THOLE_PERMISSION_DENIED)));
+    if (!services__etcd_stream_send(t, w, &message)) {
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_QUEUE_FULL,
+                         "the user lost a right while the client did not read: watch again");
+        services__etcd_stream_fail(t, &st);
+        return;
+    }
+    if (t->fragmenting == w) {
+        services__etcd_stream_resume(t);
+    }
+    services__etcd_watcher_free(w);
+    services__etcd_stream_progress(t); /* the others may all be SYNCED */
 }
 
 void services__etcd_watcher_page_end(struct etcd_watcher *w, int64_t divided)

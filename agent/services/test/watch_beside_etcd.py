@@ -29,14 +29,15 @@ WRITES = ["put"] * 10 + ["delete_range"] * 3 + ["txn"] * 4
 class Stream:
     """A Watch stream and everything that came on it."""
 
-    def __init__(self, channel, messages):
+    def __init__(self, channel, messages, token=None):
         self.m, self.requests, self.responses = messages, queue.Queue(), []
         method = channel.stream_stream(
             "/etcdserverpb.Watch/Watch",
             request_serializer=lambda m: m.SerializeToString(),
             response_deserializer=messages.WatchResponse.FromString,
         )
-        self.call = method(iter(self.requests.get, None))
+        metadata = [("token", token)] if token is not None else []
+        self.call = method(iter(self.requests.get, None), metadata=metadata)
         self.error = None
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()

@@ -1,13 +1,21 @@
 /* Changes of a range from a revision on: what all watchers read, at the head and behind it. */
 #include "shards/machine/kv/kv_internal.h"
 
-enum { EVENTS_EVENT = 1, EVENTS_NEXT, EVENTS_NEXT_SUB, EVENTS_CURRENT, EVENTS_COMPACTED };
+enum {
+    EVENTS_EVENT = 1,
+    EVENTS_NEXT,
+    EVENTS_NEXT_SUB,
+    EVENTS_CURRENT,
+    EVENTS_COMPACTED,
+    EVENTS_AUTH
+};
 #define EVENTS_BYTES_MAX ((size_t)1 * MIB)
 #define EVENTS_CHANGES_MAX 10000
 
 struct walk {
     const struct kv_reader *r;
     struct kv_keys keys;
+    struct kv_sight *sight;
     bool with_previous;
     struct bytes event, item, previous;
 };
@@ -56,7 +64,7 @@ static enum thole_code previous_of(struct walk *w, const struct kv_change *c,
     return code == THOLE_NOT_FOUND ? kv__damaged(st, "change") : code;
 }
 
-/* The event into w->event; nothing if the key is not in the range. */
+/* The event into w->event; nothing if the key is not in the range, or not to be seen. */
 static enum thole_code encode(struct walk *w, struct kv_change *c, struct thole_status *st)
 {
     struct slice previous = {0};
@@ -67,7 +75,7 @@ static enum thole_code encode(struct walk *w, struct kv_change *c, struct thole_
     if (!kv__wire_item_decode(c->encoded, &item)) {
         return kv__damaged(st, "change");
     }
-    if (!kv__keys_contain(&w->keys, item.key)) {
+    if (!kv__keys_contain(&w->keys, item.key) || !kv__sight_has(w->sight, item.key)) {
         return THOLE_OK;
     }
     enum thole_code code = previous_of(w, c, &item, &held, &previous, st);
@@ -134,8 +142,8 @@ static enum thole_code collect(struct walk *w, const thole_kv_v1_EventsRequest *
 }
 
 enum thole_code kv__events(const struct kv_reader *r, const thole_kv_v1_EventsRequest *m,
-                           struct bytes *out, const struct kv_refusal **ret_refusal,
-                           struct thole_status *st)
+                           struct slice token, struct bytes *out,
+                           const struct kv_refusal **ret_refusal, struct thole_status *st)
 {
     struct kv_at at = {thole_kv_v1_EventsRequest_start_revision(m),
                        thole_kv_v1_EventsRequest_start_sub(m)};
@@ -144,11 +152,14 @@ enum thole_code kv__events(const struct kv_reader *r, const thole_kv_v1_EventsRe
         .keys = kv__keys(thole_kv_v1_EventsRequest_key(m), thole_kv_v1_EventsRequest_range_end(m)),
         .with_previous = thole_kv_v1_EventsRequest_prev_kv(m),
     };
-    enum thole_code code = THOLE_OK;
 
     if (w.keys.from.size == 0) {
         *ret_refusal = &kv__empty_key;
         return THOLE_OK;
+    }
+    enum thole_code code = kv__sight_new(r, token, &w.sight, st);
+    if (code != THOLE_OK) {
+        return code;
     }
     if (at.revision < r->state->compacted) {
         kv__wire_number(out, EVENTS_COMPACTED, (uint64_t)r->state->compacted);
@@ -159,6 +170,8 @@ enum thole_code kv__events(const struct kv_reader *r, const thole_kv_v1_EventsRe
     kv__wire_number(out, EVENTS_NEXT, (uint64_t)at.revision);
     kv__wire_number(out, EVENTS_NEXT_SUB, at.sub);
     kv__wire_number(out, EVENTS_CURRENT, (uint64_t)r->revision);
+    kv__wire_number(out, EVENTS_AUTH, kv__auth_revision(r));
+    kv__sight_free(w.sight);
     bytes_deinit(&w.event);
     bytes_deinit(&w.item);
     bytes_deinit(&w.previous);

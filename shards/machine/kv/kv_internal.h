@@ -470,9 +470,31 @@ enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command 
 enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
                                  const struct kv_refusal **ret_refusal, struct thole_status *st);
 
-/* The name in a token that is valid now: a slice of it. */
-bool kv__token_name(const struct kv_reader *r, struct slice token, struct slice *ret,
-                    uint64_t *ret_revision);
+/* Answers a PermitRequest. */
+enum thole_code kv__permit_ranges(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                  struct bytes *out, const struct kv_refusal **ret_refusal,
+                                  struct thole_status *st);
+/* The keys whose changes the holder of a ticket may see. NULL: all. The ticket is valid, or `token`
+ * is none. */
+struct kv_sight;
+enum thole_code kv__sight_new(const struct kv_reader *r, struct slice token, struct kv_sight **ret,
+                              struct thole_status *st);
+bool kv__sight_has(const struct kv_sight *s, struct slice key);
+void kv__sight_free(struct kv_sight *s);
+/* The revision of auth whose rights count, for answers; 0: auth is disabled. */
+static inline uint64_t kv__auth_revision(const struct kv_reader *r)
+{
+    return r->state->auth.enabled ? r->state->auth.revision : 0;
+}
+
+/* What a valid token says; the name is a slice of it. */
+struct kv_token {
+    struct slice name;
+    uint64_t revision; /* of auth, when it was made; of a ticket: see kv_user.since */
+    bool ticket;
+};
+bool kv__token_read(const struct kv_reader *r, struct slice token, struct kv_token *ret);
+void kv__ticket_make(const struct kv_reader *r, const struct kv_user *u, struct bytes *out);
 /* Salt and login. */
 enum thole_code kv__token_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
                                 struct bytes *out, const struct kv_refusal **ret_refusal,
@@ -504,8 +526,8 @@ enum thole_code kv__read_next(void *machine, void *reader, size_t bytes, struct 
                               bool *ret_end, struct thole_status *st);
 void kv__read_close(void *machine, void *reader);
 enum thole_code kv__events(const struct kv_reader *r, const thole_kv_v1_EventsRequest *m,
-                           struct bytes *out, const struct kv_refusal **ret_refusal,
-                           struct thole_status *st);
+                           struct slice token, struct bytes *out,
+                           const struct kv_refusal **ret_refusal, struct thole_status *st);
 enum thole_code kv__hash(const struct kv_reader *r, const etcdserverpb_HashKVRequest *m,
                          struct bytes *out, const struct kv_refusal **ret_refusal,
                          struct thole_status *st);

@@ -23,22 +23,22 @@ struct check {
 
 /* ---- The caller ------------------------------------------------------------------------------ */
 
-static enum thole_code find_caller(struct check *k, struct slice token)
+/* `with_ticket`: a ticket is as good as a token. */
+static enum thole_code find_caller(struct check *k, struct slice token, bool with_ticket)
 {
-    struct slice name;
-    uint64_t revision;
+    struct kv_token t;
     bool found = false;
 
     if (token.size == 0) {
         k->refusal = &kv__user_empty;
         return THOLE_OK;
     }
-    if (!kv__token_name(k->r, token, &name, &revision)) {
+    if (!kv__token_read(k->r, token, &t) || (t.ticket && !with_ticket)) {
         k->refusal = &kv__invalid_token;
         return THOLE_OK;
     }
-    enum thole_code code = kv__user_get(k->r, name, k->arena, &k->user, &found, k->st);
-    if (code != THOLE_OK || !found || revision < k->user.since) {
+    enum thole_code code = kv__user_get(k->r, t.name, k->arena, &k->user, &found, k->st);
+    if (code != THOLE_OK || !found || t.revision < k->user.since) {
         k->refusal = &kv__invalid_token;
         return code;
     }
@@ -311,7 +311,7 @@ enum thole_code kv__permit_command(struct kv_exec *x, const thole_kv_v1_Command 
         return THOLE_OK;
     }
     struct check k = {.r = &x->reader, .arena = x->arena, .st = st};
-    enum thole_code code = find_caller(&k, kv__slice(thole_kv_v1_Command_token(m)));
+    enum thole_code code = find_caller(&k, kv__slice(thole_kv_v1_Command_token(m)), false);
     if (code == THOLE_OK && k.refusal == NULL) {
         code = check_command(&k, m);
     }
@@ -356,18 +356,24 @@ static const struct kv_refusal *check_auth_query(const struct check *k, const th
     return own ? NULL : must_be_root(k);
 }
 
+/* Of a caller that was found. */
+static bool is_ticket(const struct check *k, struct slice token)
+{
+    struct kv_token t;
+
+    return kv__token_read(k->r, token, &t) && t.ticket;
+}
+
 static enum thole_code check_query(struct check *k, const thole_kv_v1_Query *m)
 {
     if (thole_kv_v1_Query_has_range(m)) {
         return may_range(k, thole_kv_v1_Query_range(m));
     }
-    if (thole_kv_v1_Query_has_permit(m)) {
-        const thole_kv_v1_PermitRequest *q = thole_kv_v1_Query_permit(m);
-        return may(k, thole_kv_v1_PermitRequest_key(q), thole_kv_v1_PermitRequest_range_end(q),
-                   false);
-    }
     if (thole_kv_v1_Query_has_events(m)) {
         const thole_kv_v1_EventsRequest *q = thole_kv_v1_Query_events(m);
+        if (is_ticket(k, kv__slice(thole_kv_v1_Query_token(m)))) {
+            return THOLE_OK; /* kv__sight_new */
+        }
         return may(k, thole_kv_v1_EventsRequest_key(q), thole_kv_v1_EventsRequest_range_end(q),
                    false);
     }
@@ -390,7 +396,8 @@ static enum thole_code check_query(struct check *k, const thole_kv_v1_Query *m)
 static bool is_for_all(const thole_kv_v1_Query *m)
 {
     return thole_kv_v1_Query_has_status(m) || thole_kv_v1_Query_has_auth_status(m) ||
-           thole_kv_v1_Query_has_salt(m) || thole_kv_v1_Query_has_login(m);
+           thole_kv_v1_Query_has_salt(m) || thole_kv_v1_Query_has_login(m) ||
+           thole_kv_v1_Query_has_permit(m);
 }
 
 enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Query *m,
@@ -400,11 +407,110 @@ enum thole_code kv__permit_query(const struct kv_reader *r, const thole_kv_v1_Qu
         return THOLE_OK;
     }
     struct check k = {.r = r, .arena = arena_new(), .st = st};
-    enum thole_code code = find_caller(&k, kv__slice(thole_kv_v1_Query_token(m)));
+    enum thole_code code =
+        find_caller(&k, kv__slice(thole_kv_v1_Query_token(m)), thole_kv_v1_Query_has_events(m));
     if (code == THOLE_OK && k.refusal == NULL) {
         code = check_query(&k, m);
     }
     *ret_refusal = k.refusal;
     arena_free(k.arena);
     return code;
+}
+
+/* ---- Watchers -------------------------------------------------------------------------------- */
+
+enum { PERMIT_CODES = 1, PERMIT_REVISION, PERMIT_AUTH, PERMIT_TICKET };
+#define PERMIT_RANGES_MAX 1000
+
+static const struct kv_refusal too_many_ranges = {THOLE_INVALID_ARGUMENT,
+                                                  "permit.ranges: at most 1000"};
+
+static enum thole_code permit(struct check *k, const thole_kv_v1_PermitRequest *m,
+                              struct bytes *codes)
+{
+    const struct kv_refusal *nobody = k->refusal;
+    enum thole_code code = THOLE_OK;
+    size_t n = 0;
+    const thole_kv_v1_PermitRequest_Range *const *ranges = thole_kv_v1_PermitRequest_ranges(m, &n);
+
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
+        k->refusal = nobody;
+        code = may(k, thole_kv_v1_PermitRequest_Range_key(ranges[i]),
+                   thole_kv_v1_PermitRequest_Range_range_end(ranges[i]), false);
+        bytes_append_varint(codes, k->refusal != NULL ? (uint64_t)k->refusal->code : 0);
+    }
+    k->refusal = nobody;
+    return code;
+}
+
+enum thole_code kv__permit_ranges(const struct kv_reader *r, const thole_kv_v1_Query *m,
+                                  struct bytes *out, const struct kv_refusal **ret_refusal,
+                                  struct thole_status *st)
+{
+    const thole_kv_v1_PermitRequest *q = thole_kv_v1_Query_permit(m);
+    struct check k = {.r = r, .arena = arena_new(), .root = !r->state->auth.enabled, .st = st};
+    struct bytes codes = {0}, ticket = {0};
+    enum thole_code code = THOLE_OK;
+    size_t n = 0;
+
+    (void)thole_kv_v1_PermitRequest_ranges(q, &n);
+    if (n > PERMIT_RANGES_MAX) {
+        *ret_refusal = &too_many_ranges;
+    } else if (r->state->auth.enabled) {
+        code = find_caller(&k, kv__slice(thole_kv_v1_Query_token(m)), true);
+        if (code == THOLE_OK && k.refusal == NULL) {
+            kv__ticket_make(r, &k.user, &ticket);
+        }
+    }
+    if (code == THOLE_OK && *ret_refusal == NULL) {
+        code = permit(&k, q, &codes);
+    }
+    kv__wire_bytes(out, PERMIT_CODES, bytes_slice(&codes));
+    kv__wire_number(out, PERMIT_REVISION, (uint64_t)r->revision);
+    kv__wire_number(out, PERMIT_AUTH, kv__auth_revision(r));
+    kv__wire_bytes(out, PERMIT_TICKET, bytes_slice(&ticket));
+    bytes_deinit(&codes);
+    bytes_deinit(&ticket);
+    arena_free(k.arena);
+    return code;
+}
+
+struct kv_sight {
+    struct check check;
+};
+
+enum thole_code kv__sight_new(const struct kv_reader *r, struct slice token, struct kv_sight **ret,
+                              struct thole_status *st)
+{
+    struct check k = {.r = r, .arena = arena_new(), .st = st};
+    enum thole_code code = THOLE_OK;
+
+    *ret = NULL;
+    if (r->state->auth.enabled && is_ticket(&k, token)) {
+        code = find_caller(&k, token, true);
+        if (code == THOLE_OK && !k.root) {
+            code = load(&k);
+            *ret = xmalloc(sizeof **ret);
+            (*ret)->check = k;
+        }
+    }
+    if (*ret == NULL) {
+        arena_free(k.arena);
+    }
+    return code;
+}
+
+bool kv__sight_has(const struct kv_sight *s, struct slice key)
+{
+    const struct kv_keys keys = {.from = key, .one = true};
+
+    return s == NULL || covered(s->check.spans[0], s->check.span_count[0], &keys);
+}
+
+void kv__sight_free(struct kv_sight *s)
+{
+    if (s != NULL) {
+        arena_free(s->check.arena);
+        free(s);
+    }
 }

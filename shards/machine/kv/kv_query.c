@@ -47,12 +47,13 @@ static enum thole_code dispatch(const struct kv_reader *r, const thole_kv_v1_Que
     case thole_kv_v1_Query_op_alarm:
         return kv__alarm_list(r, thole_kv_v1_Query_alarm(m), out, st);
     case thole_kv_v1_Query_op_events:
-        return kv__events(r, thole_kv_v1_Query_events(m), out, refusal, st);
+        return kv__events(r, thole_kv_v1_Query_events(m), kv__slice(thole_kv_v1_Query_token(m)),
+                          out, refusal, st);
     case thole_kv_v1_Query_op_status:
         status(r, out);
         return THOLE_OK;
     case thole_kv_v1_Query_op_permit:
-        return THOLE_OK; /* kv__permit_query has decided */
+        return kv__permit_ranges(r, m, out, refusal, st);
     case thole_kv_v1_Query_op_salt:
     case thole_kv_v1_Query_op_login:
         return kv__token_query(r, m, out, refusal, st);

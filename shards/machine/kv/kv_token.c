@@ -1,6 +1,7 @@
-/* Logging in, and tokens. A token names a user and an end, signed with a key of the state: it is
- * valid at every host and after restarts, and nothing is stored for it. It also ends when the
- * user's password changes, when the user is deleted, and when auth is disabled. */
+/* Logging in, tokens and tickets. A token names a user and an end, signed with a key of the state:
+ * it is valid at every host and after restarts, and nothing is stored for it. It also ends when the
+ * user's password changes, when the user is deleted, and when auth is disabled. A ticket is a token
+ * without an end, for watchers only. */
 #include <string.h>
 
 #include "base/password.h"
@@ -8,6 +9,7 @@
 #include "shards/machine/kv/kv_internal.h"
 
 #define TOKEN_VERSION 1
+#define TICKET_VERSION 2
 #define HEAD_BYTES (1 + 3 * 8)
 enum { SALT_SALT = 1, LOGIN_TOKEN = 1, LOGIN_REVISION = 2 };
 
@@ -34,26 +36,32 @@ static void sign(const struct kv_reader *r, uint8_t what, struct slice text,
 
 /* ---- Tokens ---------------------------------------------------------------------------------- */
 
-static void token_make(const struct kv_reader *r, struct slice name, uint64_t expire_ms,
-                       struct bytes *out)
+/* `revision`: of auth. */
+static void token_make(const struct kv_reader *r, uint8_t version, struct slice name,
+                       uint64_t expire_ms, uint64_t revision, struct bytes *out)
 {
-    uint8_t head[HEAD_BYTES] = {TOKEN_VERSION}, mac[SECRET_HASH_BYTES];
+    uint8_t head[HEAD_BYTES] = {version}, mac[SECRET_HASH_BYTES];
 
     put_be64(head + 1, r->kv->shard_id);
     put_be64(head + 9, expire_ms);
-    put_be64(head + 17, r->state->auth.revision);
+    put_be64(head + 17, revision);
     bytes_append(out, head, sizeof head);
     bytes_append_slice(out, name);
     sign(r, FOR_TOKEN, bytes_slice(out), mac);
     bytes_append(out, mac, sizeof mac);
 }
 
-bool kv__token_name(const struct kv_reader *r, struct slice token, struct slice *ret,
-                    uint64_t *ret_revision)
+void kv__ticket_make(const struct kv_reader *r, const struct kv_user *u, struct bytes *out)
+{
+    token_make(r, TICKET_VERSION, u->name, UINT64_MAX, u->since, out);
+}
+
+bool kv__token_read(const struct kv_reader *r, struct slice token, struct kv_token *ret)
 {
     uint8_t mac[SECRET_HASH_BYTES];
 
-    if (token.size < HEAD_BYTES + sizeof mac || token.data[0] != TOKEN_VERSION ||
+    if (token.size < HEAD_BYTES + sizeof mac ||
+        (token.data[0] != TOKEN_VERSION && token.data[0] != TICKET_VERSION) ||
         token.size > HEAD_BYTES + sizeof mac + KV_AUTH_NAME_BYTES) {
         return false;
     }
@@ -63,8 +71,11 @@ bool kv__token_name(const struct kv_reader *r, struct slice token, struct slice 
         get_be64(text.data + 9) <= r->state->now_ms) {
         return false;
     }
-    *ret_revision = get_be64(text.data + 17);
-    *ret = slice_of(text.data + HEAD_BYTES, text.size - HEAD_BYTES);
+    *ret = (struct kv_token){
+        .name = slice_of(text.data + HEAD_BYTES, text.size - HEAD_BYTES),
+        .revision = get_be64(text.data + 17),
+        .ticket = token.data[0] == TICKET_VERSION,
+    };
     return true;
 }
 
@@ -140,7 +151,8 @@ static enum thole_code login(const struct kv_reader *r, const thole_kv_v1_LoginR
         *ret_refusal = &failed;
         return THOLE_OK;
     }
-    token_make(r, name, thole_kv_v1_LoginRequest_expire_ms(m), &token);
+    token_make(r, TOKEN_VERSION, name, thole_kv_v1_LoginRequest_expire_ms(m),
+               r->state->auth.revision, &token);
     kv__wire_bytes(out, LOGIN_TOKEN, bytes_slice(&token));
     kv__wire_number(out, LOGIN_REVISION, (uint64_t)r->revision);
     bytes_deinit(&token);

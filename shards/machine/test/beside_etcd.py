@@ -79,7 +79,8 @@ class Messages:
 
     def __getattr__(self, name):
         ours = ("Command", "Query", "EventsResponse", "LoginResponse", "SaltResponse")
-        package = "thole.kv.v1." if name in ours else "etcdserverpb."
+        data = ("QueryRequest", "QueryResponse")
+        package = "thole.kv.v1." if name in ours else "thole.v1." if name in data else "etcdserverpb."
         made = self.factory.GetPrototype(self.pool.FindMessageTypeByName(package + name))
         setattr(self, name, made)
         return made
@@ -105,33 +106,12 @@ class Machine:
         return self.process.wait(DEADLINE_S)
 
 
-class Etcd:
-    """A real etcd with a directory of its own."""
+class Client:
+    """Of etcd's API at an address."""
 
-    def __init__(self, messages):
-        self.messages, self.token = messages, None
-        # Every write of etcd is synced: in memory the test is many times faster.
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.directory = tempfile.mkdtemp(prefix="thole-etcd-", dir=memory)
-        client, peer = self.free_port(), self.free_port()
-        url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        self.process = subprocess.Popen(
-            ["etcd", "--data-dir", self.directory, "--listen-client-urls", url, "--advertise-client-urls", url]
-            + ["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url]
-            + ["--initial-cluster", f"default={peer_url}", "--log-level", "error", "--bcrypt-cost", "4"],
-            stderr=subprocess.DEVNULL,
-        )
-        self.channel = grpc.insecure_channel(
-            f"127.0.0.1:{client}", options=[("grpc.max_receive_message_length", 1 << 30)]
-        )
-        grpc.channel_ready_future(self.channel).result(DEADLINE_S)
-        self.stubs = {}
-
-    @staticmethod
-    def free_port():
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            return s.getsockname()[1]
+    def __init__(self, messages, address):
+        self.messages, self.token, self.stubs = messages, None, {}
+        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 1 << 30)])
 
     def stub(self, method, answer, make):
         if method not in self.stubs:
@@ -182,8 +162,44 @@ class Etcd:
             hold = False
             call.cancel()
 
+    def authenticate(self, request):
+        """(code, token or message)"""
+        stub = self.stub("Auth/Authenticate", self.messages.AuthenticateResponse, self.channel.unary_unary)
+        try:
+            return 0, stub(request, timeout=DEADLINE_S).token
+        except grpc.RpcError as e:
+            return e.code().value[0], e.details()
+
     def close(self):
         self.channel.close()
+
+
+class Etcd(Client):
+    """A real etcd with a directory of its own."""
+
+    def __init__(self, messages):
+        # Every write of etcd is synced: in memory the test is many times faster.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.directory = tempfile.mkdtemp(prefix="thole-etcd-", dir=memory)
+        client, peer = self.free_port(), self.free_port()
+        url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+        self.process = subprocess.Popen(
+            ["etcd", "--data-dir", self.directory, "--listen-client-urls", url, "--advertise-client-urls", url]
+            + ["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url]
+            + ["--initial-cluster", f"default={peer_url}", "--log-level", "error", "--bcrypt-cost", "4"],
+            stderr=subprocess.DEVNULL,
+        )
+        super().__init__(messages, f"127.0.0.1:{client}")
+        grpc.channel_ready_future(self.channel).result(DEADLINE_S)
+
+    @staticmethod
+    def free_port():
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            return s.getsockname()[1]
+
+    def close(self):
+        super().close()
         self.process.terminate()
         self.process.wait(DEADLINE_S)
         shutil.rmtree(self.directory)
@@ -471,8 +487,11 @@ class Run:
         self.seed, self.done, self.token = seed, 0, b""
         self.m = Messages(options.descriptors)
         self.random = self.random_type(seed, self.m)
-        self.machine = Machine(options.machine)
+        self.machine = self.make_machine(options)
         self.etcd = Etcd(self.m)
+
+    def make_machine(self, options):
+        return Machine(options.machine)
 
     def fail(self, request, ours, theirs):
         print(f"seed {self.seed}, operation {self.done}:\n{request}\nours: {ours}\netcd: {theirs}")
@@ -607,11 +626,7 @@ class AuthRun(Run):
     def log_in(self, request):
         code, data = self.ask_for_token(request)
         self.etcd.token = None
-        stub = self.etcd.stub("Auth/Authenticate", self.m.AuthenticateResponse, self.etcd.channel.unary_unary)
-        try:
-            theirs = 0, stub(request, timeout=DEADLINE_S).token
-        except grpc.RpcError as e:
-            theirs = e.code().value[0], e.details()
+        theirs = self.etcd.authenticate(request)
         if "no password user" in str(theirs[1]):
             # 3.4 tells everybody that the user has none, and without a code.
             theirs = 3, "etcdserver: authentication failed, invalid user ID or password"

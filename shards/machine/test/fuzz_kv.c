@@ -51,7 +51,8 @@ static void fuzz_query(const uint8_t *data, size_t size)
         machine.type->query(machine.m, view, (struct thole_slice){data, size}, &sink.base, NULL);
     ASSERT(code == THOLE_OK || code == THOLE_INVALID_ARGUMENT || code == THOLE_NOT_FOUND ||
            code == THOLE_OUT_OF_RANGE || code == THOLE_FAILED_PRECONDITION ||
-           code == THOLE_PERMISSION_DENIED || code == THOLE_UNAUTHENTICATED);
+           code == THOLE_PERMISSION_DENIED || code == THOLE_ABORTED ||
+           code == THOLE_UNAUTHENTICATED);
     machine.type->view_release(machine.m, view);
     bytes_deinit(&sink.out);
 }

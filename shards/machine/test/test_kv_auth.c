@@ -12,6 +12,7 @@
 
 #include "base/password.h"
 #include "etcd/auth.upb.h"
+#include "etcd/kv.upb.h"
 #include "etcd/rpc.upb.h"
 #include "proto/decode.h"
 #include "shards/machine/builtin.h"
@@ -37,6 +38,7 @@ struct fixture {
     struct bytes out;
     struct slice tokens[128]; /* by the first letter of the user's name */
     char words[WORDS_MAX][32];
+    uint64_t expire_ms; /* of the next log-in */
     int count;
 };
 
@@ -303,8 +305,6 @@ static thole_kv_v1_Query *build_query(struct fixture *f)
         thole_kv_v1_Query_mutable_auth_user_list(q, a);
     } else if (has(f, "role-list")) {
         thole_kv_v1_Query_mutable_auth_role_list(q, a);
-    } else if (has(f, "permit")) {
-        thole_kv_v1_PermitRequest_set_key(thole_kv_v1_Query_mutable_permit(q, a), word(f, 1));
     } else if (has(f, "salt")) {
         thole_kv_v1_SaltRequest_set_name(thole_kv_v1_Query_mutable_salt(q, a), word(f, 1));
     } else {
@@ -313,7 +313,7 @@ static thole_kv_v1_Query *build_query(struct fixture *f)
         thole_kv_v1_LoginRequest_set_name(l, word(f, 1));
         upb_StringView salt = f->count > 3 ? word(f, 3) : salt_of(f, word(f, 1));
         thole_kv_v1_LoginRequest_set_hash(l, hash_with(f, salt, word(f, 2)));
-        thole_kv_v1_LoginRequest_set_expire_ms(l, NOW_MS);
+        thole_kv_v1_LoginRequest_set_expire_ms(l, f->expire_ms);
     }
     return q;
 }
@@ -392,10 +392,11 @@ static void say(struct fixture *f, const char *who, const char *sentence, const 
     }
 }
 
-static void log_in(struct fixture *f, const char *who, const char *password)
+static void log_in_until(struct fixture *f, const char *who, const char *password, uint64_t ms)
 {
     char sentence[64];
 
+    f->expire_ms = ms;
     snprintf(sentence, sizeof sentence, "login %s %s", who, password);
     say(f, "", sentence, "");
     const thole_kv_v1_LoginResponse *answer =
@@ -403,6 +404,11 @@ static void log_in(struct fixture *f, const char *who, const char *password)
     assert_non_null(answer);
     upb_StringView token = thole_kv_v1_LoginResponse_token(answer);
     f->tokens[who[0] & 127] = slice_of(token.data, token.size);
+}
+
+static void log_in(struct fixture *f, const char *who, const char *password)
+{
+    log_in_until(f, who, password, NOW_MS);
 }
 
 /* root, and alice with role "r"; auth is enabled. */
@@ -570,34 +576,12 @@ static void test_kv_auth_takes_no_password_and_no_weak_key(void **state)
 static void test_kv_auth_nobody_may_do_anything(void **state)
 {
     static const char *const sentences[] = {
-        "get a",
-        "put a",
-        "delete a",
-        "txn if a",
-        "txn then get a",
-        "grant",
-        "revoke",
-        "keep-alive",
-        "compact",
-        "alarm",
-        "ttl",
-        "leases",
-        "hash",
-        "alarms",
-        "user-list",
-        "role-list",
-        "user-get alice",
-        "role-get r",
-        "user-add x",
-        "role-add x",
-        "disable",
-        "enable",
-        "permit a",
-        "user-get root",
-        "txn else put a",
-        "password alice x",
-        "role-delete r",
-        "allow r READ a",
+        "get a",         "put a",          "delete a",      "txn if a",       "txn then get a",
+        "grant",         "revoke",         "keep-alive",    "compact",        "alarm",
+        "ttl",           "leases",         "hash",          "alarms",         "user-list",
+        "role-list",     "user-get alice", "role-get r",    "user-add x",     "role-add x",
+        "disable",       "enable",         "user-get root", "txn else put a", "password alice x",
+        "role-delete r", "allow r READ a",
     };
     struct fixture *f = *state;
 
@@ -654,8 +638,6 @@ static void test_kv_auth_roles_give_ranges_of_keys(void **state)
         {"txn then add k", ""},
         {"txn then add m", DENIED}, /* the answer has the value */
         {"txn then add c", DENIED},
-        {"permit c", ""},
-        {"permit m", DENIED},
         {"compact", DENIED},
         {"hash", DENIED},
         {"alarm", DENIED},
@@ -816,16 +798,21 @@ static void test_kv_auth_salts_do_not_tell_who_exists(void **state)
 
 /* ---- Watches --------------------------------------------------------------------------------- */
 
-static uint64_t events(struct fixture *f, const char *who, const char *key)
+static uint64_t events_with(struct fixture *f, struct slice token, const char *key, const char *to)
 {
-    struct slice token = f->tokens[who[0] & 127];
     thole_kv_v1_Query *q = thole_kv_v1_Query_new(f->arena);
     thole_kv_v1_EventsRequest *e = thole_kv_v1_Query_mutable_events(q, f->arena);
 
     thole_kv_v1_EventsRequest_set_key(e, upb_StringView_FromString(key));
+    thole_kv_v1_EventsRequest_set_range_end(e, upb_StringView_FromString(to));
     thole_kv_v1_EventsRequest_set_start_revision(e, 1);
     thole_kv_v1_Query_set_token(q, (upb_StringView){(const char *)token.data, token.size});
     return query(f, q);
+}
+
+static uint64_t events(struct fixture *f, const char *who, const char *key)
+{
+    return events_with(f, f->tokens[who[0] & 127], key, "");
 }
 
 static void test_kv_auth_changes_are_shown_to_those_who_may_read(void **state)
@@ -839,6 +826,127 @@ static void test_kv_auth_changes_are_shown_to_those_who_may_read(void **state)
     assert_int_equal(events(f, "alice", "a"), 0);
     assert_int_equal(events(f, "alice", "b"), THOLE_PERMISSION_DENIED);
     assert_int_equal(events(f, "root", "b"), 0);
+}
+
+/* May the holder watch "a", "b", and from a to d? "CODE CODE CODE"; `*ret` is the ticket. */
+static const char *permit(struct fixture *f, struct slice token, struct slice *ret)
+{
+    static const char *const ranges[][2] = {{"a", ""}, {"b", ""}, {"a", "d"}};
+    static char said[64];
+    thole_kv_v1_Query *q = thole_kv_v1_Query_new(f->arena);
+    thole_kv_v1_PermitRequest *m = thole_kv_v1_Query_mutable_permit(q, f->arena);
+    size_t n = 0;
+
+    for (size_t i = 0; i < 3; i++) {
+        thole_kv_v1_PermitRequest_Range *r = thole_kv_v1_PermitRequest_add_ranges(m, f->arena);
+        thole_kv_v1_PermitRequest_Range_set_key(r, upb_StringView_FromString(ranges[i][0]));
+        thole_kv_v1_PermitRequest_Range_set_range_end(r, upb_StringView_FromString(ranges[i][1]));
+    }
+    thole_kv_v1_Query_set_token(q, (upb_StringView){(const char *)token.data, token.size});
+    assert_int_equal(query(f, q), 0);
+    const thole_kv_v1_PermitResponse *answer =
+        PROTO_DECODE(thole_kv_v1_PermitResponse, bytes_slice(&f->out), f->arena);
+    assert_non_null(answer);
+    const uint32_t *codes = thole_kv_v1_PermitResponse_codes(answer, &n);
+    assert_int_equal(n, 3);
+    snprintf(said, sizeof said, "%u %u %u", codes[0], codes[1], codes[2]);
+    upb_StringView ticket = thole_kv_v1_PermitResponse_ticket(answer);
+    *ret = slice_of(ticket.data, ticket.size);
+    return said;
+}
+
+static void assert_seen(struct fixture *f, struct slice ticket, const char *keys)
+{
+    char seen[64] = "";
+    size_t n = 0;
+
+    assert_int_equal(events_with(f, ticket, "a", "z"), 0);
+    const thole_kv_v1_EventsResponse *answer =
+        PROTO_DECODE(thole_kv_v1_EventsResponse, bytes_slice(&f->out), f->arena);
+    assert_non_null(answer);
+    const mvccpb_Event *const *all = thole_kv_v1_EventsResponse_events(answer, &n);
+    for (size_t i = 0; i < n; i++) {
+        upb_StringView key = mvccpb_KeyValue_key(mvccpb_Event_kv(all[i]));
+        size_t at = strlen(seen);
+        snprintf(seen + at, sizeof seen - at, "%.*s", (int)key.size, key.data);
+    }
+    assert_string_equal(seen, keys);
+    assert_int_equal(thole_kv_v1_EventsResponse_next_revision(answer),
+                     thole_kv_v1_EventsResponse_current_revision(answer) + 1);
+}
+
+static void test_kv_auth_a_ticket_shows_what_its_user_may_read_now(void **state)
+{
+    struct fixture *f = *state;
+    const struct slice none = {0};
+    struct slice ticket, again, of_root;
+
+    say(f, "", "put a", "");
+    say(f, "", "put b", "");
+    say(f, "", "put c", "");
+    assert_string_equal(permit(f, none, &ticket), "0 0 0");
+    assert_int_equal(ticket.size, 0);
+    enable(f);
+    say(f, "root", "allow r READ a", "");
+    assert_string_equal(permit(f, none, &ticket), "3 3 3");
+    assert_string_equal(permit(f, slice_of("x", 1), &ticket), "16 16 16");
+    assert_int_equal(ticket.size, 0);
+    assert_string_equal(permit(f, f->tokens['r'], &of_root), "0 0 0");
+    assert_seen(f, of_root, "abc");
+    assert_string_equal(permit(f, f->tokens['a'], &ticket), "0 7 7");
+    assert_seen(f, ticket, "a");
+    log_in(f, "alice", "word");
+    assert_string_equal(permit(f, f->tokens['a'], &again), "0 7 7");
+    assert_true(slice_equal(again, ticket) && !slice_equal(of_root, ticket));
+    /* It opens nothing else. */
+    assert_int_equal(say_with(f, ticket, "get a"), THOLE_UNAUTHENTICATED);
+    assert_int_equal(say_with(f, of_root, "put a"), THOLE_UNAUTHENTICATED);
+    assert_int_equal(say_with(f, of_root, "user-list"), THOLE_UNAUTHENTICATED);
+    /* The rights of now. */
+    say(f, "root", "allow r READ a zero", "");
+    assert_string_equal(permit(f, ticket, &again), "0 0 0");
+    assert_seen(f, ticket, "abc");
+    say(f, "root", "role-revoke alice r", "");
+    assert_string_equal(permit(f, ticket, &again), "7 7 7");
+    assert_seen(f, ticket, "");
+    say(f, "root", "role-grant alice r", "");
+    assert_seen(f, ticket, "abc");
+}
+
+static void test_kv_auth_a_ticket_outlives_its_token_only(void **state)
+{
+    struct fixture *f = *state;
+    struct slice ticket, none;
+
+    enable(f);
+    say(f, "root", "allow r READ a", "");
+    say(f, "root", "put a", "");
+    (void)permit(f, f->tokens['a'], &ticket);
+    /* The time at which the token ends. */
+    struct test_sink sink;
+    struct thole_entry e = test_entry(++f->t.index, slice_str("x"), &sink);
+    e.now_ms = NOW_MS;
+    struct thole_apply batch = test_batch(&e, 1);
+    assert_int_equal(f->t.type->apply(f->t.m, &batch, NULL), THOLE_OK);
+    bytes_deinit(&sink.out);
+    assert_int_equal(events(f, "alice", "a"), THOLE_UNAUTHENTICATED);
+    assert_seen(f, ticket, "a");
+    uint8_t forged[512];
+    memcpy(forged, ticket.data, ticket.size);
+    for (size_t i = 0; i < ticket.size; i++) {
+        forged[i] ^= 1;
+        assert_int_equal(events_with(f, slice_of(forged, ticket.size), "a", ""),
+                         THOLE_UNAUTHENTICATED);
+        forged[i] ^= 1;
+    }
+    log_in_until(f, "root", "secret", NOW_MS + 1);
+    say(f, "root", "password alice other", "");
+    assert_int_equal(events_with(f, ticket, "a", ""), THOLE_UNAUTHENTICATED);
+    assert_string_equal(permit(f, ticket, &none), "16 16 16");
+    say(f, "root", "disable", "");
+    assert_seen(f, ticket, "a");
+    say(f, "", "enable 2", "");
+    assert_int_equal(events_with(f, ticket, "a", ""), THOLE_UNAUTHENTICATED);
 }
 
 /* The engine's watches know no users: they hear that something changed, and not what. */
@@ -886,6 +994,8 @@ int main(void)
         TEST(test_kv_auth_salts_do_not_tell_who_exists),
         TEST(test_kv_auth_events_of_the_engine_say_nothing),
         TEST(test_kv_auth_changes_are_shown_to_those_who_may_read),
+        TEST(test_kv_auth_a_ticket_shows_what_its_user_may_read_now),
+        TEST(test_kv_auth_a_ticket_outlives_its_token_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
