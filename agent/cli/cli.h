@@ -25,6 +25,7 @@ enum cli_exit {
     CLI_NOT_FOUND = 3,
     CLI_UNAVAILABLE = 4, /* no answer, no leader, or a timeout: try again */
     CLI_UNKNOWN = 5,     /* the outcome is unknown: the change may have happened */
+    CLI_PARTIAL = 6,     /* backup and restore: some shards could not be saved or restored */
 };
 
 /* ---- Options (cli_options.c) ----------------------------------------------------------------- */
@@ -101,6 +102,9 @@ enum cli_option_id {
     OPT_VERIFY,
     OPT_KEYS,
     OPT_FROM_INDEX,
+    OPT_KEEP,
+    OPT_PARALLEL,
+    OPT_NUMBER,
     OPT_OPTIONS, /* how many */
 };
 
@@ -334,6 +338,9 @@ int cli__command_snapshot_save(struct cli *c);
 int cli__command_snapshot_status(struct cli *c);
 int cli__command_snapshot_restore(struct cli *c);
 int cli__command_snapshot_restore_zero(struct cli *c);
+int cli__command_backup(struct cli *c);
+int cli__command_backup_list(struct cli *c);
+int cli__command_backup_verify(struct cli *c);
 int cli__command_bench(struct cli *c);
 int cli__command_token_create(struct cli *c);
 int cli__command_token_list(struct cli *c);

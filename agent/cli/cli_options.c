@@ -310,6 +310,22 @@ const struct option_def cli_options[OPT_OPTIONS] = {
                   .min = 1,
                   .max = 36500,
                   .help = "how long it is valid (default: 365, a CA 3650)"},
+    [OPT_KEEP] = {.name = "keep",
+                  .kind = OPTION_NUMBER,
+                  .value = "N",
+                  .max = 1000000,
+                  .help = "then remove all backups before the newest N complete ones; 0: none"},
+    [OPT_PARALLEL] = {.name = "parallel",
+                      .kind = OPTION_NUMBER,
+                      .value = "N",
+                      .min = 1,
+                      .max = 16,
+                      .standard = "4",
+                      .help = "shards at a time"},
+    [OPT_NUMBER] = {.name = "number",
+                    .kind = OPTION_NUMBER,
+                    .value = "N",
+                    .help = "the backup of this number"},
 };
 
 /* Global options are allowed with every command. */

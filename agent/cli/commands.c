@@ -343,6 +343,28 @@ const struct cli_command cli_commands[] = {
      "it is deleted.",
      {OPT_NAME},
      cli__command_snapshot_restore_zero},
+    {"backup list",
+     "DIR",
+     "list the backups in a folder; needs no cluster",
+     "SAVED are the shards that the backup wrote itself; the others had not changed since the\n"
+     "backup before. Exits 1 if a manifest is damaged.",
+     {0},
+     cli__command_backup_list},
+    {"backup verify",
+     "DIR",
+     "read all backups in a folder, or that of --number, and check them; needs no cluster",
+     "Exits 1 if a file is damaged or missing, after naming it.",
+     {OPT_NUMBER},
+     cli__command_backup_verify},
+    {"backup",
+     "DIR",
+     "save the registry and all shards in a folder",
+     "Every shard is saved with all writes that were acknowledged before. Shards that have not\n"
+     "changed since the last backup in DIR are not read again. Killed at any instant, it leaves\n"
+     "the earlier backups valid, and the next run goes on with what was saved. A shard without\n"
+     "a leader is named, and its last saved state is kept: exit code 6.",
+     {OPT_KEEP, OPT_PARALLEL},
+     cli__command_backup},
     {"bench",
      "",
      "load the cluster and measure it",

@@ -138,6 +138,20 @@ static void add_commands(struct complete *c, const char *const *words, size_t co
     }
 }
 
+/* May `word`, which is not complete, become the second word of a command such as "backup list"? */
+static bool may_be_second(const char *first, const char *word)
+{
+    size_t size = strlen(first);
+    for (size_t i = 0; i < cli_command_count; i++) {
+        const char *name = cli_commands[i].name;
+        if (strncmp(name, first, size) == 0 && name[size] == ' ' &&
+            strncmp(name + size + 1, word, strlen(word)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The description of argument `index`, without brackets and dots; size 0: there is none. */
 static struct slice described(const struct cli_command *command, size_t index)
 {
@@ -190,7 +204,8 @@ void complete_line(const char *const *words, size_t count, struct complete *ret)
     }
     if (line.flags && count > 0 && words[count - 1][0] == '-') {
         add_options(ret, command);
-    } else if (command == NULL) {
+    } else if (command == NULL ||
+               (line.plain_count == 1 && may_be_second(line.plain[0], words[count - 1]))) {
         add_commands(ret, line.plain, line.plain_count);
     } else if (command->run == cli__command_help) {
         add_commands(ret, line.plain + 1, line.plain_count - 1);

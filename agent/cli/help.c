@@ -12,7 +12,7 @@ const char cli__settings[] =
     "\"endpoints: HOST:PORT\"). Data goes to stdout, messages to stderr.\n";
 const char cli__exit_codes[] =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 unavailable or timed out\n"
-    "(try again), 5 outcome unknown.\n";
+    "(try again), 5 outcome unknown, 6 some shards are missing (backup, restore).\n";
 
 static void print_global(FILE *out)
 {

@@ -12,57 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "agent/snapshots/snapshot_file.h"
+#include "agent/repair/zero_file.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
-
-/* A registry has a few hundred bytes per shard; this bounds what is read into memory. */
-#define FILE_BYTES_MAX (UINT64_C(4) << 30)
-
-/* ---- The file -------------------------------------------------------------------------------- */
-
-static enum thole_code check_file(struct snapshot_check *k, const struct buf *file,
-                                  struct slice *ret_body, struct thole_status *st)
-{
-    enum thole_code code = snapshot_check_feed(k, slice_of(file->data, file->size), ret_body, st);
-    if (code == THOLE_OK) {
-        code = snapshot_check_end(k, st);
-    }
-    if (code != THOLE_OK) {
-        return code;
-    }
-    const thole_v1_SnapshotFile *head = snapshot_check_head(k);
-    upb_StringView type = thole_v1_ShardSpec_type(thole_v1_SnapshotFile_spec(head));
-    if (thole_v1_SnapshotFile_shard_id(head) != REGISTRY_SHARD_ID ||
-        !slice_equal(registry_str(type), slice_str(REGISTRY_MACHINE_TYPE))) {
-        upb_StringView name = thole_v1_SnapshotFile_shard(head);
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                          "this is a snapshot of shard \"%.*s\", not of the registry (shard zero)",
-                          (int)name.size, name.size > 0 ? name.data : "");
-    }
-    return THOLE_OK;
-}
-
-/* Where the machine's bytes begin: after pieces prefixed by their sizes, ended by size 0. */
-static enum thole_code find_machine(struct slice body, size_t *ret, struct thole_status *st)
-{
-    size_t end = body.size - SNAPSHOT_FILE_TRAILER_BYTES;
-    for (size_t at = 0; end - at >= 4;) {
-        uint32_t size = get_le32(body.data + at);
-        at += 4;
-        if (size == 0) {
-            *ret = at;
-            return THOLE_OK;
-        }
-        if (size > end - at) {
-            break;
-        }
-        at += size;
-    }
-    return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                      "the snapshot file is damaged: its body is malformed");
-}
 
 /* ---- The directory --------------------------------------------------------------------------- */
 
@@ -121,26 +74,21 @@ static enum thole_code write_seed(struct datadir *d, const char *name, struct sl
 
 /* ---- Restore --------------------------------------------------------------------------------- */
 
-static enum thole_code fill(struct datadir *d, struct identity *i, struct slice body,
-                            uint64_t index, struct restored_zero *ret, struct thole_status *st)
+static enum thole_code fill(struct datadir *d, struct identity *i, const struct zero_file *z,
+                            struct restored_zero *ret, struct thole_status *st)
 {
-    size_t machine = 0;
     struct bytes out = {0};
     struct uuid seed = uuid_random();
     struct registry_refound o = {.cluster = uuid_random(),
                                  .host = i->host,
                                  .host_name = i->name,
                                  .seed_file = i->zero_seed,
-                                 .index = index,
+                                 .index =
+                                     thole_v1_SnapshotFile_index(snapshot_check_head(z->check)),
                                  .time_ms = (int64_t)clock_system.wall_ms(&clock_system)};
     uuid_format(&seed, i->zero_seed);
-    enum thole_code code = find_machine(body, &machine, st);
-    if (code == THOLE_OK) {
-        bytes_append(&out, body.data, machine);
-        code = registry_refound(
-            slice_of(body.data + machine, body.size - SNAPSHOT_FILE_TRAILER_BYTES - machine), &o,
-            &out, &ret->registry, st);
-    }
+    bytes_append(&out, z->body.data, z->machine);
+    enum thole_code code = registry_refound(zero_file_machine(z), &o, &out, &ret->registry, st);
     if (code == THOLE_OK) {
         snapshot_file_end(hash64(out.data, out.size, 0), &out);
         code = write_seed(d, i->zero_seed, bytes_slice(&out), st);
@@ -155,8 +103,8 @@ static enum thole_code fill(struct datadir *d, struct identity *i, struct slice 
     return code;
 }
 
-static enum thole_code make_dir(const char *path, const char *name, struct slice body,
-                                uint64_t index, struct restored_zero *ret, struct thole_status *st)
+static enum thole_code make_dir(const char *path, const char *name, const struct zero_file *z,
+                                struct restored_zero *ret, struct thole_status *st)
 {
     struct datadir d = {.lock_fd = -1};
     struct identity *i = xcalloc(1, sizeof *i);
@@ -172,7 +120,7 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
             snprintf(i->name, sizeof i->name, "%s", name);
         }
         remove_in(path, "restores"); /* of a killed restore */
-        code = fill(&d, i, body, index, ret, st);
+        code = fill(&d, i, z, ret, st);
         if (code != THOLE_OK) {
             remove_in(path, "identity");
             remove_in(path, "restores");
@@ -190,23 +138,16 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
 enum thole_code restore_zero(const char *file, const char *dir, const char *name,
                              struct restored_zero *ret, struct thole_status *st)
 {
-    struct buf *bytes = NULL;
-    struct slice body = {0};
+    struct zero_file z = {0};
     struct restored_zero *done = xcalloc(1, sizeof *done);
-    struct snapshot_check *k = snapshot_check_new();
-    enum thole_code code = file_read(file, FILE_BYTES_MAX, &bytes, st);
+    enum thole_code code = zero_file_open(file, &z, st);
     if (code == THOLE_OK) {
-        code = check_file(k, bytes, &body, st);
-    }
-    if (code == THOLE_OK) {
-        code = make_dir(dir, name, body, thole_v1_SnapshotFile_index(snapshot_check_head(k)), done,
-                        st);
+        code = make_dir(dir, name, &z, done, st);
     }
     if (code == THOLE_OK) {
         *ret = *done;
     }
-    buf_unref(bytes);
-    snapshot_check_free(k);
+    zero_file_close(&z);
     free(done);
     return code;
 }

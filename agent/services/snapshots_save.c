@@ -22,6 +22,7 @@ struct save {
     struct uuid hosts[LIMIT_MEMBERS];
     size_t host_count, host_at;
     struct export_read read;
+    uint64_t unless_shard; /* whose state read.unless_... is */
     uint64_t total_bytes, index;
 
     pthread_mutex_t mutex; /* the rest of the piece */
@@ -189,6 +190,10 @@ static void piece_done(void *ctx, const struct thole_status *st, const struct ex
         }
         return;
     }
+    if (piece->unchanged && v->read.unless_index != 0) {
+        bus_rpc_reply(v->rpc, (struct bufslice){0});
+        return;
+    }
     uint64_t left = piece->total_bytes - v->read.offset;
     if ((v->read.id != 0 && piece->total_bytes != v->total_bytes) ||
         v->read.offset >= piece->total_bytes || piece->data.bytes.size == 0 ||
@@ -261,6 +266,9 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
         return;
     }
     v->read.shard_id = shard_id;
+    if (v->unless_shard != shard_id) {
+        v->read.unless_index = 0;
+    }
     find_hosts(v);
     if (v->host_count == 0) {
         (void)THOLE_FAIL(&none, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
@@ -300,6 +308,13 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice messa
     v->s = s;
     v->rpc = rpc;
     v->read.stale = thole_v1_SaveSnapshotRequest_stale(q);
+    const thole_v1_SnapshotPoint *unless = thole_v1_SaveSnapshotRequest_unless(q);
+    if (unless != NULL) {
+        v->unless_shard = thole_v1_SnapshotPoint_shard_id(unless);
+        v->read.unless_index = thole_v1_SnapshotPoint_index(unless);
+        v->read.unless_term = thole_v1_SnapshotPoint_term(unless);
+        v->read.unless_epoch = thole_v1_SnapshotPoint_epoch(unless);
+    }
     pthread_mutex_init(&v->mutex, NULL);
     upb_Arena_Free(arena);
     bus_rpc_set_data(rpc, v, save_free);

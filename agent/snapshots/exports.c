@@ -19,6 +19,8 @@
 
 #define OPEN_MAX 16
 #define IDLE_NS (60 * NS_PER_S)
+/* A read point comes with the next heartbeats, if there is a leader. */
+#define READ_POINT_NS (20 * NS_PER_S)
 
 struct export
 {
@@ -42,6 +44,7 @@ struct job {
     struct exports *x;
     struct export_read q;
     struct engine_request read_point;
+    uint64_t epoch;            /* of the replica, before the snapshot */
     struct engine_export file; /* of the first piece */
     export_piece_fn done;
     void *ctx;
@@ -78,6 +81,16 @@ static void exported(void *ctx, const struct thole_status *st)
     }
 }
 
+/* Epochs only rise: one that is the same now was the same at the read point. */
+static bool is_unchanged(const struct job *j)
+{
+    struct engine_replica_status now;
+    return j->q.unless_index != 0 && j->read_point.index == j->q.unless_index &&
+           j->read_point.term == j->q.unless_term &&
+           engine_shard_status(j->x->agent->engine, j->q.shard_id, &now) &&
+           now.epoch == j->q.unless_epoch;
+}
+
 static void read_point_known(struct engine_request *r)
 {
     struct job *j = CONTAINER_OF(r, struct job, read_point);
@@ -86,6 +99,8 @@ static void read_point_known(struct engine_request *r)
     bufslice_unref(r->result);
     if (st.code != THOLE_OK) {
         answer(j, &st, NULL);
+    } else if (is_unchanged(j)) {
+        answer(j, &st, &(struct export_piece){.unchanged = true});
     } else {
         engine_export(j->x->agent->engine, j->q.shard_id, index, &j->file, exported, j);
     }
@@ -95,22 +110,25 @@ static void take_snapshot(struct job *j)
 {
     struct engine *e = j->x->agent->engine;
     struct engine_replica_status s = {0};
+    (void)engine_shard_status(e, j->q.shard_id, &s);
+    j->epoch = s.epoch;
     if (j->q.stale) {
-        (void)engine_shard_status(e, j->q.shard_id, &s);
         engine_export(e, j->q.shard_id, s.applied, &j->file, exported, j);
         return;
     }
     j->read_point.kind = ENGINE_READ_POINT;
     j->read_point.shard_id = j->q.shard_id;
-    j->read_point.deadline_ns = j->q.deadline_ns;
+    uint64_t latest = clock_now(&clock_system) + READ_POINT_NS;
+    j->read_point.deadline_ns = j->q.deadline_ns < latest ? j->q.deadline_ns : latest;
     j->read_point.done = read_point_known;
     engine_submit(e, &j->read_point);
 }
 
-static enum thole_code make_head(struct exports *x, uint64_t shard_id,
-                                 const struct engine_export *file, struct bytes *out,
+static enum thole_code make_head(struct exports *x, const struct job *j, struct bytes *out,
                                  struct thole_status *st)
 {
+    const struct engine_export *file = &j->file;
+    uint64_t shard_id = j->q.shard_id;
     struct registry_shard_buf shard_buf;
     uint8_t trailer[SNAPSHOT_FILE_TRAILER_BYTES];
     struct uuid cluster = {{0}};
@@ -150,6 +168,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
         thole_v1_SnapshotFile_set_machine_version(head, file->machine_version);
         thole_v1_SnapshotFile_set_index(head, file->index);
         thole_v1_SnapshotFile_set_term(head, file->term);
+        thole_v1_SnapshotFile_set_epoch(head, j->epoch);
         thole_v1_SnapshotFile_set_revision(head, registry_view_revision(v));
         thole_v1_SnapshotFile_set_time_ms(head, (int64_t)clock_system.wall_ms(&clock_system));
         thole_v1_SnapshotFile_set_body_bytes(head, file->size);
@@ -186,7 +205,7 @@ static struct export *open_export(struct exports *x, struct job *j, struct thole
                          OPEN_MAX);
         return NULL;
     }
-    if (make_head(x, j->q.shard_id, &j->file, &head, st) != THOLE_OK) {
+    if (make_head(x, j, &head, st) != THOLE_OK) {
         bytes_deinit(&head);
         return NULL;
     }
@@ -250,7 +269,8 @@ static void run(struct exports *x, struct job *j, uint64_t now_ns)
     }
     if (e != NULL) {
         e->used_ns = now_ns;
-        piece = (struct export_piece){e->id, e->head.size + e->file.size, e->file.index, {0}};
+        piece = (struct export_piece){
+            .id = e->id, .total_bytes = e->head.size + e->file.size, .index = e->file.index};
         if (j->q.offset >= piece.total_bytes) {
             (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                              "offset: is beyond the end");
@@ -345,6 +365,7 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     } else if (m != NULL) {
         upb_StringView data = thole_bus_v1_SnapshotPiece_data(m);
         struct buf *b = buf_copy(data.data, data.size);
+        piece.unchanged = thole_bus_v1_SnapshotPiece_unchanged(m);
         piece.id = thole_bus_v1_SnapshotPiece_id(m);
         piece.total_bytes = thole_bus_v1_SnapshotPiece_total_bytes(m);
         piece.index = thole_bus_v1_SnapshotPiece_index(m);
@@ -371,6 +392,9 @@ static void ask(struct job *j)
     thole_bus_v1_SnapshotRead_set_id(m, j->q.id);
     thole_bus_v1_SnapshotRead_set_offset(m, j->q.offset);
     thole_bus_v1_SnapshotRead_set_stale(m, j->q.stale);
+    thole_bus_v1_SnapshotRead_set_unless_index(m, j->q.unless_index);
+    thole_bus_v1_SnapshotRead_set_unless_term(m, j->q.unless_term);
+    thole_bus_v1_SnapshotRead_set_unless_epoch(m, j->q.unless_epoch);
     const char *bytes = thole_bus_v1_SnapshotRead_serialize(m, arena, &size);
     uint64_t now = clock_now(&clock_system);
     uint64_t left_ms = j->q.deadline_ns > now ? (j->q.deadline_ns - now) / NS_PER_MS + 1 : 1;
@@ -404,6 +428,7 @@ static void served(void *ctx, const struct thole_status *st, const struct export
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_SnapshotPiece *m = thole_bus_v1_SnapshotPiece_new(arena);
     if (piece != NULL) {
+        thole_bus_v1_SnapshotPiece_set_unchanged(m, piece->unchanged);
         thole_bus_v1_SnapshotPiece_set_id(m, piece->id);
         thole_bus_v1_SnapshotPiece_set_total_bytes(m, piece->total_bytes);
         thole_bus_v1_SnapshotPiece_set_index(m, piece->index);
@@ -436,6 +461,9 @@ void exports_serve(struct exports *x, struct bus_request *q)
             .id = thole_bus_v1_SnapshotRead_id(m),
             .offset = thole_bus_v1_SnapshotRead_offset(m),
             .stale = thole_bus_v1_SnapshotRead_stale(m),
+            .unless_index = thole_bus_v1_SnapshotRead_unless_index(m),
+            .unless_term = thole_bus_v1_SnapshotRead_unless_term(m),
+            .unless_epoch = thole_bus_v1_SnapshotRead_unless_epoch(m),
             .deadline_ns = deadline_ns < latest ? deadline_ns : latest,
         };
         exports_read(x, &read, served, q);

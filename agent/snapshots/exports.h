@@ -19,9 +19,12 @@ struct export_read {
     uint64_t id; /* 0: take a snapshot; then the id in the first answer */
     uint64_t offset;
     bool stale; /* of the replica's applied state, without a read point */
+    /* Index 0: read in any case. Otherwise nothing is read if the newest state is this one. */
+    uint64_t unless_index, unless_term, unless_epoch;
     uint64_t deadline_ns;
 };
 struct export_piece {
+    bool unchanged; /* see unless_index; everything else is 0 then */
     uint64_t id, total_bytes, index;
     struct bufslice data; /* released after `done` */
 };

@@ -111,6 +111,10 @@ static void test_arguments_follow_their_descriptions(void **state)
     assert_kind("repair zero a b ", COMPLETE_DIRS, 0);
     assert_kind("status extra ", COMPLETE_NOTHING, 0);
     assert_kind("no-such-command ", COMPLETE_NOTHING, 0);
+    assert_offers("backup ", "verify", NULL);
+    assert_offers("backup l", "list", NULL);
+    assert_kind("backup /var", COMPLETE_DIRS, 0);
+    assert_kind("backup list ", COMPLETE_DIRS, 0);
 }
 
 static void test_values_of_options_are_no_arguments(void **state)
