@@ -49,7 +49,7 @@ static bool has_keys(const thole_v1_ShardPoolSpec *spec)
 /* ---- What users say -------------------------------------------------------------------------- */
 
 static enum thole_code create(struct txn *t, upb_StringView name,
-                              const thole_v1_ShardPoolSpec *spec)
+                              const thole_v1_ShardPoolSpec *spec, bool awaits_restore)
 {
     struct registry_violation v;
     enum thole_code code =
@@ -76,7 +76,8 @@ static enum thole_code create(struct txn *t, upb_StringView name,
         thole_v1_ShardPoolSpec_set_count(kept, REGISTRY_KEYED_SHARDS);
     }
     thole_v1_ShardPool_set_spec(row->pool, kept);
-    thole_v1_ShardPool_mutable_status(row->pool, arena);
+    thole_v1_ShardPoolStatus_set_awaits_restore(thole_v1_ShardPool_mutable_status(row->pool, arena),
+                                                awaits_restore);
     thole_v1_ShardPool_set_etag(row->pool, registry__txn_etag(t, arena));
     thole_v1_ShardPool_set_generation(row->pool, 1);
     thole_v1_ShardPool_set_create_time_ms(row->pool, thole_registry_v1_Command_time_ms(t->command));
@@ -90,7 +91,8 @@ static enum thole_code create(struct txn *t, upb_StringView name,
 enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_Operation *op)
 {
     const thole_registry_v1_CreatePool *c = thole_registry_v1_Operation_create_pool(op);
-    return create(t, thole_registry_v1_CreatePool_name(c), thole_registry_v1_CreatePool_spec(c));
+    return create(t, thole_registry_v1_CreatePool_name(c), thole_registry_v1_CreatePool_spec(c),
+                  thole_registry_v1_CreatePool_awaits_restore(c));
 }
 
 /* A copy of the row for a new generation, which its shards have yet to follow. */
@@ -220,7 +222,7 @@ enum thole_code registry__op_update_pool(struct txn *t, const thole_registry_v1_
     struct row *pool = NULL;
     if (registry__pool(&t->s, registry_str(name)) == NULL &&
         thole_registry_v1_UpdatePool_allow_missing(u) && etag.size == 0) {
-        return create(t, name, thole_registry_v1_UpdatePool_spec(u));
+        return create(t, name, thole_registry_v1_UpdatePool_spec(u), false);
     }
     enum thole_code code = find_pool(t, name, &pool);
     if (code == THOLE_OK) {
@@ -369,6 +371,13 @@ void registry__pool_set_slots(struct txn *t, struct slice pool, struct row *shar
     thole_v1_SlotRange_set_last(slots, last);
 }
 
+/* A shard that existed before was given up: it begins empty. */
+static bool awaits_data(const struct row *pool, uint32_t index)
+{
+    return thole_v1_ShardPoolStatus_awaits_restore(status_of(pool)) &&
+           index >= thole_v1_ShardPoolStatus_extent(status_of(pool));
+}
+
 /* False: the step must wait until the deleted shard of this name is dropped. */
 static bool reconcile_one(struct txn *t, const struct row *pool, uint32_t index, bool wanted,
                           bool *ret_taken, char name[static LIMIT_NAME_BYTES + 1])
@@ -390,6 +399,9 @@ static bool reconcile_one(struct txn *t, const struct row *pool, uint32_t index,
     }
     if (shard == NULL) {
         registry__shard_add(t, slice_str(name), spec, pool_name);
+        if (awaits_data(pool, index)) {
+            registry__shard_await(t, registry__shard_by_name(&t->s, slice_str(name)));
+        }
     } else if (!mine) {
         *ret_taken = true;
     } else if (thole_v1_Shard_deleting(shard->shard)) {
@@ -419,6 +431,7 @@ static void note_progress(struct txn *t, struct slice name, uint32_t next, uint3
         thole_v1_ShardPoolStatus_set_name_taken(status, registry__dup_str(row->arena, taken));
     }
     if (next == end) {
+        thole_v1_ShardPoolStatus_set_awaits_restore(status, false);
         thole_v1_ShardPoolStatus_set_observed_generation(status,
                                                          thole_v1_ShardPool_generation(row->pool));
     }

@@ -339,6 +339,7 @@ int cli__command_snapshot_status(struct cli *c);
 int cli__command_snapshot_restore(struct cli *c);
 int cli__command_snapshot_restore_zero(struct cli *c);
 int cli__command_backup(struct cli *c);
+int cli__command_restore(struct cli *c);
 int cli__command_backup_list(struct cli *c);
 int cli__command_backup_verify(struct cli *c);
 int cli__command_bench(struct cli *c);

@@ -365,6 +365,16 @@ const struct cli_command cli_commands[] = {
      "a leader is named, and its last saved state is kept: exit code 6.",
      {OPT_KEEP, OPT_PARALLEL},
      cli__command_backup},
+    {"restore",
+     "DIR",
+     "restore a backup into a new cluster: roles, pools, shards with their data",
+     "Of the backup of --number, else the newest. All its files are checked before anything is\n"
+     "changed, and a cluster that has shards of its own is refused. Each shard serves when its\n"
+     "file is loaded; placement adds the other replicas. Run it again to go on after it was\n"
+     "stopped: what is restored stays. With --dry-run it only checks. --timeout is for one\n"
+     "shard. A shard that cannot be restored is named: exit code 6.",
+     {OPT_NUMBER, OPT_PARALLEL, OPT_DRY_RUN, OPT_TIMEOUT},
+     cli__command_restore},
     {"bench",
      "",
      "load the cluster and measure it",

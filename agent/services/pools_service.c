@@ -98,6 +98,8 @@ void services__pools_create(struct call *c)
     thole_registry_v1_CreatePool_set_name(create, name);
     thole_registry_v1_CreatePool_set_spec(
         create, (thole_v1_ShardPoolSpec *)(uintptr_t)thole_v1_ShardPool_spec(pool));
+    thole_registry_v1_CreatePool_set_awaits_restore(create,
+                                                    thole_v1_CreatePoolRequest_awaits_restore(q));
     services__call_command(c, op, request_id, thole_v1_CreatePoolRequest_validate_only(q),
                            &thole_v1_ShardPool_msginit);
 }

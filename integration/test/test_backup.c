@@ -132,12 +132,106 @@ static void test_backup_refuses_a_second_one_and_another_cluster(void **state)
     cluster_free(c);
 }
 
+/* ---- Restore --------------------------------------------------------------------------------- */
+
+#define SPECS3                                                                           \
+    "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n---\n"                      \
+    "kind: Shard\nname: cache\nspec: {type: counter, voters: 1}\n---\n"                  \
+    "kind: Role\nname: clerk\nspec: {data: [{rights: [READ], shards: [orders]}]}\n---\n" \
+    "kind: ShardPool\nname: p\nspec: {count: 4, shard: {type: kv, voters: 3}}\n"
+
+static void fill(struct cluster *c, const char *colour)
+{
+    cli_ok(c, 0, "kv put orders colour %s", colour);
+    cli_ok(c, 0, "kv put p-2 colour %s", colour);
+    cli_ok(c, 0, "propose cache add 5");
+}
+
+/* All data of the second backup. A revision goes on from it. */
+static void expect_all(struct cluster *c, const char *revision)
+{
+    char next[64];
+    expect_text(cli_ok(c, 1, "kv get orders colour"), "red");
+    expect_text(cli_ok(c, 2, "kv get p-2 colour"), "red");
+    expect_text(cli_ok(c, 0, "query cache get"), "10");
+    expect_text(cli_ok(c, 0, "get roles"), "clerk");
+    assert_int_equal(count_lines(cli_ok(c, 0, "get shards"), "p-"), 4);
+    snprintf(next, sizeof next, "revision=%s", revision);
+    expect_text(cli_ok(c, 0, "propose orders put size 1"), next);
+    cli_ok(c, 0, "kv put p-0 size 1");
+}
+
+static void restore_killed(struct cluster *c, const char *from, int ms)
+{
+    shell("timeout -s KILL 0.%03d %s --endpoints %s restore %s >/dev/null 2>&1; true", ms,
+          THOLE_PATH, c->hosts[0].address, from);
+}
+
+static void test_restore_brings_all_data_into_a_new_cluster(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_of_peers(3, SPECS3);
+    char from[300], command[600], spoilt[600], file[600];
+    snprintf(from, sizeof from, "%s", folder(c));
+    snprintf(command, sizeof command, "restore %s", from);
+    fill(c, "blue");
+    cli_ok(c, 0, "backup %s", from);
+    fill(c, "red");
+    /* How many are saved is not certain: balance may move a leader, which adds an entry. */
+    expect_text(cli_ok(c, 1, "backup %s", from), "backup 2 of the registry and 6 shards");
+    expect_failure(c, 0, 1, "is not empty", command);
+    for (int i = 0; i < 3; i++) {
+        host_kill(c, i);
+        shell("rm -rf %s", c->hosts[i].data_dir);
+    }
+    cluster_start_peers(c, 3);
+
+    /* A damaged file is named, and nothing is changed. */
+    snprintf(file, sizeof file, "%s/shards/2-0.snap", from);
+    snprintf(spoilt, sizeof spoilt, "%s/spoilt", c->dir);
+    copy_spoilt(file, spoilt, 100, true, -20);
+    shell("mv %s %s.kept; mv %s %s", file, file, spoilt, file);
+    expect_failure(c, 0, 1, "2-0.snap", command);
+    shell("mv %s.kept %s", file, file);
+    assert_int_equal(count_lines(cli_ok(c, 0, "get shards"), "p-"), 0);
+
+    for (int i = 1; i <= 6; i++) {
+        restore_killed(c, from, 40 * i);
+    }
+    expect_text(cli_ok(c, 0, "%s", command), "6 of 6 shards serve");
+    expect_text(cli_ok(c, 0, "%s", command), "6 were there");
+    expect_all(c, "4");
+    cli_ok(c, 0, "wait shard/orders pool/p");
+    cluster_free(c);
+}
+
+static void test_shard_without_a_leader_leaves_a_partial_backup(void **state)
+{
+    (void)state;
+    struct cluster *c =
+        cluster_of_peers(3, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n"
+                            "---\nkind: Shard\nname: alone\nspec: {type: kv, "
+                            "voters: 1}\n");
+    char command[600];
+    int lost = leader_of(c, 0, "alone"), via = (lost + 1) % 3;
+    cli_ok(c, via, "backup %s", folder(c));
+    host_kill(c, lost);
+    cli_ok(c, via, "kv put orders colour blue");
+    snprintf(command, sizeof command, "backup %s --keep 1", folder(c));
+    expect_failure(c, via, 6, "shards/alone was not saved", command);
+    expect_text(cli_ok(c, via, "backup list %s", folder(c)), "partial: 1 older, 0 missing");
+    expect_backups(c, 2); /* the complete one stays */
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_backup_reads_only_what_changed_and_keeps_the_newest),
         cmocka_unit_test(test_backup_killed_at_any_instant_leaves_earlier_ones_valid),
         cmocka_unit_test(test_backup_refuses_a_second_one_and_another_cluster),
+        cmocka_unit_test(test_restore_brings_all_data_into_a_new_cluster),
+        cmocka_unit_test(test_shard_without_a_leader_leaves_a_partial_backup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

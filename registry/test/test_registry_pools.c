@@ -420,6 +420,58 @@ static void registry_pool_with_keys_gives_its_shards_slots(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 
+static bool awaits(struct fixture *f, const char *name)
+{
+    struct registry_shard_buf buf;
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(name), &buf);
+    assert_non_null(row);
+    bool yes = thole_v1_Shard_awaits_restore(row);
+    registry_view_release(v);
+    return yes;
+}
+
+static uint64_t create_awaiting(struct fixture *f, const char *name, uint32_t count)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreatePool *p =
+        thole_registry_v1_Operation_mutable_create_pool(cmd_op(&c), c.arena);
+    thole_v1_ShardPoolSpec *spec = thole_registry_v1_CreatePool_mutable_spec(p, c.arena);
+    thole_registry_v1_CreatePool_set_name(p, upb_StringView_FromString(name));
+    thole_registry_v1_CreatePool_set_awaits_restore(p, true);
+    thole_v1_ShardPoolSpec_set_count(spec, count);
+    fill_spec(thole_v1_ShardPoolSpec_mutable_shard(spec, c.arena), c.arena, 1, 0);
+    return fixture_run(f, &c);
+}
+
+static uint64_t give_up(struct fixture *f, const char *shard)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_DeleteShard *d =
+        thole_registry_v1_Operation_mutable_delete_shard(cmd_op(&c), c.arena);
+    thole_registry_v1_DeleteShard_set_name(d, upb_StringView_FromString(shard));
+    return fixture_run(f, &c);
+}
+
+/* Only shards that are created for the first time await data: one that was given up begins empty,
+ * and so do those of a larger count later. */
+static void registry_pool_that_awaits_restore_forms_no_shard_empty(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(create_awaiting(f, "p", 3), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 1, 2), THOLE_OK);
+    assert_true(awaits(f, "p-0") && awaits(f, "p-1"));
+    assert_int_equal(give_up(f, "p-1"), THOLE_OK); /* while the pool is still being created */
+    assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
+    assert_int_equal(shards_of(f, "p"), 3);
+    assert_true(awaits(f, "p-0") && awaits(f, "p-2"));
+    assert_false(awaits(f, "p-1"));
+    assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 5, .voters = 1}), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 2, 100), THOLE_OK);
+    assert_false(awaits(f, "p-3") || awaits(f, "p-4"));
+    assert_true(awaits(f, "p-0"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,6 +484,7 @@ int main(void)
         TEST(registry_pool_is_in_snapshots_and_changes),
         TEST(registry_pool_with_keys_has_a_count_for_ever),
         TEST(registry_pool_with_keys_gives_its_shards_slots),
+        TEST(registry_pool_that_awaits_restore_forms_no_shard_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
