@@ -232,14 +232,6 @@ static const char *describe_zero_problem(struct agent *a, const struct registry_
     return text;
 }
 
-/* Its row names the machine types that this start runs: what is placed before that is refused. */
-static bool has_reported(const struct agent *a, const struct registry_view *v)
-{
-    const thole_v1_Host *row = registry_host(v, agent_host_id(a));
-    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
-    return st != NULL && thole_v1_HostStatus_incarnation(st) == a->incarnation;
-}
-
 bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
 {
     struct engine_replica_status s;
@@ -266,7 +258,7 @@ bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     }
     if (why == NULL && !any) {
         why = "the registry is still empty";
-    } else if (why == NULL && !has_reported(a, v)) {
+    } else if (why == NULL && !agent__row_is_current(a, v)) {
         why = "this host has not yet reported itself to the registry since it started";
     }
     registry_view_release(v);

@@ -157,8 +157,7 @@ static bool is_same_text(upb_StringView v, const char *s)
     return v.size == strlen(s) && memcmp(v.data, s, v.size) == 0;
 }
 
-/* Does the view show this very start of this host? */
-static bool is_row_current(struct agent *a, const struct registry_view *v)
+bool agent__row_is_current(const struct agent *a, const struct registry_view *v)
 {
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
     const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
@@ -380,7 +379,7 @@ static uint64_t membership_step(struct reconciler *r, uint64_t now)
     }
     struct registry_view *v = registry_view_acquire(a->registry);
     bool empty = registry_view_revision(v) == 0;
-    bool current = !empty && is_row_current(a, v);
+    bool current = !empty && agent__row_is_current(a, v);
     registry_view_release(v);
     if (empty) {
         bool leads = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&

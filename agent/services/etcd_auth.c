@@ -257,7 +257,7 @@ static void salt_read(struct etcd_route *r, const struct thole_status *st, struc
 
     if (st->code != THOLE_OK) {
         services__etcd_fail(c->rpc, st);
-    } else if (!password_is_salt(slice_of(salt.data, salt.size))) {
+    } else if (salt.data == NULL || !password_is_salt(slice_of(salt.data, salt.size))) {
         fail(c, THOLE_INTERNAL, THOLE_REASON_NONE, "the machine's salt is none");
     } else {
         memcpy(c->salt, salt.data, PASSWORD_SALT_CHARS);

@@ -113,6 +113,8 @@ static void test_first_start_killed_at_any_instant_is_done_again(void **state)
         host_kill(c, i);
         host_start(c, i, args);
         cluster_wait_ready(c, i, 30000);
+        /* Ready for what comes next: whose row has no types is refused new replicas. */
+        expect_lines(c, i, "get hosts -o yaml --stale", "counter", 1);
         expect_lines(c, i, "get events", "RegistryRestored", 1);
         expect_lines(c, i, "describe shard orders", "false   AwaitsRestore", 1);
         host_stop(c, i);

@@ -97,6 +97,9 @@ static uint64_t delay_of(struct sim_host *h, const struct sim_worker *slot)
         if (!s->calm && slot->kind == WORKER_OTHER && rand_below(r, 50) == 0) {
             delay = rand_below(r, 2 * s->c.election_ms * NS_PER_MS); /* a large snapshot */
         }
+        if (!s->calm && slot->kind == WORKER_APPLIER && rand_below(r, 300) == 0) {
+            delay = rand_below(r, 2 * s->c.election_ms * NS_PER_MS); /* a slow machine */
+        }
     }
     return delay;
 }
