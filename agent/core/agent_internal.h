@@ -91,8 +91,8 @@ struct agent {
     uint64_t changes;      /* counts agent_signal, for agent_wait */
 };
 
-/* reconciler.c: does the view show this very start of this host, and the machine types that it runs?
- * What is placed here before that is refused. */
+/* reconciler.c: does the view show this very start of this host, with its machine types? What is
+ * placed here before that is refused. */
 bool agent__row_is_current(const struct agent *a, const struct registry_view *v);
 /* registry_command.c: agent_has_view, of one view. */
 bool agent__view_is_formed(const struct registry_view *v, struct thole_status *st);
