@@ -177,6 +177,7 @@ static void test_transfers_go_where_they_are_told_and_are_events(void **state)
     struct cluster *c = cluster_of_peers(3, SPECS);
     char out[65536];
     cli_ok(c, 0, "wait --for ready shard/orders pool/p");
+    cli_ok(c, 0, "pause balance"); /* which moves leaderships, too */
     int to = (leader_of(c, 0, "orders") + 1) % 3;
     uint64_t begin = now_ms();
     for (int i = 0; i < 3; i++) { /* the second and third one change nothing */
