@@ -310,8 +310,7 @@ void bus__accept_wasted(struct bus_acceptor *a, grpc_call *call);
 
 struct bus_entry { /* a method on the server */
     struct bus *bus;
-    struct bus_method m;
-    void *registered; /* gRPC's handle; NULL: the catch-all */
+    struct bus_method m; /* path NULL: all others */
     /* Used instead of m.handle: passes the message with its owner. */
     void (*handle_buf)(void *ctx, struct bus_rpc *rpc, struct bufslice message);
     struct bus_share share; /* of m.shared_bytes */
@@ -321,7 +320,7 @@ struct bus_entry { /* a method on the server */
 };
 
 struct bus_rpc {
-    struct bus_entry *entry;
+    struct bus_entry *entry; /* from its arrival on */
     struct bus *bus;
     struct bus_rpc *next_free, *next_slot; /* next_slot: all slots, never removed */
     _Atomic uint32_t refs;
@@ -330,7 +329,7 @@ struct bus_rpc {
     struct bus_call *local; /* by another door; then there is no gRPC call, and no pipe */
     struct bus_tag arrived, received, sent, closed;
     grpc_metadata_array metadata;
-    grpc_call_details details; /* the catch-all's */
+    grpc_call_details details;
     gpr_timespec deadline;
     grpc_byte_buffer *payload;
     grpc_byte_buffer *reply; /* reused */
@@ -371,10 +370,10 @@ static inline bool bus__rpc_is_unary(const struct bus_rpc *r)
 /* End a call that has no pipe: the answer, or a status with its details. Takes a reference over. */
 void bus__rpc_answer(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
                      struct bufslice message);
-void bus__rpc_listen(struct bus_rpc *r);                 /* for the cancellation of a unary call */
-struct slice bus__rpc_request(struct bus_rpc *r);        /* valid while the call lives */
-struct bus_rpc *bus__rpc_take_slot(struct bus_entry *e); /* with one reference */
-void bus__rpc_begin(struct bus_rpc *r);                  /* it has arrived */
+void bus__rpc_listen(struct bus_rpc *r);           /* for the cancellation of a unary call */
+struct slice bus__rpc_request(struct bus_rpc *r);  /* valid while the call lives */
+struct bus_rpc *bus__rpc_take_slot(struct bus *b); /* with one reference */
+void bus__rpc_begin(struct bus_rpc *r);            /* it has arrived */
 /* What a pipe reports; loop thread. */
 void bus__rpc_message(struct bus_rpc *r, struct bufslice message);
 void bus__rpc_half_closed(struct bus_rpc *r);
@@ -404,7 +403,7 @@ void bus__rpc_end_stream(struct bus_rpc *r, const struct bus_denial *d);
 /* End clients' streams with UNAVAILABLE STOPPED; their handlers get a cancellation. */
 void bus__rpc_end_streams(struct bus *b);
 void bus__rpc_end_unaries(struct bus *b);       /* the same for unary calls; posted to the loop */
-void bus__rpc_arm(struct bus_entry *e);         /* one more slot */
+void bus__rpc_arm(struct bus *b);               /* one more slot */
 void bus__rpc_free_all(struct bus *b);          /* the unused ones */
 void bus__rpc_await_request(struct bus_rpc *r); /* then bus__rpc_handle, with or without it */
 void bus__rpc_end(struct bus_rpc *r, const struct thole_status *st); /* a client's stream */
@@ -474,9 +473,9 @@ struct bus {
     grpc_server *server;
     struct bus_acceptor *acceptor;
     grpc_resource_quota *quota;
-    _Atomic size_t held_bytes; /* requests and answers of callers; see memory_bytes */
-    struct bus_entry **entries;
-    size_t entry_count;
+    _Atomic size_t held_bytes;   /* requests and answers of callers; see memory_bytes */
+    struct map methods;          /* by the hash of the path: struct bus_entry */
+    struct bus_entry *no_method; /* for calls of what there is not */
     pthread_mutex_t pool_mutex;
     struct bus_rpc *pool, *slots;
     struct bus_task end_task;
@@ -505,6 +504,8 @@ void bus__charge(struct bus *b, size_t *charged, size_t now);
 bool bus__has_room(const struct bus *b, size_t bytes);
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m);
 bool bus__serves(const struct bus *b, const char *service, size_t size);
+/* The method of that path, or `no_method`. */
+struct bus_entry *bus__find_method(const struct bus *b, struct slice path);
 /* Refuse a caller, or remember it: the rules for all streams of hosts. */
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
                            const struct bus_certificate *c, const char *address, bool stream,

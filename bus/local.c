@@ -54,24 +54,14 @@ static void arrive(struct bus_task *task)
     bus__rpc_unref(r);
 }
 
-static struct bus_entry *find_entry(struct bus *b, const char *path)
-{
-    struct bus_entry *none = NULL;
-    for (size_t i = 0; i < b->entry_count; i++) {
-        struct bus_entry *e = b->entries[i];
-        if (e->m.path == NULL) {
-            none = e;
-        } else if (!e->inward && strcmp(e->m.path, path) == 0) {
-            return e;
-        }
-    }
-    return none;
-}
-
 struct bus_call *bus_call_begin(struct bus *b, const struct bus_call_options *o)
 {
     struct bus_call *c = xcalloc(1, sizeof *c);
-    struct bus_rpc *r = bus__rpc_take_slot(find_entry(b, o->path));
+    struct bus_rpc *r = bus__rpc_take_slot(b);
+    r->entry = bus__find_method(b, slice_str(o->path));
+    if (r->entry->inward) {
+        r->entry = b->no_method; /* calls between hosts come over the network alone */
+    }
     c->rpc = r;
     c->bounds = (struct bus_queue){
         .budget = b,

@@ -122,10 +122,8 @@ static void slot_clear(struct bus_rpc *r)
     }
     buf_unref(r->request);
     grpc_slice_buffer_reset_and_unref(&r->reply->data.raw.slice_buffer);
-    if (r->entry->registered == NULL) {
-        grpc_call_details_destroy(&r->details);
-        grpc_call_details_init(&r->details);
-    }
+    grpc_call_details_destroy(&r->details);
+    grpc_call_details_init(&r->details);
     r->metadata.count = 0;
     if (r->local != NULL) {
         bus__local_free(r->local);
@@ -173,33 +171,24 @@ void bus__rpc_free_all(struct bus *b)
     b->pool = b->slots = NULL;
 }
 
-struct bus_rpc *bus__rpc_take_slot(struct bus_entry *e)
+struct bus_rpc *bus__rpc_take_slot(struct bus *b)
 {
-    struct bus_rpc *r = slot_get(e->bus);
-    bus__ref(e->bus);
-    r->entry = e;
+    struct bus_rpc *r = slot_get(b);
+    bus__ref(b);
     atomic_store_explicit(&r->refs, 1, memory_order_relaxed);
     return r;
 }
 
-void bus__rpc_arm(struct bus_entry *e)
+void bus__rpc_arm(struct bus *b)
 {
-    struct bus *b = e->bus;
     grpc_completion_queue *cq = b->loop.cq;
     if (atomic_load_explicit(&b->stopping, memory_order_relaxed)) {
         return; /* stopping: no new call is admitted, and the queue may be shut down */
     }
-    struct bus_rpc *r = bus__rpc_take_slot(e);
+    struct bus_rpc *r = bus__rpc_take_slot(b);
     bus__tag_release(&r->arrived);
-    grpc_call_error error;
-    if (e->registered != NULL) {
-        error =
-            grpc_server_request_registered_call(b->server, e->registered, &r->call, &r->deadline,
-                                                &r->metadata, NULL, cq, cq, &r->arrived);
-    } else {
-        error = grpc_server_request_call(b->server, &r->call, &r->details, &r->metadata, cq, cq,
-                                         &r->arrived);
-    }
+    grpc_call_error error = grpc_server_request_call(b->server, &r->call, &r->details, &r->metadata,
+                                                     cq, cq, &r->arrived);
     ASSERT(error == GRPC_CALL_OK);
 }
 
@@ -580,7 +569,7 @@ void bus__rpc_handle(struct bus_rpc *r)
         bus_rpc_fail(r, &st, 0, NULL);
         return;
     }
-    if (e->registered == NULL) {
+    if (e == r->bus->no_method) {
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "there is no such method");
         bus_rpc_fail(r, &st, 0, NULL);
@@ -633,17 +622,21 @@ static void arrived(struct bus_tag *tag, bool ok)
         bus__rpc_unref(r);
         return;
     }
-    bus__rpc_arm(r->entry);
+    struct bus *b = r->bus;
+    bus__rpc_arm(b);
+    r->entry = bus__find_method(
+        b, slice_of(GRPC_SLICE_START_PTR(r->details.method), GRPC_SLICE_LENGTH(r->details.method)));
+    r->deadline = r->details.deadline;
     bus__rpc_begin(r);
     /* The tag's reference becomes that of the finish. */
-    if (r->entry->registered != NULL && r->entry->m.kind != BUS_RPC_BIDI_STREAM) {
+    if (r->entry != b->no_method && r->entry->m.kind != BUS_RPC_BIDI_STREAM) {
         bus__rpc_await_request(r);
         return;
     }
-    if (r->entry->registered == NULL) {
-        bus__accept_wasted(r->bus->acceptor, r->call);
+    if (r->entry == b->no_method) {
+        bus__accept_wasted(b->acceptor, r->call);
     } else {
-        bus__accept_delivered(r->bus->acceptor, r->call, 0);
+        bus__accept_delivered(b->acceptor, r->call, 0);
     }
     bus__rpc_handle(r);
 }

@@ -7,12 +7,12 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "bus/bus_internal.h"
 
 #define UNARY_SLOTS_DEFAULT 256
 #define STREAMS_DEFAULT 20480
-#define SLOTS_UNARY 16 /* armed calls per method; more calls queue inside gRPC until one is free */
-#define SLOTS_STREAM 4
+#define SLOTS 16                  /* armed calls; more calls queue inside gRPC until one is free */
 #define STREAMS_MAX 1024          /* concurrent calls of one connection */
 #define CONNECTION_IDLE_MS 150000 /* without a call; the client reconnects for the next one */
 #define CONNECTION_AGE_MS 3600000
@@ -147,10 +147,8 @@ struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
     e->bus = b;
     e->m = *m;
     e->share.bytes_max = m->shared_bytes;
-    e->registered = grpc_server_register_method(b->server, m->path, NULL, GRPC_SRM_PAYLOAD_NONE, 0);
-    ASSERT(e->registered != NULL); /* otherwise the path is registered twice */
-    b->entries = xrealloc(b->entries, (b->entry_count + 1) * sizeof(struct bus_entry *));
-    b->entries[b->entry_count++] = e;
+    void *before = map_put(&b->methods, hash64(m->path, strlen(m->path), 0), e);
+    ASSERT(before == NULL); /* otherwise the path is registered twice, or two have one hash */
     return e;
 }
 
@@ -163,22 +161,27 @@ void bus_register(struct bus *b, const struct bus_method *methods, size_t n)
 
 bool bus__serves(const struct bus *b, const char *service, size_t size)
 {
-    for (size_t i = 0; i < b->entry_count; i++) {
-        const char *path = b->entries[i]->m.path;
-        if (path != NULL && strncmp(path + 1, service, size) == 0 && path[1 + size] == '/') {
+    size_t it = 0;
+    for (const struct bus_entry *e; (e = map_next(&b->methods, &it, NULL)) != NULL;) {
+        const char *path = e->m.path;
+        if (strncmp(path + 1, service, size) == 0 && path[1 + size] == '/') {
             return true;
         }
     }
     return false;
 }
 
-static void add_catch_all(struct bus *b)
+struct bus_entry *bus__find_method(const struct bus *b, struct slice path)
 {
-    struct bus_entry *e = xcalloc(1, sizeof *e);
-    e->bus = b;
-    e->inward = true;
-    b->entries = xrealloc(b->entries, (b->entry_count + 1) * sizeof(struct bus_entry *));
-    b->entries[b->entry_count++] = e;
+    struct bus_entry *e = map_get(&b->methods, hash64(path.data, path.size, 0));
+    return e != NULL && slice_equal(path, slice_str(e->m.path)) ? e : b->no_method;
+}
+
+static void add_no_method(struct bus *b)
+{
+    b->no_method = xcalloc(1, sizeof *b->no_method);
+    b->no_method->bus = b;
+    b->no_method->inward = true;
 }
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -263,7 +266,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
         bus__exchange_register(b);
         bus__health_init(b);
         bus__reflection_init(b);
-        add_catch_all(b);
+        add_no_method(b);
     }
     bus__loop_run(&b->loop, "bus", b->o.log_host);
     *ret = b;
@@ -278,13 +281,8 @@ void bus_start(struct bus *b)
         return;
     }
     grpc_server_start(b->server);
-    for (size_t i = 0; i < b->entry_count; i++) {
-        struct bus_entry *e = b->entries[i];
-        int slots =
-            e->registered != NULL && e->m.kind == BUS_RPC_UNARY ? SLOTS_UNARY : SLOTS_STREAM;
-        for (int k = 0; k < slots; k++) {
-            bus__rpc_arm(e);
-        }
+    for (int i = 0; i < SLOTS; i++) {
+        bus__rpc_arm(b);
     }
     bus__accept_start(b->acceptor);
     bus__recheck_start(b);
@@ -384,10 +382,12 @@ void bus__unref(struct bus *b)
         grpc_resource_quota_unref(b->quota);
     }
     bus__loop_deinit(&b->loop);
-    for (size_t i = 0; i < b->entry_count; i++) {
-        free(b->entries[i]);
+    size_t it = 0;
+    for (struct bus_entry *e; (e = map_next(&b->methods, &it, NULL)) != NULL;) {
+        free(e);
     }
-    free(b->entries);
+    map_deinit(&b->methods);
+    free(b->no_method);
     for (struct bus_seen *s = b->seen, *next; s != NULL; s = next) {
         next = s->next;
         free(s);
