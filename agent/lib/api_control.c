@@ -15,9 +15,7 @@ struct thole_stream {
     char path[PATH_BYTES];
 };
 
-/* The channel stays until thole_close. */
-static enum thole_code channel_of(struct thole *t, struct bus_channel **ret,
-                                  struct thole_status *st)
+enum thole_code api__channel(struct thole *t, struct bus_channel **ret, struct thole_status *st)
 {
     enum thole_code code = api__need_running(t, st);
     if (code != THOLE_OK) {
@@ -102,7 +100,7 @@ enum thole_code thole_control(struct thole *t, const char *method, uint32_t enco
     enum thole_code code = prepare(method, false, encoding, slice_of(request.data, request.size),
                                    &bytes, path, &failure);
     if (code == THOLE_OK) {
-        code = channel_of(t, &channel, &failure);
+        code = api__channel(t, &channel, &failure);
     }
     if (code == THOLE_OK) {
         code = bus_channel_call(channel, path, bytes_slice(&bytes),
@@ -130,7 +128,7 @@ enum thole_code thole_stream_open(struct thole *t, const char *method, uint32_t 
     enum thole_code code = prepare(method, true, encoding, slice_of(request.data, request.size),
                                    &bytes, path, &failure);
     if (code == THOLE_OK) {
-        code = channel_of(t, &channel, &failure);
+        code = api__channel(t, &channel, &failure);
     }
     if (code == THOLE_OK) {
         code = bus_channel_stream(channel, path, bytes_slice(&bytes), &stream, &failure);

@@ -10,6 +10,7 @@
 #include "agent/routing/router.h"
 #include "base/map.h"
 #include "base/ref.h"
+#include "thole/v1/resources.upb.h"
 
 struct answers;
 struct client;
@@ -89,6 +90,17 @@ void api__readiness_end(struct thole *t);
 
 /* api_lead.c: stops the work of all registrations. */
 void api__leaderships_end(struct thole *t);
+
+/* api_control.c: a gRPC client of a host; stays until thole_close. FAILED_PRECONDITION: does not
+ * run. */
+THOLE_MUST_CHECK enum thole_code api__channel(struct thole *t, struct bus_channel **ret,
+                                              struct thole_status *st);
+
+/* api_shards.c */
+THOLE_MUST_CHECK enum thole_code api__read_shard_spec(const struct thole_shard_spec *given,
+                                                      struct thole_shard_spec *ret,
+                                                      struct thole_status *st);
+thole_v1_ShardSpec *api__shard_spec(const struct thole_shard_spec *s, upb_Arena *arena);
 
 /* of api_view.c; call before the registry is freed */
 void api__views_end(struct thole *t);

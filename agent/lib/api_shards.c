@@ -52,7 +52,7 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
     return code;
 }
 
-static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *arena)
+thole_v1_ShardSpec *api__shard_spec(const struct thole_shard_spec *s, upb_Arena *arena)
 {
     thole_v1_ShardSpec *to = thole_v1_ShardSpec_new(arena);
     thole_v1_ShardSpec_set_type(to, text(s->type));
@@ -125,8 +125,8 @@ static enum thole_code check_spec(const struct thole_shard_spec *s, struct thole
     return code;
 }
 
-static enum thole_code read_spec(const struct thole_shard_spec *given, struct thole_shard_spec *ret,
-                                 struct thole_status *st)
+enum thole_code api__read_shard_spec(const struct thole_shard_spec *given,
+                                     struct thole_shard_spec *ret, struct thole_status *st)
 {
     if (given == NULL || given->size < offsetof(struct thole_shard_spec, constraints)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -150,7 +150,7 @@ enum thole_code thole_shard_create(struct thole *t, const struct thole_shard_spe
                                    uint32_t timeout_ms, struct thole_status *st)
 {
     struct thole_shard_spec s;
-    enum thole_code code = read_spec(given, &s, st);
+    enum thole_code code = api__read_shard_spec(given, &s, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -160,7 +160,7 @@ enum thole_code thole_shard_create(struct thole *t, const struct thole_shard_spe
     thole_registry_v1_CreateShard *create =
         thole_registry_v1_Operation_mutable_create_shard(op, arena);
     thole_registry_v1_CreateShard_set_name(create, text(s.name));
-    thole_registry_v1_CreateShard_set_spec(create, spec_of(&s, arena));
+    thole_registry_v1_CreateShard_set_spec(create, api__shard_spec(&s, arena));
     registry_command_set_request_id(c, registry_str(text(s.request_id)), arena);
     thole_registry_v1_Command_set_validate_only(c, s.validate_only);
     return run(t, c, arena, timeout_ms, NULL, st);
@@ -170,7 +170,7 @@ enum thole_code thole_shard_apply(struct thole *t, const struct thole_shard_spec
                                   uint32_t timeout_ms, struct thole_status *st)
 {
     struct thole_shard_spec s;
-    enum thole_code code = read_spec(given, &s, st);
+    enum thole_code code = api__read_shard_spec(given, &s, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -180,7 +180,7 @@ enum thole_code thole_shard_apply(struct thole *t, const struct thole_shard_spec
     thole_registry_v1_UpdateShard *update =
         thole_registry_v1_Operation_mutable_update_shard(op, arena);
     thole_registry_v1_UpdateShard_set_name(update, text(s.name));
-    thole_registry_v1_UpdateShard_set_spec(update, spec_of(&s, arena));
+    thole_registry_v1_UpdateShard_set_spec(update, api__shard_spec(&s, arena));
     thole_registry_v1_UpdateShard_set_etag(update, text(s.etag));
     thole_registry_v1_UpdateShard_set_allow_missing(update, s.etag == NULL);
     registry_command_set_request_id(c, registry_str(text(s.request_id)), arena);

@@ -248,12 +248,122 @@ static void test_streams_by_a_client(void **state)
     watch_leaders(w->client, "d");
 }
 
+/* A snapshot in memory: what thole_snapshot_save gives, and thole_snapshot_restore reads. */
+struct file {
+    char bytes[1 << 20];
+    size_t size, read;
+    size_t stop_at; /* 0: never */
+};
+
+static bool write_piece(void *ctx, struct thole_slice piece)
+{
+    struct file *f = ctx;
+    assert_true(piece.size <= sizeof f->bytes - f->size);
+    memcpy(f->bytes + f->size, piece.data, piece.size);
+    f->size += piece.size;
+    return f->stop_at == 0 || f->size < f->stop_at;
+}
+
+static int64_t read_some(void *ctx, void *data, size_t size)
+{
+    struct file *f = ctx;
+    size_t n = f->size - f->read < 7 ? f->size - f->read : 7; /* less than it asks for */
+    assert_true(n <= size);
+    if (f->stop_at != 0 && f->read >= f->stop_at) {
+        return -1;
+    }
+    memcpy(data, f->bytes + f->read, n);
+    f->read += n;
+    return (int64_t)n;
+}
+
+static uint64_t count_of(struct thole *t, const char *name, uint32_t kind, const char *payload)
+{
+    struct thole_shard *shard = NULL;
+    struct thole_answer a = {0};
+    struct thole_status st = {0};
+    assert_int_equal(thole_shard_open(t, name, &shard, &st), THOLE_OK);
+    const struct thole_op op = {
+        .kind = kind, .shard = shard, .payload = text(payload), .timeout_ms = 20000};
+    if (thole_call(t, &op, &a, &st) != THOLE_OK) {
+        fail_msg("%s: %s", name, st.message);
+    }
+    uint64_t value = kind == THOLE_PROPOSE ? a.value : strtoull(a.data, NULL, 10);
+    free(a.data);
+    thole_shard_release(shard);
+    return value;
+}
+
+static void check_snapshots(struct thole *t, const char *from, const char *to)
+{
+    struct thole_status st = {0};
+    uint64_t index = 0;
+    struct thole_shard_spec spec = {.size = sizeof spec, .name = from, .type = "kv", .voters = 1};
+    struct file *f = calloc(1, sizeof *f);
+    assert_int_equal(thole_shard_create(t, &spec, 10000, &st), THOLE_OK);
+    assert_int_equal(thole_shard_wait_ready(t, from, 20000, &st), THOLE_OK);
+    (void)count_of(t, from, THOLE_PROPOSE, "put a 7");
+
+    assert_int_equal(thole_snapshot_save(t, "none", 0, write_piece, f, NULL, &st), THOLE_NOT_FOUND);
+    assert_int_equal(thole_snapshot_save(t, from, 2, write_piece, f, NULL, &st),
+                     THOLE_INVALID_ARGUMENT);
+    f->stop_at = 1;
+    assert_int_equal(thole_snapshot_save(t, from, 0, write_piece, f, NULL, &st), THOLE_CANCELLED);
+    f->stop_at = f->size = 0;
+    assert_int_equal(thole_snapshot_save(t, from, THOLE_STALE, write_piece, f, &index, &st),
+                     THOLE_OK);
+    assert_true(index > 0 && f->size > 100);
+
+    spec =
+        (struct thole_shard_spec){.size = sizeof spec, .name = to, .type = "counter", .voters = 1};
+    assert_int_equal(thole_snapshot_restore(t, from, &spec, read_some, f, 0, &st),
+                     THOLE_INVALID_ARGUMENT); /* another name than the spec's */
+    assert_int_equal(f->read, 0);
+    assert_int_equal(thole_snapshot_restore(t, to, &spec, read_some, f, 0, &st),
+                     THOLE_INVALID_ARGUMENT); /* another type than the file's */
+    f->read = 0;
+    f->stop_at = 20;
+    assert_int_equal(thole_snapshot_restore(t, to, NULL, read_some, f, 0, &st), THOLE_CANCELLED);
+    f->read = f->stop_at = 0;
+    f->size -= 1;
+    assert_int_equal(thole_snapshot_restore(t, to, NULL, read_some, f, 0, &st), THOLE_DATA_LOSS);
+    f->read = 0;
+    f->size += 1;
+    f->bytes[f->size / 2] ^= 1;
+    assert_int_equal(thole_snapshot_restore(t, to, NULL, read_some, f, 0, &st), THOLE_DATA_LOSS);
+    f->read = 0;
+    f->bytes[f->size / 2] ^= 1;
+    spec.type = "kv";
+    if (thole_snapshot_restore(t, to, &spec, read_some, f, 0, &st) != THOLE_OK) {
+        fail_msg("restore: %s", st.message);
+    }
+    assert_int_equal(thole_shard_wait_ready(t, to, 20000, &st), THOLE_OK);
+    assert_int_equal(count_of(t, to, THOLE_QUERY, "get a"), 7);
+    f->read = 0;
+    assert_int_equal(thole_snapshot_restore(t, to, NULL, read_some, f, 0, &st),
+                     THOLE_ALREADY_EXISTS);
+    free(f);
+}
+
+static void test_snapshots_by_a_host(void **state)
+{
+    struct world *w = *state;
+    check_snapshots(w->host, "e", "e-again");
+}
+
+static void test_snapshots_by_a_client(void **state)
+{
+    struct world *w = *state;
+    check_snapshots(w->client, "f", "f-again");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_control_by_a_host),   cmocka_unit_test(test_control_by_a_client),
-        cmocka_unit_test(test_control_in_protobuf), cmocka_unit_test(test_streams_by_a_host),
-        cmocka_unit_test(test_streams_by_a_client),
+        cmocka_unit_test(test_control_by_a_host),     cmocka_unit_test(test_control_by_a_client),
+        cmocka_unit_test(test_control_in_protobuf),   cmocka_unit_test(test_streams_by_a_host),
+        cmocka_unit_test(test_streams_by_a_client),   cmocka_unit_test(test_snapshots_by_a_host),
+        cmocka_unit_test(test_snapshots_by_a_client),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -481,6 +481,30 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_stream_next(struct thole_stream
 /* Before thole_close. NULL is fine. */
 THOLE_API void thole_stream_close(struct thole_stream *s);
 
+/* ---- Snapshots of shards, out and in --------------------------------------------------------- */
+
+/* The bytes of a snapshot file, as `thole snapshot save` writes it, in pieces: the shard's state at
+ * some point at or after the call, or with THOLE_STALE what one replica has applied, even without a
+ * quorum. "zero" is the registry. `piece` gets them in order, on the caller's thread, and sets the
+ * pace, but may block for less than 30 seconds; it returns false to stop: CANCELLED. With THOLE_OK
+ * the pieces are a whole snapshot, whose checksums are right, and *ret_index (may be NULL) is the
+ * last log entry in it. Otherwise what was written is of no use. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_snapshot_save(struct thole *t, const char *shard,
+                                                               uint32_t flags, thole_piece_fn piece,
+                                                               void *ctx, uint64_t *ret_index,
+                                                               struct thole_status *st);
+/* Returns the number of bytes read, at most `size`; 0: the end; -1: stop (CANCELLED). May block for
+ * less than a minute. */
+typedef int64_t (*thole_read_fn)(void *ctx, void *data, size_t size);
+/* Send the bytes of a snapshot file to a host, and create the shard `name` from it there; placement
+ * adds the other replicas. `spec` (may be NULL) replaces the one in the file; type and config must
+ * be the same. Returns when the restore has begun: see thole_shard_wait_ready. The timeout is for
+ * each piece of 1 MiB. DATA_LOSS CORRUPT: damaged or cut; ALREADY_EXISTS: nothing is overwritten;
+ * NOT_FOUND: the host was restarted, or lost what was sent: begin again. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_snapshot_restore(
+    struct thole *t, const char *name, const struct thole_shard_spec *spec, thole_read_fn read,
+    void *ctx, uint32_t timeout_ms, struct thole_status *st);
+
 /* ---- The registry as this host sees it (hosts only) ------------------------------------------ */
 
 /* An immutable view of the registry. After thole_close it is empty, and must still be released: one
