@@ -4,6 +4,7 @@
 #include <rocksdb/c.h>
 #include <stdatomic.h>
 
+#include "shards/store/overlay.h"
 #include "shards/store/store.h"
 
 #define STATE_PREFIX_BYTES 16 /* replica id BE 8, generation BE 8 */
@@ -26,8 +27,12 @@ struct state_iter {
     struct state_db *db;
     rocksdb_iterator_t *it;
     rocksdb_readoptions_t *read;
-    struct bytes lower, upper; /* RocksDB borrows them */
+    struct bytes lower, upper;     /* RocksDB borrows them */
+    const struct overlay *overlay; /* of a batch: its records count before the database's */
+    uint32_t *order;               /* those within the bounds, in key order */
+    size_t order_count, order_at;
     bool started;
+    bool step; /* RocksDB's iterator stands at the record that was returned */
 };
 struct state_view {
     const rocksdb_snapshot_t *snapshot;
@@ -46,10 +51,6 @@ enum thole_code state__fail(struct state_db *db, struct thole_status *st, const 
 /* state_salvage.c: leave a mark of damage; finish what a salvage began, refuse what has a mark. */
 void state__mark(const char *path);
 enum thole_code state__prepare(const char *path, struct thole_status *st);
-
-/* An iterator without RocksDB's part: bounds and options. */
-struct state_iter *state__iter_new(struct state_db *db, struct state_space s, struct slice from,
-                                   struct slice to);
 
 void state__prefix(uint8_t p[STATE_PREFIX_BYTES], struct state_space s);
 void state__key(struct bytes *out, struct state_space s, struct slice key);

@@ -5,8 +5,8 @@
 #include "shards/store/rocks.h"
 #include "shards/store/state_internal.h"
 
-struct state_iter *state__iter_new(struct state_db *db, struct state_space s, struct slice from,
-                                   struct slice to)
+struct state_iter *state_iter_new(struct state_db *db, const struct state_view *v,
+                                  struct state_space s, struct slice from, struct slice to)
 {
     struct state_iter *it = xcalloc(1, sizeof *it);
     struct state_space after;
@@ -23,14 +23,6 @@ struct state_iter *state__iter_new(struct state_db *db, struct state_space s, st
     it->read = rocksdb_readoptions_create();
     rocksdb_readoptions_set_iterate_upper_bound(it->read, (const char *)it->upper.data,
                                                 it->upper.size);
-    return it;
-}
-
-struct state_iter *state_iter_new(struct state_db *db, const struct state_view *v,
-                                  struct state_space s, struct slice from, struct slice to)
-{
-    struct state_iter *it = state__iter_new(db, s, from, to);
-
     if (v != NULL) {
         rocksdb_readoptions_set_snapshot(it->read, v->snapshot);
     }
@@ -38,23 +30,60 @@ struct state_iter *state_iter_new(struct state_db *db, const struct state_view *
     return it;
 }
 
-bool state_iter_next(struct state_iter *it, struct slice *ret_key, struct slice *ret_value)
+static void position(struct state_iter *it)
 {
     if (!it->started) {
-        it->started = true;
         rocks_iter_seek(it->it, bytes_slice(&it->lower));
-    } else if (rocksdb_iter_valid(it->it)) {
+    } else if (it->step) {
         rocksdb_iter_next(it->it);
+    }
+    it->started = true;
+    it->step = false;
+}
+
+/* The next record of the overlay, unless the database has one before it. */
+static const struct overlay_record *take_from_overlay(struct state_iter *it)
+{
+    if (it->order_at == it->order_count) {
+        return NULL;
+    }
+    const struct overlay_record *r = &it->overlay->records[it->order[it->order_at]];
+    int order = rocksdb_iter_valid(it->it)
+                    ? slice_compare(rocks_iter_key(it->it), overlay_key(it->overlay, r))
+                    : 1;
+    if (order < 0) {
+        return NULL;
+    }
+    if (order == 0) {
+        rocksdb_iter_next(it->it); /* the overlay replaces it */
+    }
+    it->order_at++;
+    return r;
+}
+
+static struct slice without_prefix(struct slice key)
+{
+    return slice_of(key.data + STATE_PREFIX_BYTES, key.size - STATE_PREFIX_BYTES);
+}
+
+bool state_iter_next(struct state_iter *it, struct slice *ret_key, struct slice *ret_value)
+{
+    const struct overlay_record *r;
+
+    position(it);
+    while ((r = take_from_overlay(it)) != NULL) {
+        if (!r->deletion) {
+            *ret_key = without_prefix(overlay_key(it->overlay, r));
+            *ret_value = overlay_value(it->overlay, r);
+            return true;
+        }
     }
     if (!rocksdb_iter_valid(it->it)) {
         return false;
     }
-    struct slice key = rocks_iter_key(it->it);
-    if (slice_compare(key, bytes_slice(&it->upper)) >= 0) {
-        return false; /* of a batch: RocksDB does not bound the batch's own records */
-    }
-    *ret_key = slice_of(key.data + STATE_PREFIX_BYTES, key.size - STATE_PREFIX_BYTES);
+    *ret_key = without_prefix(rocks_iter_key(it->it));
     *ret_value = rocks_iter_value(it->it);
+    it->step = true;
     return true;
 }
 
@@ -71,6 +100,7 @@ void state_iter_free(struct state_iter *it)
     if (it != NULL) {
         rocksdb_iter_destroy(it->it);
         rocksdb_readoptions_destroy(it->read);
+        free(it->order);
         bytes_deinit(&it->lower);
         bytes_deinit(&it->upper);
         free(it);
