@@ -310,7 +310,7 @@ void bus__accept_wasted(struct bus_acceptor *a, grpc_call *call);
 
 struct bus_entry { /* a method on the server */
     struct bus *bus;
-    struct bus_method m; /* path NULL: all others */
+    struct bus_method m; /* path NULL: for unknown methods */
     /* Used instead of m.handle: passes the message with its owner. */
     void (*handle_buf)(void *ctx, struct bus_rpc *rpc, struct bufslice message);
     struct bus_share share; /* of m.shared_bytes */
@@ -475,7 +475,7 @@ struct bus {
     grpc_resource_quota *quota;
     _Atomic size_t held_bytes;   /* requests and answers of callers; see memory_bytes */
     struct map methods;          /* by the hash of the path: struct bus_entry */
-    struct bus_entry *no_method; /* for calls of what there is not */
+    struct bus_entry *no_method; /* for calls of unknown methods */
     pthread_mutex_t pool_mutex;
     struct bus_rpc *pool, *slots;
     struct bus_task end_task;
