@@ -381,7 +381,7 @@ void services__call_command(struct call *c, thole_registry_v1_Operation *op,
                             upb_StringView request_id, bool validate_only, const upb_MiniTable *row)
 {
     thole_registry_v1_Command *command = services__command_new(c->rpc, c->unary->path, c->arena);
-    registry_command_set_request_id(command, services__name_slice(request_id), c->arena);
+    registry_command_set_request_id(command, registry_str(request_id), c->arena);
     thole_registry_v1_Command_set_decided_at(command, c->decided_at);
     thole_registry_v1_Command_set_validate_only(command, validate_only);
     thole_registry_v1_Operation **ops =
@@ -394,5 +394,5 @@ void services__call_command(struct call *c, thole_registry_v1_Operation *op,
 
 bool services__call_answered(const struct call *c, upb_StringView request_id)
 {
-    return registry_request_is_answered(c->view, services__name_slice(request_id));
+    return registry_request_is_answered(c->view, registry_str(request_id));
 }

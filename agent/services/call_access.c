@@ -85,7 +85,7 @@ upb_StringView services__name_of_RevokeToken(const struct call *c)
 {
     struct registry_view *v = registry_view_acquire(agent_registry(c->s->agent));
     upb_StringView id = services__name_strip(thole_v1_RevokeTokenRequest_id(c->request), "tokens");
-    const thole_v1_Token *row = registry_token(v, services__name_slice(id));
+    const thole_v1_Token *row = registry_token(v, registry_str(id));
     upb_StringView name = {NULL, 0};
     if (row != NULL) {
         name = copy_name(c, thole_v1_Token_user(row));
@@ -109,8 +109,7 @@ static bool refuse(struct call *c, const struct bus_denial *d)
 bool services__call_may(struct call *c, int32_t verb, uint32_t kinds, upb_StringView name)
 {
     struct bus_denial d = {.right = ""};
-    const struct access_right right = {
-        .verb = verb, .kinds = kinds, .name = services__name_slice(name)};
+    const struct access_right right = {.verb = verb, .kinds = kinds, .name = registry_str(name)};
     return access_require_of(agent_access(c->s->agent), c->rpc, &right, c->unary->path, &d) ==
                THOLE_OK ||
            refuse(c, &d);
@@ -124,7 +123,7 @@ bool services__call_may_create(struct call *c, uint32_t kinds, upb_StringView na
 {
     struct bus_denial d = {.right = ""};
     const struct access_right right = {
-        .verb = thole_v1_ROLE_VERB_CREATE, .kinds = kinds, .name = services__name_slice(name)};
+        .verb = thole_v1_ROLE_VERB_CREATE, .kinds = kinds, .name = registry_str(name)};
     struct access *a = agent_access(c->s->agent);
     if (!*allow_missing || access_require(a, bus_rpc_user(c->rpc), &right, &d) == THOLE_OK) {
         return true;
@@ -153,7 +152,7 @@ bool services__call_is_allowed(struct call *c)
     struct access_right right = {.data = rule->level == ACCESS_DATA, .verb = rule->verb};
     right.kinds = right.data ? 0 : UINT32_C(1) << rule->kind;
     if (c->unary->name != NULL) {
-        right.name = services__name_slice(c->unary->name(c));
+        right.name = registry_str(c->unary->name(c));
     }
     return access_require_of(agent_access(c->s->agent), c->rpc, &right, c->unary->path, &d) ==
                THOLE_OK ||

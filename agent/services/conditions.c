@@ -27,7 +27,7 @@ static thole_v1_Condition *condition(thole_v1_ShardStatus *status, const char *t
     size_t count = 0;
     thole_v1_Condition **all = thole_v1_ShardStatus_mutable_conditions(status, &count);
     for (size_t i = 0; i < count; i++) {
-        if (slice_equal(services__name_slice(thole_v1_Condition_type(all[i])), slice_str(type))) {
+        if (slice_equal(registry_str(thole_v1_Condition_type(all[i])), slice_str(type))) {
             return all[i];
         }
     }
@@ -110,8 +110,7 @@ static void set_paused(const struct availability_check *check, thole_v1_ShardSta
              was.size > 0 ? was.data : "", was.size > 0 ? "; " : "", why);
     set(ready, false, "Paused", text, time_ms, arena);
     if (placed != NULL && !thole_v1_Condition_status(placed) &&
-        slice_equal(services__name_slice(thole_v1_Condition_reason(placed)),
-                    slice_str("Placing"))) {
+        slice_equal(registry_str(thole_v1_Condition_reason(placed)), slice_str("Placing"))) {
         set(placed, false, "Paused", why, time_ms, arena);
     }
 }
@@ -217,7 +216,7 @@ bool services__hosts_changed(const struct availability_check *check, const struc
     bool any = false;
     while ((row = registry_next_host(check->view, name)) != NULL) {
         const struct host_now now = host_now(check, row);
-        name = services__name_slice(thole_v1_Host_name(row));
+        name = registry_str(thole_v1_Host_name(row));
         if (map_get(sent, host_key(row)) != host_mark(&now)) {
             changed(ctx, row);
             any = true;
@@ -246,7 +245,7 @@ static uint32_t pool_unready(const struct availability_check *check, const thole
     const thole_v1_Shard *shard;
     while ((shard = registry_next_shard(check->view, name, &buf)) != NULL) {
         struct shard_availability now;
-        name = services__name_slice(thole_v1_Shard_name(shard));
+        name = registry_str(thole_v1_Shard_name(shard));
         if (name.size < prefix.size || memcmp(name.data, prefix.data, prefix.size) != 0) {
             break;
         }
@@ -286,7 +285,7 @@ bool services__conditions_changed(const struct availability_check *check, const 
     bool any = false;
     while ((row = registry_next_shard(check->view, name, &buf)) != NULL) {
         struct shard_availability now;
-        name = services__name_slice(thole_v1_Shard_name(row));
+        name = registry_str(thole_v1_Shard_name(row));
         const void *differ = map_get(sent, thole_v1_Shard_id(row));
         if (services__conditions_differ(check, row, &now) != (uint32_t)(uintptr_t)differ) {
             changed(ctx, row);
@@ -303,7 +302,7 @@ bool services__pools_changed(const struct availability_check *check, const struc
     const thole_v1_ShardPool *row;
     bool any = false;
     while ((row = registry_next_pool(check->view, name)) != NULL) {
-        name = services__name_slice(thole_v1_ShardPool_name(row));
+        name = registry_str(thole_v1_ShardPool_name(row));
         if (pool_unready(check, row) !=
             (uint32_t)(uintptr_t)map_get(sent, services__pool_key(row))) {
             changed(ctx, row);

@@ -76,7 +76,7 @@ enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret, struc
                           "key: has %zu bytes, more than the limit of %d", key.size,
                           LIMIT_KEY_BYTES);
     }
-    *ret = key.size > 0 ? 1 + slot_of_key(services__name_slice(key)) : 0;
+    *ret = key.size > 0 ? 1 + slot_of_key(registry_str(key)) : 0;
     return THOLE_OK;
 }
 

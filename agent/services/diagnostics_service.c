@@ -55,7 +55,7 @@ void services__call_on_host(struct call *c, upb_StringView name, call_fn here)
     struct thole_status st;
     struct uuid host;
     if (c->peer != NULL || name.size == 0 ||
-        slice_equal(services__name_slice(name), slice_str(agent_name(a)))) {
+        slice_equal(registry_str(name), slice_str(agent_name(a)))) {
         here(c);
         return;
     }
@@ -64,7 +64,7 @@ void services__call_on_host(struct call *c, upb_StringView name, call_fn here)
         return;
     }
     struct registry_view *v = registry_view_acquire(agent_registry(a));
-    const thole_v1_Host *row = registry_host_by_name(v, services__name_slice(name));
+    const thole_v1_Host *row = registry_host_by_name(v, registry_str(name));
     bool found = row != NULL && uuid_parse(registry_str(thole_v1_Host_id(row)), &host);
     registry_view_release(v);
     if (!found) {

@@ -1,17 +1,11 @@
 /* etcdserverpb.Cluster. MemberList: the replicas of the shard, each a member with the name and the
  * address of its host. Changes are refused. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "agent/services/etcd_service.h"
 #include "proto/decode.h"
 #include "thole/kv/v1/kv.upb.h"
-
-struct members {
-    struct etcd_route r;
-    struct bus_rpc *rpc;
-};
 
 static upb_StringView url_of(struct services *s, upb_StringView address, upb_Arena *arena)
 {
@@ -47,20 +41,17 @@ static void add_member(struct services *s, const struct registry_view *view, uin
     }
 }
 
-static void answer(struct members *c)
+static bool answer(struct etcd_call *c, struct slice status, struct bytes *out,
+                   struct thole_status *ret)
 {
     const uint64_t shard_id = c->r.route.shard_id;
     upb_Arena *arena = upb_Arena_New();
     struct registry_view *view = registry_view_acquire(agent_registry(c->r.s->agent));
     etcdserverpb_MemberListResponse *m = etcdserverpb_MemberListResponse_new(arena);
-    etcdserverpb_ResponseHeader *header = etcdserverpb_MemberListResponse_mutable_header(m, arena);
     struct registry_replica_buf buf;
     const thole_v1_Replica *row = NULL;
 
-    etcdserverpb_ResponseHeader_set_cluster_id(header, services__etcd_cluster_id(c->r.s, shard_id));
-    etcdserverpb_ResponseHeader_set_member_id(
-        header, services__etcd_member_id(shard_id, agent_host_id(c->r.s->agent)));
-    etcdserverpb_ResponseHeader_set_raft_term(header, c->r.route.term);
+    (void)status, (void)ret;
     for (uint64_t after = 0;
          (row = registry_next_replica_of_shard(view, shard_id, after, &buf)) != NULL;) {
         after = thole_v1_Replica_id(row);
@@ -68,40 +59,25 @@ static void answer(struct members *c)
             add_member(c->r.s, view, shard_id, row, m, arena);
         }
     }
-    bus_rpc_reply(c->rpc, services__encode(m, &etcdserverpb_MemberListResponse_msginit, arena));
+    struct bufslice bytes = services__encode(m, &etcdserverpb_MemberListResponse_msginit, arena);
+    bytes_append_slice(out, bytes.bytes);
+    bufslice_unref(bytes);
     registry_view_release(view);
     upb_Arena_Free(arena);
-}
-
-static void status_read(struct etcd_route *r, const struct thole_status *st, struct slice status)
-{
-    struct members *c = CONTAINER_OF(r, struct members, r);
-
-    (void)status;
-    if (st->code == THOLE_OK) {
-        answer(c);
-    } else {
-        services__etcd_fail(c->rpc, st);
-    }
-    bufslice_unref(r->route.result);
-    free(c);
+    return true;
 }
 
 /* The rows are those of this host, which follow shard zero closely. The shard is asked for its
  * term, and so, with `linearizable`, whether it can serve at all. */
 void services__etcd_members(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
-    struct members *c = xcalloc(1, sizeof *c);
+    struct etcd_call *c = services__etcd_call_new(ctx, rpc);
     upb_Arena *arena = upb_Arena_New();
     const etcdserverpb_MemberListRequest *m =
         PROTO_DECODE(etcdserverpb_MemberListRequest, message, arena);
 
-    c->r.s = ctx;
-    c->r.done = status_read;
+    c->answer = answer;
     c->r.route.stale = m == NULL || !etcdserverpb_MemberListRequest_linearizable(m);
-    c->r.route.deadline_ns = services__deadline(rpc);
-    c->rpc = rpc;
-    services__etcd_caller(&c->r, rpc);
     upb_Arena_Free(arena);
     services__etcd_send(&c->r, ROUTER_QUERY, thole_kv_v1_Query_op_status, (struct slice){0});
 }

@@ -14,53 +14,16 @@
 
 /* ---- Calls of one request -------------------------------------------------------------------- */
 
-struct simple {
-    struct etcd_route r;
-    struct bus_rpc *rpc;
-    /* Appends the answer, but for the rest of its header. False: `ret` is the error. */
-    bool (*answer)(struct slice answer, struct bytes *out, struct thole_status *ret);
-};
-
-static void append_header(int64_t revision, struct bytes *out)
-{
-    struct bytes header = {0};
-
-    services__wire_varint(&header, 3, (uint64_t)revision);
-    services__wire_bytes(out, 1, bytes_slice(&header));
-    bytes_deinit(&header);
-}
-
-static void simple_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
-{
-    struct simple *c = CONTAINER_OF(r, struct simple, r);
-    struct bytes out = {0};
-    struct thole_status error = *st;
-
-    if (st->code != THOLE_OK || !c->answer(answer, &out, &error)) {
-        services__etcd_fail(c->rpc, &error);
-    } else {
-        services__etcd_reply(r, c->rpc, bytes_slice(&out));
-    }
-    bytes_deinit(&out);
-    bufslice_unref(r->route.result);
-    free(c);
-}
-
-static void simple_send(struct services *s, struct bus_rpc *rpc, enum router_kind kind,
-                        uint32_t field, const void *request, const upb_MiniTable *table,
-                        bool (*answer)(struct slice answer, struct bytes *out,
-                                       struct thole_status *ret))
+static void send_call(struct services *s, struct bus_rpc *rpc, enum router_kind kind,
+                      uint32_t field, const void *request, const upb_MiniTable *table,
+                      bool (*answer)(struct etcd_call *c, struct slice answer, struct bytes *out,
+                                     struct thole_status *ret))
 {
     upb_Arena *arena = upb_Arena_New();
     struct bufslice bytes = services__encode(request, table, arena);
 
     if (services__etcd_hold(rpc, bytes.bytes.size)) {
-        struct simple *c = xcalloc(1, sizeof *c);
-        c->r.s = s;
-        c->r.done = simple_done;
-        services__etcd_caller(&c->r, rpc);
-        c->r.route.deadline_ns = services__deadline(rpc);
-        c->rpc = rpc;
+        struct etcd_call *c = services__etcd_call_new(s, rpc);
         c->answer = answer;
         services__etcd_send(&c->r, kind, field, bytes.bytes);
     }
@@ -68,24 +31,20 @@ static void simple_send(struct services *s, struct bus_rpc *rpc, enum router_kin
     upb_Arena_Free(arena);
 }
 
-static bool malformed(struct thole_status *ret)
-{
-    (void)THOLE_FAIL(ret, THOLE_INTERNAL, THOLE_REASON_NONE, "the answer does not decode");
-    return false;
-}
-
-static bool answer_deleted(struct slice answer, struct bytes *out, struct thole_status *ret)
+static bool answer_deleted(struct etcd_call *c, struct slice answer, struct bytes *out,
+                           struct thole_status *ret)
 {
     upb_Arena *arena = upb_Arena_New();
     const etcdserverpb_DeleteRangeResponse *m =
         PROTO_DECODE_ALIAS(etcdserverpb_DeleteRangeResponse, answer, arena);
 
+    (void)c;
     if (m != NULL) {
-        append_header(
-            etcdserverpb_ResponseHeader_revision(etcdserverpb_DeleteRangeResponse_header(m)), out);
+        services__etcd_append_revision(
+            services__etcd_revision(etcdserverpb_DeleteRangeResponse_header(m)), out);
     }
     upb_Arena_Free(arena);
-    return m != NULL || malformed(ret);
+    return m != NULL || services__etcd_undecodable(ret) == THOLE_OK;
 }
 
 /* Of a transaction. `must`: its comparison must have held. */
@@ -96,25 +55,29 @@ static bool answer_txn(struct slice answer, bool must, struct bytes *out, struct
     bool ok = m != NULL && (!must || etcdserverpb_TxnResponse_succeeded(m));
 
     if (ok) {
-        append_header(etcdserverpb_ResponseHeader_revision(etcdserverpb_TxnResponse_header(m)),
-                      out);
+        services__etcd_append_revision(services__etcd_revision(etcdserverpb_TxnResponse_header(m)),
+                                       out);
     } else if (m != NULL) {
         services__lock_error("election: not leader", ret);
     } else {
-        (void)malformed(ret);
+        (void)services__etcd_undecodable(ret);
     }
     upb_Arena_Free(arena);
     return ok;
 }
 
-static bool answer_proclaimed(struct slice answer, struct bytes *out, struct thole_status *ret)
+static bool answer_proclaimed(struct etcd_call *c, struct slice answer, struct bytes *out,
+                              struct thole_status *ret)
 {
+    (void)c;
     return answer_txn(answer, true, out, ret);
 }
 
 /* Who is not elected any more has nothing to resign from. */
-static bool answer_resigned(struct slice answer, struct bytes *out, struct thole_status *ret)
+static bool answer_resigned(struct etcd_call *c, struct slice answer, struct bytes *out,
+                            struct thole_status *ret)
 {
+    (void)c;
     return answer_txn(answer, false, out, ret);
 }
 
@@ -128,7 +91,8 @@ static void append_key(const mvccpb_KeyValue *kv, struct bytes *out)
     upb_Arena_Free(arena);
 }
 
-static bool answer_leader(struct slice answer, struct bytes *out, struct thole_status *ret)
+static bool answer_leader(struct etcd_call *c, struct slice answer, struct bytes *out,
+                          struct thole_status *ret)
 {
     upb_Arena *arena = upb_Arena_New();
     const etcdserverpb_RangeResponse *m =
@@ -136,14 +100,15 @@ static bool answer_leader(struct slice answer, struct bytes *out, struct thole_s
     size_t n = 0;
     const mvccpb_KeyValue *const *kvs = m != NULL ? etcdserverpb_RangeResponse_kvs(m, &n) : NULL;
 
+    (void)c;
     if (n > 0) {
-        append_header(etcdserverpb_ResponseHeader_revision(etcdserverpb_RangeResponse_header(m)),
-                      out);
+        services__etcd_append_revision(
+            services__etcd_revision(etcdserverpb_RangeResponse_header(m)), out);
         append_key(kvs[0], out);
     } else if (m != NULL) {
         services__lock_error("election: no leader", ret);
     } else {
-        (void)malformed(ret);
+        (void)services__etcd_undecodable(ret);
     }
     upb_Arena_Free(arena);
     return n > 0;
@@ -158,8 +123,8 @@ void services__etcd_unlock(void *ctx, struct bus_rpc *rpc, struct slice message)
     if (m != NULL) {
         etcdserverpb_DeleteRangeRequest *q = etcdserverpb_DeleteRangeRequest_new(arena);
         etcdserverpb_DeleteRangeRequest_set_key(q, v3lockpb_UnlockRequest_key(m));
-        simple_send(ctx, rpc, ROUTER_PROPOSE, thole_kv_v1_Command_op_delete_range, q,
-                    &etcdserverpb_DeleteRangeRequest_msginit, answer_deleted);
+        send_call(ctx, rpc, ROUTER_PROPOSE, thole_kv_v1_Command_op_delete_range, q,
+                  &etcdserverpb_DeleteRangeRequest_msginit, answer_deleted);
     }
     upb_Arena_Free(arena);
 }
@@ -177,7 +142,7 @@ static bool as_leader(struct bus_rpc *rpc, const v3electionpb_LeaderKey *leader,
         return false;
     }
     *ret = etcdserverpb_TxnRequest_new(arena);
-    services__lock_compare(*ret, arena, services__lock_slice(v3electionpb_LeaderKey_key(leader)),
+    services__lock_compare(*ret, arena, registry_str(v3electionpb_LeaderKey_key(leader)),
                            etcdserverpb_Compare_CREATE, v3electionpb_LeaderKey_rev(leader));
     return true;
 }
@@ -197,8 +162,8 @@ void services__etcd_proclaim(void *ctx, struct bus_rpc *rpc, struct slice messag
         etcdserverpb_PutRequest_set_key(put, v3electionpb_LeaderKey_key(leader));
         etcdserverpb_PutRequest_set_value(put, v3electionpb_ProclaimRequest_value(m));
         etcdserverpb_PutRequest_set_lease(put, v3electionpb_LeaderKey_lease(leader));
-        simple_send(ctx, rpc, ROUTER_PROPOSE, thole_kv_v1_Command_op_txn, txn,
-                    &etcdserverpb_TxnRequest_msginit, answer_proclaimed);
+        send_call(ctx, rpc, ROUTER_PROPOSE, thole_kv_v1_Command_op_txn, txn,
+                  &etcdserverpb_TxnRequest_msginit, answer_proclaimed);
     }
     upb_Arena_Free(arena);
 }
@@ -216,8 +181,8 @@ void services__etcd_resign(void *ctx, struct bus_rpc *rpc, struct slice message)
             etcdserverpb_RequestOp_mutable_request_delete_range(
                 etcdserverpb_TxnRequest_add_success(txn, arena), arena),
             v3electionpb_LeaderKey_key(leader));
-        simple_send(ctx, rpc, ROUTER_PROPOSE, thole_kv_v1_Command_op_txn, txn,
-                    &etcdserverpb_TxnRequest_msginit, answer_resigned);
+        send_call(ctx, rpc, ROUTER_PROPOSE, thole_kv_v1_Command_op_txn, txn,
+                  &etcdserverpb_TxnRequest_msginit, answer_resigned);
     }
     upb_Arena_Free(arena);
 }
@@ -231,10 +196,10 @@ void services__etcd_leader(void *ctx, struct bus_rpc *rpc, struct slice message)
 
     if (m != NULL) {
         etcdserverpb_RangeRequest *q = etcdserverpb_RangeRequest_new(arena);
-        services__lock_range(services__lock_slice(v3electionpb_LeaderRequest_name(m)), &from, &end);
+        services__lock_range(registry_str(v3electionpb_LeaderRequest_name(m)), &from, &end);
         services__lock_by_age(q, &from, &end, true, 1);
-        simple_send(ctx, rpc, ROUTER_QUERY, thole_kv_v1_Query_op_range, q,
-                    &etcdserverpb_RangeRequest_msginit, answer_leader);
+        send_call(ctx, rpc, ROUTER_QUERY, thole_kv_v1_Query_op_range, q,
+                  &etcdserverpb_RangeRequest_msginit, answer_leader);
     }
     bytes_deinit(&from);
     bytes_deinit(&end);
@@ -264,7 +229,7 @@ static bool send_leader(struct observer *o, int64_t revision, const mvccpb_KeyVa
 {
     struct bytes out = {0};
 
-    append_header(revision, &out);
+    services__etcd_append_revision(revision, &out);
     services__etcd_header(&o->w.route, &out);
     append_key(kv, &out);
     struct buf *b = bytes_to_buf(&out);
@@ -314,19 +279,19 @@ static void leader_read(struct observer *o)
     size_t n = 0;
 
     if (m == NULL) {
-        (void)malformed(&st);
+        (void)services__etcd_undecodable(&st);
         services__etcd_wait_fail(&o->w, &st);
         upb_Arena_Free(arena);
         return;
     }
-    int64_t revision = etcdserverpb_ResponseHeader_revision(etcdserverpb_RangeResponse_header(m));
+    int64_t revision = services__etcd_revision(etcdserverpb_RangeResponse_header(m));
     const mvccpb_KeyValue *const *kvs = etcdserverpb_RangeResponse_kvs(m, &n);
     if (n == 0) {
         o->step = OBSERVER_WAITS;
         watch(o, bytes_slice(&o->from), bytes_slice(&o->end), revision);
     } else if (was_sent(o, kvs[0]) || send_leader(o, revision, kvs[0])) {
         o->step = OBSERVER_FOLLOWS;
-        watch(o, services__lock_slice(mvccpb_KeyValue_key(kvs[0])), (struct slice){0}, revision);
+        watch(o, registry_str(mvccpb_KeyValue_key(kvs[0])), (struct slice){0}, revision);
     } else {
         o->step = OBSERVER_BLOCKED;
     }
@@ -416,7 +381,7 @@ void services__etcd_observe(void *ctx, struct bus_rpc *rpc, struct slice message
 
     if (m != NULL) {
         struct observer *o = xcalloc(1, sizeof *o);
-        struct slice name = services__lock_slice(v3electionpb_LeaderRequest_name(m));
+        struct slice name = registry_str(v3electionpb_LeaderRequest_name(m));
         services__lock_range(name, &o->from, &o->end);
         if (services__etcd_wait_begin(&o->w, ctx, rpc, &observer_kind,
                                       OBSERVER_BYTES + 2 * name.size)) {

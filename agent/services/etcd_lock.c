@@ -47,16 +47,6 @@ struct contender {
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
-upb_StringView services__lock_view(struct slice s)
-{
-    return upb_StringView_FromDataAndSize((const char *)s.data, s.size);
-}
-
-struct slice services__lock_slice(upb_StringView s)
-{
-    return slice_of(s.data, s.size);
-}
-
 void services__lock_range(struct slice name, struct bytes *ret_from, struct bytes *ret_end)
 {
     bytes_append_slice(ret_from, name);
@@ -70,7 +60,7 @@ void services__lock_compare(etcdserverpb_TxnRequest *m, upb_Arena *arena, struct
 {
     etcdserverpb_Compare *c = etcdserverpb_TxnRequest_add_compare(m, arena);
 
-    etcdserverpb_Compare_set_key(c, services__lock_view(key));
+    etcdserverpb_Compare_set_key(c, registry_view_of(key));
     etcdserverpb_Compare_set_target(c, target);
     if (target == etcdserverpb_Compare_CREATE) {
         etcdserverpb_Compare_set_create_revision(c, value);
@@ -82,8 +72,8 @@ void services__lock_compare(etcdserverpb_TxnRequest *m, upb_Arena *arena, struct
 void services__lock_by_age(etcdserverpb_RangeRequest *m, const struct bytes *from,
                            const struct bytes *end, bool oldest, int64_t limit)
 {
-    etcdserverpb_RangeRequest_set_key(m, services__lock_view(bytes_slice(from)));
-    etcdserverpb_RangeRequest_set_range_end(m, services__lock_view(bytes_slice(end)));
+    etcdserverpb_RangeRequest_set_key(m, registry_view_of(bytes_slice(from)));
+    etcdserverpb_RangeRequest_set_range_end(m, registry_view_of(bytes_slice(end)));
     etcdserverpb_RangeRequest_set_sort_target(m, etcdserverpb_RangeRequest_CREATE);
     etcdserverpb_RangeRequest_set_sort_order(m, oldest ? etcdserverpb_RangeRequest_ASCEND
                                                        : etcdserverpb_RangeRequest_DESCEND);
@@ -95,8 +85,7 @@ void services__lock_error(const char *what, struct thole_status *ret)
     (void)THOLE_FAIL(ret, THOLE_UNKNOWN, THOLE_REASON_NONE, "%s", what);
 }
 
-static void send_txn(struct contender *c, enum router_kind kind, const etcdserverpb_TxnRequest *m,
-                     upb_Arena *arena)
+static void send_txn(struct contender *c, enum router_kind kind, const etcdserverpb_TxnRequest *m)
 {
     if (kind == ROUTER_QUERY) {
         services__etcd_wait_send(&c->w, kind, thole_kv_v1_Query_op_txn, m,
@@ -105,7 +94,6 @@ static void send_txn(struct contender *c, enum router_kind kind, const etcdserve
         services__etcd_wait_send(&c->w, kind, thole_kv_v1_Command_op_txn, m,
                                  &etcdserverpb_TxnRequest_msginit);
     }
-    upb_Arena_Free(arena);
 }
 
 static void grant(struct contender *c)
@@ -122,21 +110,21 @@ static void grant(struct contender *c)
 /* A put of our key that keeps what is there, but for the modification. */
 static void touch(const struct contender *c, etcdserverpb_PutRequest *put)
 {
-    etcdserverpb_PutRequest_set_key(put, services__lock_view(bytes_slice(&c->key)));
+    etcdserverpb_PutRequest_set_key(put, registry_view_of(bytes_slice(&c->key)));
     etcdserverpb_PutRequest_set_ignore_value(put, true);
     etcdserverpb_PutRequest_set_ignore_lease(put, true);
 }
 
 static void put_new(const struct contender *c, etcdserverpb_PutRequest *put)
 {
-    etcdserverpb_PutRequest_set_key(put, services__lock_view(bytes_slice(&c->key)));
-    etcdserverpb_PutRequest_set_value(put, services__lock_view(bytes_slice(&c->value)));
+    etcdserverpb_PutRequest_set_key(put, registry_view_of(bytes_slice(&c->key)));
+    etcdserverpb_PutRequest_set_value(put, registry_view_of(bytes_slice(&c->value)));
     etcdserverpb_PutRequest_set_lease(put, c->lease);
 }
 
 static void get_own(const struct contender *c, etcdserverpb_RangeRequest *range)
 {
-    etcdserverpb_RangeRequest_set_key(range, services__lock_view(bytes_slice(&c->key)));
+    etcdserverpb_RangeRequest_set_key(range, registry_view_of(bytes_slice(&c->key)));
     etcdserverpb_RangeRequest_set_keys_only(range, true);
 }
 
@@ -167,7 +155,8 @@ static void enqueue(struct contender *c)
     etcdserverpb_RangeRequest *holder = OP_FAILURE(m, arena, range);
     services__lock_by_age(holder, &c->from, &c->end, true, 1);
     etcdserverpb_RangeRequest_set_keys_only(holder, true);
-    send_txn(c, ROUTER_PROPOSE, m, arena);
+    send_txn(c, ROUTER_PROPOSE, m);
+    upb_Arena_Free(arena);
 }
 
 /* Our key, and the one before it. */
@@ -181,7 +170,8 @@ static void look(struct contender *c)
     services__lock_by_age(before, &c->from, &c->end, false, 1);
     etcdserverpb_RangeRequest_set_max_create_revision(before, c->created - 1);
     etcdserverpb_RangeRequest_set_keys_only(before, true);
-    send_txn(c, ROUTER_QUERY, m, arena);
+    send_txn(c, ROUTER_QUERY, m);
+    upb_Arena_Free(arena);
 }
 
 static void confirm(struct contender *c)
@@ -192,7 +182,8 @@ static void confirm(struct contender *c)
     c->shared = true;
     services__lock_compare(m, arena, bytes_slice(&c->key), etcdserverpb_Compare_CREATE, c->created);
     touch(c, OP_SUCCESS(m, arena, put));
-    send_txn(c, ROUTER_PROPOSE, m, arena);
+    send_txn(c, ROUTER_PROPOSE, m);
+    upb_Arena_Free(arena);
 }
 
 static void revoke(struct contender *c)
@@ -213,8 +204,9 @@ static void delete_key(struct contender *c)
 
     services__lock_compare(m, arena, bytes_slice(&c->key), etcdserverpb_Compare_MOD, c->written);
     etcdserverpb_DeleteRangeRequest_set_key(OP_SUCCESS(m, arena, delete_range),
-                                            services__lock_view(bytes_slice(&c->key)));
-    send_txn(c, ROUTER_PROPOSE, m, arena);
+                                            registry_view_of(bytes_slice(&c->key)));
+    send_txn(c, ROUTER_PROPOSE, m);
+    upb_Arena_Free(arena);
 }
 
 /* ---- The end --------------------------------------------------------------------------------- */
@@ -262,11 +254,10 @@ static void expired(struct contender *c)
 
 static void answer(struct contender *c)
 {
-    struct bytes out = {0}, header = {0}, leader = {0};
+    struct bytes out = {0}, leader = {0};
 
     /* As in etcd: of the request that put the key, or of the last look. */
-    services__wire_varint(&header, 3, (uint64_t)(c->campaign ? c->written : c->revision));
-    services__wire_bytes(&out, 1, bytes_slice(&header));
+    services__etcd_append_revision(c->campaign ? c->written : c->revision, &out);
     services__etcd_header(&c->w.route, &out);
     if (c->campaign) {
         services__wire_bytes(&leader, 1, bytes_slice(&c->name));
@@ -278,7 +269,6 @@ static void answer(struct contender *c)
         services__wire_bytes(&out, 2, bytes_slice(&c->key));
     }
     struct buf *b = bytes_to_buf(&out);
-    bytes_deinit(&header);
     bytes_deinit(&leader);
     bytes_deinit(&out);
     services__etcd_wait_reply(&c->w, (struct bufslice){b, slice_of(b->data, b->size)});
@@ -302,7 +292,7 @@ static const mvccpb_KeyValue *key_of(const etcdserverpb_TxnResponse *m, size_t i
 static void wait_for(struct contender *c, const mvccpb_KeyValue *before)
 {
     const struct etcd_wait_watch what = {
-        .key = services__lock_slice(mvccpb_KeyValue_key(before)),
+        .key = registry_str(mvccpb_KeyValue_key(before)),
         .second = bytes_slice(&c->key), /* the lease may end */
         .no_put = true,
         .revision = c->revision,
@@ -366,7 +356,7 @@ static void txn_done(struct contender *c)
         upb_Arena_Free(arena);
         return;
     }
-    c->revision = etcdserverpb_ResponseHeader_revision(etcdserverpb_TxnResponse_header(m));
+    c->revision = services__etcd_revision(etcdserverpb_TxnResponse_header(m));
     if (c->step == ENQUEUE) {
         enqueued(c, m);
     } else if (c->step == LOOK) {
@@ -508,7 +498,7 @@ void services__etcd_lock(void *ctx, struct bus_rpc *rpc, struct slice message)
 
     if (m != NULL) {
         begin(ctx, rpc, xcalloc(1, sizeof(struct contender)),
-              services__lock_slice(v3lockpb_LockRequest_name(m)), v3lockpb_LockRequest_lease(m));
+              registry_str(v3lockpb_LockRequest_name(m)), v3lockpb_LockRequest_lease(m));
     }
     upb_Arena_Free(arena);
 }
@@ -522,8 +512,8 @@ void services__etcd_campaign(void *ctx, struct bus_rpc *rpc, struct slice messag
     if (m != NULL) {
         struct contender *c = xcalloc(1, sizeof *c);
         c->campaign = true;
-        bytes_append_slice(&c->value, services__lock_slice(v3electionpb_CampaignRequest_value(m)));
-        begin(ctx, rpc, c, services__lock_slice(v3electionpb_CampaignRequest_name(m)),
+        bytes_append_slice(&c->value, registry_str(v3electionpb_CampaignRequest_value(m)));
+        begin(ctx, rpc, c, registry_str(v3electionpb_CampaignRequest_name(m)),
               v3electionpb_CampaignRequest_lease(m));
     }
     upb_Arena_Free(arena);

@@ -10,8 +10,6 @@
 #include "etcd/election.upb.h"
 #include "etcd/lock.upb.h"
 
-upb_StringView services__lock_view(struct slice s);
-struct slice services__lock_slice(upb_StringView s);
 /* All keys below a name: from `ret_from` to `ret_end`. */
 void services__lock_range(struct slice name, struct bytes *ret_from, struct bytes *ret_end);
 /* Adds a comparison of a key: the target is of etcdserverpb.Compare. */

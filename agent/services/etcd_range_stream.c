@@ -123,7 +123,7 @@ static void part_read(struct range_stream *t, struct slice answer)
     size_t n = 0;
 
     if (m == NULL) {
-        (void)THOLE_FAIL(&st, THOLE_INTERNAL, THOLE_REASON_NONE, "the answer does not decode");
+        (void)services__etcd_undecodable(&st);
         finish(t, &st);
         upb_Arena_Free(arena);
         return;
@@ -131,10 +131,9 @@ static void part_read(struct range_stream *t, struct slice answer)
     const mvccpb_KeyValue *const *kvs = etcdserverpb_RangeResponse_kvs(m, &n);
     if (t->count < 0) { /* the first part */
         t->count = etcdserverpb_RangeResponse_count(m);
-        t->revision =
-            etcdserverpb_RangeRequest_revision(t->request) > 0
-                ? etcdserverpb_RangeRequest_revision(t->request)
-                : etcdserverpb_ResponseHeader_revision(etcdserverpb_RangeResponse_header(m));
+        t->revision = etcdserverpb_RangeRequest_revision(t->request) > 0
+                          ? etcdserverpb_RangeRequest_revision(t->request)
+                          : services__etcd_revision(etcdserverpb_RangeResponse_header(m));
     }
     bool last =
         !t->parted || !etcdserverpb_RangeResponse_more(m) || n == 0 || (int64_t)n >= t->left;

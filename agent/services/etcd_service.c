@@ -194,29 +194,28 @@ void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t f
 
 /* ---- Calls ----------------------------------------------------------------------------------- */
 
-struct etcd_call;
+/* How a request is sent. */
+struct sending {
+    enum router_kind kind;
+    uint32_t field;
+    bool stale;
+};
+
 struct etcd_method {
     const char *path;
     enum router_kind kind;
     uint32_t field;
     const upb_MiniTable *request;
-    /* Checks the request before it is sent; NULL: no check. */
-    void (*look)(struct etcd_call *c, const void *request);
-    /* Builds the answer; NULL: the machine's answer is sent unchanged. */
-    void (*answer)(struct etcd_call *c, struct slice answer, struct bytes *out);
+    /* Looks at the request before it is sent; NULL: not needed. */
+    void (*look)(const void *request, struct sending *ret);
+    /* Of the call. */
+    bool (*answer)(struct etcd_call *c, struct slice answer, struct bytes *out,
+                   struct thole_status *ret);
 };
 
-struct etcd_call {
-    struct etcd_route r;
-    struct bus_rpc *rpc;
-    enum router_kind kind;
-    uint32_t field;
-    const struct etcd_method *method;
-};
-
-static void look_range(struct etcd_call *c, const void *request)
+static void look_range(const void *request, struct sending *ret)
 {
-    c->r.route.stale = etcdserverpb_RangeRequest_serializable(request);
+    ret->stale = etcdserverpb_RangeRequest_serializable(request);
 }
 
 static bool reads_only(const etcdserverpb_TxnRequest *m)
@@ -235,19 +234,19 @@ static bool reads_only(const etcdserverpb_TxnRequest *m)
     return true;
 }
 
-static void look_txn(struct etcd_call *c, const void *request)
+static void look_txn(const void *request, struct sending *ret)
 {
     if (reads_only(request)) {
-        c->kind = ROUTER_QUERY;
-        c->field = QUERY(txn);
+        ret->kind = ROUTER_QUERY;
+        ret->field = QUERY(txn);
     }
 }
 
-static void look_alarm(struct etcd_call *c, const void *request)
+static void look_alarm(const void *request, struct sending *ret)
 {
     if (etcdserverpb_AlarmRequest_action(request) == etcdserverpb_AlarmRequest_GET) {
-        c->kind = ROUTER_QUERY;
-        c->field = QUERY(alarm);
+        ret->kind = ROUTER_QUERY;
+        ret->field = QUERY(alarm);
     }
 }
 
@@ -269,16 +268,15 @@ static uint64_t leader_of(const struct etcd_call *c)
     return found ? services__etcd_member_id(c->r.route.shard_id, &id) : 0;
 }
 
-static void answer_status(struct etcd_call *c, struct slice answer, struct bytes *out)
+static bool answer_status(struct etcd_call *c, struct slice answer, struct bytes *out,
+                          struct thole_status *ret)
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_kv_v1_StoreStatus *m = PROTO_DECODE(thole_kv_v1_StoreStatus, answer, arena);
-    struct bytes header = {0};
 
     if (m != NULL) {
         uint64_t bytes = thole_kv_v1_StoreStatus_bytes(m), index = c->r.route.index;
-        services__wire_varint(&header, 3, (uint64_t)thole_kv_v1_StoreStatus_revision(m));
-        services__wire_bytes(out, 1, bytes_slice(&header));
+        services__etcd_append_revision(thole_kv_v1_StoreStatus_revision(m), out);
         services__wire_bytes(out, 2, slice_str(ETCD_VERSION));
         services__wire_varint(out, 3, bytes);
         services__wire_varint(out, 4, leader_of(c));
@@ -287,24 +285,23 @@ static void answer_status(struct etcd_call *c, struct slice answer, struct bytes
         services__wire_varint(out, 7, index);
         services__wire_varint(out, 9, bytes);
     }
-    bytes_deinit(&header);
     upb_Arena_Free(arena);
+    return m != NULL || services__etcd_undecodable(ret) == THOLE_OK;
 }
 
 /* The state database compacts itself, so there is nothing to do: the answer is a header. */
-static void answer_defragment(struct etcd_call *c, struct slice answer, struct bytes *out)
+static bool answer_defragment(struct etcd_call *c, struct slice answer, struct bytes *out,
+                              struct thole_status *ret)
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_kv_v1_StoreStatus *m = PROTO_DECODE(thole_kv_v1_StoreStatus, answer, arena);
-    struct bytes header = {0};
 
     (void)c;
     if (m != NULL) {
-        services__wire_varint(&header, 3, (uint64_t)thole_kv_v1_StoreStatus_revision(m));
-        services__wire_bytes(out, 1, bytes_slice(&header));
+        services__etcd_append_revision(thole_kv_v1_StoreStatus_revision(m), out);
     }
-    bytes_deinit(&header);
     upb_Arena_Free(arena);
+    return m != NULL || services__etcd_undecodable(ret) == THOLE_OK;
 }
 
 #define METHOD(service, call, message, kind, field, look_fn, answer_fn)  \
@@ -367,6 +364,25 @@ void services__etcd_reply(const struct etcd_route *r, struct bus_rpc *rpc, struc
     bus_rpc_reply(rpc, services__builder_end(b, &out));
 }
 
+int64_t services__etcd_revision(const etcdserverpb_ResponseHeader *header)
+{
+    return header != NULL ? etcdserverpb_ResponseHeader_revision(header) : 0;
+}
+
+void services__etcd_append_revision(int64_t revision, struct bytes *out)
+{
+    struct bytes header = {0};
+
+    services__wire_varint(&header, 3, (uint64_t)revision);
+    services__wire_bytes(out, 1, bytes_slice(&header));
+    bytes_deinit(&header);
+}
+
+enum thole_code services__etcd_undecodable(struct thole_status *ret)
+{
+    return THOLE_FAIL(ret, THOLE_INTERNAL, THOLE_REASON_NONE, "the answer does not decode");
+}
+
 bool services__etcd_hold(struct bus_rpc *rpc, size_t bytes)
 {
     struct thole_status st;
@@ -383,46 +399,54 @@ bool services__etcd_hold(struct bus_rpc *rpc, size_t bytes)
 static void call_done(struct etcd_route *r, const struct thole_status *st, struct slice answer)
 {
     struct etcd_call *c = CONTAINER_OF(r, struct etcd_call, r);
+    struct bytes out = {0};
+    struct thole_status error = *st;
 
     if (st->code != THOLE_OK) {
         services__etcd_fail(c->rpc, st);
-    } else if (c->method->answer != NULL) {
-        struct bytes out = {0};
-        c->method->answer(c, answer, &out);
-        services__etcd_reply(r, c->rpc, bytes_slice(&out));
-        bytes_deinit(&out);
-    } else {
+    } else if (c->answer == NULL) {
         services__etcd_reply(r, c->rpc, answer);
+    } else if (c->answer(c, answer, &out, &error)) {
+        services__etcd_reply(r, c->rpc, bytes_slice(&out));
+    } else {
+        services__etcd_fail(c->rpc, &error);
     }
+    bytes_deinit(&out);
     bufslice_unref(r->route.result);
     free(c);
+}
+
+struct etcd_call *services__etcd_call_new(struct services *s, struct bus_rpc *rpc)
+{
+    struct etcd_call *c = xcalloc(1, sizeof *c);
+
+    c->r.s = s;
+    c->r.done = call_done;
+    services__etcd_caller(&c->r, rpc);
+    c->r.route.deadline_ns = services__deadline(rpc);
+    c->rpc = rpc;
+    return c;
 }
 
 void services__etcd_unary(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     const struct etcd_binding *binding = ctx;
     const struct etcd_method *method = &methods[binding->method];
+    struct sending how = {.kind = method->kind, .field = method->field};
 
     if (!services__etcd_hold(rpc, message.size)) {
         return;
     }
-    struct etcd_call *c = xcalloc(1, sizeof *c);
-
-    c->r.s = binding->s;
-    c->r.done = call_done;
-    services__etcd_caller(&c->r, rpc);
-    c->r.route.deadline_ns = services__deadline(rpc);
-    c->rpc = rpc;
-    c->kind = method->kind;
-    c->field = method->field;
-    c->method = method;
     if (method->look != NULL) {
         upb_Arena *arena = upb_Arena_New();
         const void *request = proto_decode(method->request, message, true, arena, NULL);
         if (request != NULL) { /* the machine refuses what does not decode */
-            method->look(c, request);
+            method->look(request, &how);
         }
         upb_Arena_Free(arena);
     }
-    services__etcd_send(&c->r, c->kind, c->field, message);
+    struct etcd_call *c = services__etcd_call_new(binding->s, rpc);
+    c->answer = method->answer;
+    c->r.route.stale = how.stale;
+    services__etcd_send(&c->r, how.kind, how.field, message);
 }

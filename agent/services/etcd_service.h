@@ -25,6 +25,25 @@ void services__etcd_caller(struct etcd_route *r, const struct bus_rpc *rpc);
  * ROUTER_PROPOSE or ROUTER_QUERY. `done` may be called before this returns. */
 void services__etcd_send(struct etcd_route *r, enum router_kind kind, uint32_t field,
                          struct slice request);
+
+/* A call of one request. */
+struct etcd_call {
+    struct etcd_route r;
+    struct bus_rpc *rpc;
+    /* Appends the answer, but for the rest of its header. False: `ret` is the error. NULL: the
+     * machine's answer is passed on. */
+    bool (*answer)(struct etcd_call *c, struct slice answer, struct bytes *out,
+                   struct thole_status *ret);
+};
+/* The call ends, and is freed, after services__etcd_send of its route. */
+struct etcd_call *services__etcd_call_new(struct services *s, struct bus_rpc *rpc);
+
+/* The revision in an answer's header; 0: the answer has none. */
+int64_t services__etcd_revision(const etcdserverpb_ResponseHeader *header);
+/* Appends a header with a revision; services__etcd_header appends the rest. */
+void services__etcd_append_revision(int64_t revision, struct bytes *out);
+/* The status of an answer that does not decode. */
+enum thole_code services__etcd_undecodable(struct thole_status *ret);
 /* Fails the call with etcd's message for the status, if there is one. */
 void services__etcd_fail(struct bus_rpc *rpc, const struct thole_status *st);
 /* Ids of a cluster and of its members: hashes, equal on every host. */

@@ -21,7 +21,7 @@ static void get_run(struct call *c)
 {
     const thole_v1_GetHostRequest *q = c->request;
     upb_StringView name = services__name_strip(thole_v1_GetHostRequest_name(q), "hosts");
-    const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(name));
+    const thole_v1_Host *row = registry_host_by_name(c->view, registry_str(name));
     if (row == NULL) {
         no_such_host(c, name);
         return;
@@ -55,7 +55,7 @@ static void list_run(struct call *c)
         if (!services__page_add(&p, c, now(c, row), &thole_v1_Host_msginit)) {
             break;
         }
-        last = services__name_slice(thole_v1_Host_name(row));
+        last = registry_str(thole_v1_Host_name(row));
     }
     services__page_reply(&p, c, PAGE_HOSTS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
@@ -90,7 +90,7 @@ static void update_keep_state(struct call *c)
     const thole_v1_UpdateHostRequest *q = c->request;
     const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
     upb_StringView name = services__name_strip(thole_v1_Host_name(host), "hosts");
-    const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(name));
+    const thole_v1_Host *row = registry_host_by_name(c->view, registry_str(name));
     if (services__call_answered(c, thole_v1_UpdateHostRequest_request_id(q))) {
         update_propose(c, thole_v1_Host_etag(host));
         return;

@@ -120,7 +120,7 @@ HOST_VERB(services__operations_decommission, Decommission, DECOMMISSION)
 
 static bool host_id(const struct registry_view *v, upb_StringView name, struct uuid *ret)
 {
-    const thole_v1_Host *row = registry_host_by_name(v, services__name_slice(name));
+    const thole_v1_Host *row = registry_host_by_name(v, registry_str(name));
     return row != NULL && uuid_parse(registry_str(thole_v1_Host_id(row)), ret);
 }
 
@@ -136,8 +136,7 @@ static bool move_fits(struct call *c, upb_StringView shard, upb_StringView from,
     struct thole_status st;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    const thole_v1_Shard *s =
-        registry_shard_by_name(c->view, services__name_slice(shard), &shard_buf);
+    const thole_v1_Shard *s = registry_shard_by_name(c->view, registry_str(shard), &shard_buf);
     if (s == NULL || !host_id(c->view, from, &from_id) || !host_id(c->view, to, &to_id)) {
         return true;
     }

@@ -78,8 +78,7 @@ bool services__page_begin(struct page *p, struct call *c, enum page_kind kind, i
         services__call_refuse(c, "page_size", "%d is negative", size);
         return false;
     }
-    if (token.size > 0 &&
-        !services__page_token_decode(kind, services__name_slice(token), ret_key)) {
+    if (token.size > 0 && !services__page_token_decode(kind, registry_str(token), ret_key)) {
         services__call_refuse(c, "page_token", "it was not made by this method");
         return false;
     }

@@ -13,7 +13,7 @@ static void get_run(struct call *c)
 {
     const thole_v1_GetPoolRequest *q = c->request;
     upb_StringView name = services__name_strip(thole_v1_GetPoolRequest_name(q), "pools");
-    const thole_v1_ShardPool *row = registry_pool_by_name(c->view, services__name_slice(name));
+    const thole_v1_ShardPool *row = registry_pool_by_name(c->view, registry_str(name));
     if (row == NULL) {
         no_such_pool(c, name);
         return;
@@ -53,7 +53,7 @@ static void list_run(struct call *c)
                                 &thole_v1_ShardPool_msginit)) {
             break;
         }
-        last = services__name_slice(thole_v1_ShardPool_name(row));
+        last = registry_str(thole_v1_ShardPool_name(row));
     }
     services__page_reply(&p, c, PAGE_POOLS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
@@ -75,10 +75,10 @@ static bool check_pool(struct call *c, const thole_v1_ShardPool *pool, enum regi
     }
     *ret_name = services__name_strip(thole_v1_ShardPool_name(pool), "pools");
     services__call_about(c, "pool", *ret_name);
-    struct slice name = services__name_slice(*ret_name);
+    struct slice name = registry_str(*ret_name);
     struct registry_violation v;
     bool ok = registry_check_pool_name("pool.name", name, &v) &&
-              registry_check_request_id(services__name_slice(request_id), &v) &&
+              registry_check_request_id(registry_str(request_id), &v) &&
               registry_check_pool_spec("pool.spec", thole_v1_ShardPool_spec(pool), use, &v);
     return services__call_checked(c, ok, &v);
 }

@@ -88,8 +88,7 @@ static bool find(struct call *c, upb_StringView name, uint64_t *ret)
         return false;
     }
     c->view = registry_view_acquire(agent_registry(c->s->agent));
-    const thole_v1_Shard *row =
-        registry_shard_by_name(c->view, services__name_slice(name), &shard_buf);
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, registry_str(name), &shard_buf);
     if (row != NULL && thole_v1_Shard_id(row) != REGISTRY_SHARD_ID) {
         *ret = thole_v1_Shard_id(row);
         return true;

@@ -38,7 +38,7 @@ static bool resolve(struct call *c, struct filter *f)
     struct thole_status st;
     if (shard.size > 0) {
         const thole_v1_Shard *row =
-            registry_shard_by_name(c->view, services__name_slice(shard), &shard_buf);
+            registry_shard_by_name(c->view, registry_str(shard), &shard_buf);
         if (row == NULL) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                              "shard \"%.*s\" not found", (int)shard.size, shard.data);
@@ -49,7 +49,7 @@ static bool resolve(struct call *c, struct filter *f)
         f->shard_id = thole_v1_Shard_id(row);
     }
     if (host.size > 0) {
-        const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(host));
+        const thole_v1_Host *row = registry_host_by_name(c->view, registry_str(host));
         if (row == NULL || !uuid_parse(registry_str(thole_v1_Host_id(row)), &f->host_id)) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
                              "host \"%.*s\" not found", (int)host.size, host.data);

@@ -4,11 +4,6 @@
 
 #include "agent/services/services_internal.h"
 
-struct slice services__name_slice(upb_StringView name)
-{
-    return slice_of(name.data, name.size);
-}
-
 upb_StringView services__name_strip(upb_StringView name, const char *collection)
 {
     size_t n = strlen(collection);
@@ -49,14 +44,13 @@ bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NA
 bool services__call_name(struct call *c, const char *field, upb_StringView name)
 {
     struct registry_violation v;
-    return services__call_checked(c, registry_check_name(field, services__name_slice(name), &v),
-                                  &v);
+    return services__call_checked(c, registry_check_name(field, registry_str(name), &v), &v);
 }
 
 bool services__call_request_id(struct call *c, upb_StringView id)
 {
     struct registry_violation v;
-    return services__call_checked(c, registry_check_request_id(services__name_slice(id), &v), &v);
+    return services__call_checked(c, registry_check_request_id(registry_str(id), &v), &v);
 }
 
 bool services__call_checked(struct call *c, bool ok, const struct registry_violation *v)

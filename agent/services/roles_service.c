@@ -13,7 +13,7 @@ static void get_run(struct call *c)
 {
     const thole_v1_GetRoleRequest *q = c->request;
     upb_StringView name = services__name_strip(thole_v1_GetRoleRequest_name(q), "roles");
-    const thole_v1_Role *row = registry_role_by_name(c->view, services__name_slice(name));
+    const thole_v1_Role *row = registry_role_by_name(c->view, registry_str(name));
     if (row == NULL) {
         no_such_role(c, name);
         return;
@@ -47,7 +47,7 @@ static void list_run(struct call *c)
         if (!services__page_add(&p, c, row, &thole_v1_Role_msginit)) {
             break;
         }
-        last = services__name_slice(thole_v1_Role_name(row));
+        last = registry_str(thole_v1_Role_name(row));
     }
     services__page_reply(&p, c, PAGE_ROLES, row != NULL ? &last : NULL);
     bytes_deinit(&key);
@@ -70,8 +70,8 @@ static bool check_role(struct call *c, const thole_v1_Role *role, upb_StringView
     *ret_name = services__name_strip(thole_v1_Role_name(role), "roles");
     services__call_about(c, "role", *ret_name);
     struct registry_violation v;
-    bool ok = registry_check_name("role.name", services__name_slice(*ret_name), &v) &&
-              registry_check_request_id(services__name_slice(request_id), &v) &&
+    bool ok = registry_check_name("role.name", registry_str(*ret_name), &v) &&
+              registry_check_request_id(registry_str(request_id), &v) &&
               registry_check_role_spec("role.spec", thole_v1_Role_spec(role), &v);
     return services__call_checked(c, ok, &v);
 }

@@ -372,7 +372,6 @@ void services__snapshots_save(void *ctx, struct bus_rpc *rpc,
                               struct slice message); /* snapshots_save.c */
 
 /* Data (data_service.c, data_watch.c, data_stream.c). */
-struct slice services__name_slice(upb_StringView name);
 
 /* 1 + the slot of a request's key; 0: it has none. INVALID_ARGUMENT TOO_LARGE. */
 THOLE_MUST_CHECK enum thole_code services__data_read_key(upb_StringView key, uint32_t *ret,

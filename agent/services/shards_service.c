@@ -16,8 +16,7 @@ static void get_run(struct call *c)
     struct registry_shard_buf shard_buf;
     const thole_v1_GetShardRequest *q = c->request;
     upb_StringView name = services__name_strip(thole_v1_GetShardRequest_name(q), "shards");
-    const thole_v1_Shard *row =
-        registry_shard_by_name(c->view, services__name_slice(name), &shard_buf);
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, registry_str(name), &shard_buf);
     if (row == NULL) {
         no_such_shard(c, name);
         return;
@@ -56,7 +55,7 @@ static void list_run(struct call *c)
                                 &thole_v1_Shard_msginit)) {
             break;
         }
-        last = services__name_slice(thole_v1_Shard_name(row));
+        last = registry_str(thole_v1_Shard_name(row));
     }
     services__page_reply(&p, c, PAGE_SHARDS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
@@ -78,10 +77,10 @@ static bool check_shard(struct call *c, const thole_v1_Shard *shard, enum regist
     }
     *ret_name = services__name_strip(thole_v1_Shard_name(shard), "shards");
     services__call_about(c, "shard", *ret_name);
-    struct slice name = services__name_slice(*ret_name);
+    struct slice name = registry_str(*ret_name);
     struct registry_violation v;
     bool ok = registry_check_name("shard.name", name, &v) &&
-              registry_check_request_id(services__name_slice(request_id), &v) &&
+              registry_check_request_id(registry_str(request_id), &v) &&
               registry_check_shard_spec("shard.spec", thole_v1_Shard_spec(shard), use, &v);
     return services__call_checked(c, ok, &v);
 }
@@ -260,8 +259,7 @@ static void transfer_run(struct call *c)
     const thole_v1_TransferLeaderRequest *q = c->request;
     upb_StringView name = services__name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
     uint64_t target = 0;
-    const thole_v1_Shard *shard =
-        registry_shard_by_name(c->view, services__name_slice(name), &shard_buf);
+    const thole_v1_Shard *shard = registry_shard_by_name(c->view, registry_str(name), &shard_buf);
     if (shard == NULL) {
         no_such_shard(c, name);
         return;

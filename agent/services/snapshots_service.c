@@ -36,7 +36,7 @@ void services__snapshots_upload(struct call *c)
         return;
     }
     struct buf *b = buf_copy(data.data, data.size);
-    uploads_put(agent_uploads(c->s->agent), services__name_slice(upload),
+    uploads_put(agent_uploads(c->s->agent), registry_str(upload),
                 thole_v1_UploadSnapshotRequest_offset(q),
                 (struct bufslice){b, slice_of(b->data, b->size)}, uploaded, c);
 }
@@ -157,7 +157,7 @@ static void restore_run(struct call *c)
     const thole_v1_RestoreSnapshotRequest *q = c->request;
     upb_StringView request_id = thole_v1_RestoreSnapshotRequest_request_id(q);
     if (!services__call_answered(c, request_id)) {
-        uploads_claim(agent_uploads(c->s->agent), services__name_slice(file_of(c)), claimed, c);
+        uploads_claim(agent_uploads(c->s->agent), registry_str(file_of(c)), claimed, c);
         return;
     }
     thole_registry_v1_Operation *op = services__call_operation(c);

@@ -30,8 +30,7 @@ void services__tokens_create(struct call *c)
     int64_t life_ms = thole_v1_CreateTokenRequest_expire_after_ms(q);
     struct registry_violation v;
     services__call_about(c, "user", user);
-    if (!services__call_checked(c, registry_check_user("user", services__name_slice(user), &v),
-                                &v)) {
+    if (!services__call_checked(c, registry_check_user("user", registry_str(user), &v), &v)) {
         return;
     }
     if (life_ms <= 0 || life_ms > REGISTRY_TOKEN_LIFE_MS_MAX) {
@@ -70,7 +69,7 @@ static void list_run(struct call *c)
         if (!services__page_add(&p, c, row, &thole_v1_Token_msginit)) {
             break;
         }
-        last = services__name_slice(thole_v1_Token_id(row));
+        last = registry_str(thole_v1_Token_id(row));
     }
     services__page_reply(&p, c, PAGE_TOKENS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
