@@ -293,6 +293,28 @@ bool checks__is_ready(const thole_v1_Shard *row)
     return ready != NULL && thole_v1_Condition_status(ready) && !thole_v1_Shard_deleting(row);
 }
 
+/* A host that lost its disk never comes back, so its replicas go with its decommission. That may
+ * wait for another shard, and says so. */
+static bool waits_for_lost_hosts(const struct registry_view *v, const thole_v1_Shard *shard)
+{
+    struct registry_replica_buf buf;
+    const thole_v1_Replica *r;
+    for (uint64_t id = 0;
+         (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(shard), id, &buf)) != NULL;) {
+        id = thole_v1_Replica_id(r);
+        struct uuid host;
+        const thole_v1_Host *h = uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host)
+                                     ? registry_host(v, &host)
+                                     : NULL;
+        if (h == NULL ||
+            thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) != thole_v1_HOST_LIVENESS_DEAD ||
+            thole_v1_HostSpec_state(thole_v1_Host_spec(h)) != thole_v1_HOST_STATE_DRAINING) {
+            return false;
+        }
+    }
+    return disks__any_lost();
+}
+
 static bool shards_settled(const struct registry_view *v, char *ret, size_t size)
 {
     struct registry_shard_buf buf;
@@ -303,6 +325,9 @@ static bool shards_settled(const struct registry_view *v, char *ret, size_t size
         const thole_v1_Condition *placed = registry_shard_condition(row, "Placed");
         const thole_v1_Condition *ready = registry_shard_condition(row, "Ready");
         snprintf(name, sizeof name, "%.*s", (int)text.size, (const char *)text.data);
+        if (thole_v1_Shard_deleting(row) && waits_for_lost_hosts(v, row)) {
+            continue;
+        }
         if (thole_v1_Shard_deleting(row)) {
             snprintf(ret, size, "shard %s is still being deleted", name);
             return false;
