@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# What clang's tools get beside the build's own flags. Without optimization glibc's headers are shorter, which saves
+# a fifth of the time that a file takes to be parsed.
+CLANG_ARGS = tuple(f"--extra-arg={flag}" for flag in ("-Wno-unknown-warning-option", "-U_FORTIFY_SOURCE", "-O0"))
 CODE_FOLDERS = ("agent", "base", "bus", "hostctl", "integration", "proto", "registry", "shards")
 
 

@@ -11,7 +11,7 @@ function(thole_lint name)
   endif()
   add_test(NAME lint_${name} COMMAND ${arg_COMMAND} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   set_tests_properties(lint_${name} PROPERTIES LABELS lint TIMEOUT ${arg_TIMEOUT}
-                       PROCESSORS ${arg_PROCESSORS})
+                       COST ${arg_TIMEOUT} PROCESSORS ${arg_PROCESSORS})
 endfunction()
 
 set(ci "${PROJECT_SOURCE_DIR}/.ci")

@@ -51,10 +51,11 @@ function(thole_executable target)
   endif()
 endfunction()
 
-# thole_add_test(<name> COMMAND <arg>... [TIMEOUT <s>] [LABELS <label>...] [SERIAL]): a ctest test
-# with the environment and the launcher of this flavour.
+# thole_add_test(<name> COMMAND <arg>... [TIMEOUT <s>] [LABELS <label>...] [LOCK <name>]): a ctest
+# test with the environment and the launcher of this flavour. LOCK: not beside others of that lock.
+# Tests that may take long are started first, so that no long one is left for the end.
 function(thole_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT" "COMMAND;LABELS;ENVIRONMENT")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT;LOCK" "COMMAND;LABELS;ENVIRONMENT")
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 240) # against hangs; some take 20 s of a free core
   endif()
@@ -62,18 +63,16 @@ function(thole_add_test name)
     math(EXPR arg_TIMEOUT "${arg_TIMEOUT} * 4")
   endif()
   add_test(NAME ${name} COMMAND ${THOLE_TEST_LAUNCHER} ${arg_COMMAND})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT}
+                       LABELS "${arg_LABELS}" RESOURCE_LOCK "${arg_LOCK}"
                        ENVIRONMENT "${THOLE_TEST_ENVIRONMENT};${arg_ENVIRONMENT}")
-  if(arg_SERIAL)
-    set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
-  endif()
 endfunction()
 
-# thole_test(<name> SOURCES <file>... DEPS <name>... [TIMEOUT <s>] [LABELS <label>...] [SERIAL])
+# thole_test(<name> SOURCES <file>... DEPS <name>... [TIMEOUT <s>] [LABELS <label>...])
 #
-# A cmocka executable and a ctest test of the same name. SERIAL: nothing else runs beside it.
+# A cmocka executable and a ctest test of the same name.
 function(thole_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT" "SOURCES;DEPS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;DEPS;LABELS")
   if(TARGET ${name})
     message(FATAL_ERROR "there is already a test ${name}: test file names are unique in the project")
   endif()
@@ -83,12 +82,8 @@ function(thole_test name)
   if(NOT arg_LABELS)
     set(arg_LABELS unit)
   endif()
-  set(serial "")
-  if(arg_SERIAL)
-    set(serial SERIAL)
-  endif()
   thole_add_test(${name} COMMAND $<TARGET_FILE:${name}> TIMEOUT "${arg_TIMEOUT}"
-                 LABELS ${arg_LABELS} ${serial})
+                 LABELS ${arg_LABELS})
   # Tests find golden files and the like by this, not by the directory they are started in.
   target_compile_definitions(${name} PRIVATE
                              "THOLE_TEST_SOURCE_DIR=\"${CMAKE_CURRENT_SOURCE_DIR}/test\"")

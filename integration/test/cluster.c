@@ -24,8 +24,6 @@
 
 #define CLI_OUTPUT_BYTES (256 * 1024)
 
-static unsigned clusters_made;
-
 void shell(const char *format, ...)
 {
     char command[2000];
@@ -50,6 +48,31 @@ static void pause_ms(long ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
+#define BLOCKS (48U * 250)    /* 127.1.0 to 127.48.249 */
+#define EVERYWHERE_PORT 20000 /* plus the block: below the ports that the kernel gives away */
+#define CLAIMED_ADDRESS "127.%u.%u.250" /* no host's: it is held while the cluster exists */
+
+/* Claims a block of addresses that no other cluster of this machine has: it binds one of them. */
+static unsigned claim_block(int *ret_fd)
+{
+    unsigned block = (unsigned)getpid() % BLOCKS;
+
+    for (unsigned tries = 0; tries < BLOCKS; tries++, block = (block + 1) % BLOCKS) {
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(BUS_PORT)};
+        char ip[16];
+        snprintf(ip, sizeof ip, CLAIMED_ADDRESS, 1 + block / 250, block % 250);
+        assert_int_equal(inet_pton(AF_INET, ip, &a.sin_addr), 1);
+        *ret_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        assert_true(*ret_fd >= 0);
+        if (bind(*ret_fd, (struct sockaddr *)&a, sizeof a) == 0) {
+            return block;
+        }
+        close(*ret_fd);
+    }
+    fail_msg("no block of addresses is free");
+    return 0;
+}
+
 struct cluster *cluster_new(void)
 {
     struct cluster *c = xcalloc(1, sizeof *c);
@@ -57,11 +80,12 @@ struct cluster *cluster_new(void)
     snprintf(c->dir, sizeof c->dir, "%.150s/thole-test-XXXXXX", tmp != NULL ? tmp : "/tmp");
     assert_non_null(mkdtemp(c->dir));
     c->tholed = THOLED_PATH;
-    unsigned pid = (unsigned)getpid() + clusters_made++ * 7919;
+    unsigned block = claim_block(&c->claim_fd);
+    c->everywhere_port = (uint16_t)(EVERYWHERE_PORT + block);
     for (int i = 0; i < HOSTS_MAX; i++) {
         struct host *h = &c->hosts[i];
         snprintf(h->name, sizeof h->name, "h%d", i + 1);
-        snprintf(h->ip, sizeof h->ip, "127.%u.%u.%d", 1 + (pid >> 8) % 250, pid % 250, i + 1);
+        snprintf(h->ip, sizeof h->ip, "127.%u.%u.%d", 1 + block / 250, block % 250, i + 1);
         snprintf(h->address, sizeof h->address, "%s:%d", h->ip, BUS_PORT);
         snprintf(h->data_dir, sizeof h->data_dir, "%s/%s", c->dir, h->name);
         snprintf(h->log_path, sizeof h->log_path, "%s/%s.log", c->dir, h->name);
@@ -87,6 +111,7 @@ void cluster_free(struct cluster *c)
     } else {
         nftw(c->dir, remove_one, 32, FTW_DEPTH | FTW_PHYS);
     }
+    close(c->claim_fd);
     free(c);
 }
 

@@ -1,7 +1,8 @@
 /* Clusters of real daemons for integration tests.
  *
- * Each cluster has a temporary directory and loopback addresses of its own (127.x.y.N, derived from
- * the process id), so that tests can run beside each other. Helpers fail the test (cmocka) with the
+ * Each cluster has a temporary directory and loopback addresses of its own (127.x.y.N), which it
+ * claims by binding 127.x.y.250, so that tests can run beside each other. Helpers fail the test
+ * (cmocka) with the
  * daemons' last log lines when something that must work does not. Not thread safe, except that
  * load threads (test/load.h) run beside it. */
 #ifndef INTEGRATION_TEST_CLUSTER_H
@@ -37,6 +38,8 @@ struct cluster {
     const char *extra_args[8];    /* NULL-terminated; given to every daemon */
     bool http;                    /* they serve HTTP at HTTP_PORT of their addresses: scrape.h */
     const char *pki;              /* folder with ca.crt, h1.crt, h1.key, ...: TLS; or NULL */
+    uint16_t everywhere_port;     /* no other cluster's: for a host that listens on all addresses */
+    int claim_fd;                 /* holds its addresses */
 };
 
 struct cluster *cluster_new(void);

@@ -97,7 +97,7 @@ static void test_used_directory_says_what_it_ignores(void **state)
     char port[16];
     c->extra_args[0] = "--insecure"; /* it will listen on all interfaces */
     /* Listen on all interfaces by a port alone: the host advertises this machine's address. */
-    snprintf(port, sizeof port, ":%u", 20000 + (unsigned)getpid() % 20000);
+    snprintf(port, sizeof port, ":%u", (unsigned)c->everywhere_port);
     host_start(
         c, 0, (const char *[]){"--name", "h1", "--listen", port, "--tag", "zone=a", "--dev", NULL});
     snprintf(c->hosts[0].address, sizeof c->hosts[0].address, "127.0.0.1%s", port);

@@ -802,7 +802,7 @@ static void test_plain_text_beyond_the_loopback_must_be_meant(void **state)
         strstr(cli_ok(c, 0, "status"), "transport plain text, for its own machine only"));
     host_stop(c, 0);
     char port[16];
-    snprintf(port, sizeof port, ":%u", 20000 + (unsigned)getpid() % 20000);
+    snprintf(port, sizeof port, ":%u", (unsigned)c->everywhere_port);
     host_start(c, 0, (const char *[]){"--listen", port, "--insecure", NULL});
     snprintf(c->hosts[0].address, sizeof c->hosts[0].address, "127.0.0.1%s", port);
     cluster_wait_ready(c, 0, 20000);
