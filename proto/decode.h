@@ -24,4 +24,10 @@ void *proto_decode(const upb_MiniTable *table, struct slice bytes, bool alias, u
 #define PROTO_DECODE_ALIAS(type, bytes, arena) \
     ((type *)proto_decode(&type##_msginit, (bytes), true, (arena), NULL))
 
+/* Strings of messages. upb_StringView_IsEqual hands NULL to memcmp if both are empty. */
+static inline bool proto_equal(upb_StringView a, upb_StringView b)
+{
+    return slice_equal(slice_of(a.data, a.size), slice_of(b.data, b.size));
+}
+
 #endif

@@ -144,7 +144,7 @@ static void async_stop(void *mode)
     struct async_mode *m = mode;
     while (atomic_load(&m->b->outstanding) > 0) {
         async_tick(m);
-        nanosleep(&(struct timespec){.tv_nsec = 5 * NS_PER_MS}, NULL);
+        cli__pause_ms(5);
     }
     for (size_t i = 0; i < m->client_count; i++) {
         struct async_client *client = &m->clients[i];

@@ -85,7 +85,7 @@ static void unary_stop(void *mode)
     struct unary_mode *m = mode;
     while (atomic_load(&m->b->outstanding) > 0) {
         unary_tick(m);
-        nanosleep(&(struct timespec){.tv_nsec = 5 * NS_PER_MS}, NULL);
+        cli__pause_ms(5);
     }
     for (size_t i = 0; i < m->b->endpoint_count; i++) {
         bus_channel_free(m->channels[i]);

@@ -191,7 +191,7 @@ extern const char cli__about[], cli__settings[], cli__exit_codes[];
 void cli__print_manual(FILE *out);
 void cli__help_all(FILE *out);
 void cli__help_command(FILE *out, const struct cli_command *command);
-/* The command whose name is the first of the words. */
+/* The command with the longest name that the words begin with. */
 const struct cli_command *cli__command_find(const char *const *words, size_t count);
 size_t cli__name_words(const char *name); /* how many words the name of a command has */
 /* Are these the first words of the name? `*ret` is the rest of it. */
@@ -203,6 +203,8 @@ const char *cli__completion_script(const char *shell);
 int cli__command_version(struct cli *c);
 
 /* ---- Units (units.c) ------------------------------------------------------------------------- */
+
+void cli__pause_ms(uint64_t ms);
 
 /* "5s", "3m", "2h", "4d": for tables. */
 const char *cli__age(int64_t since_ms, char *ret, size_t size);
@@ -255,6 +257,7 @@ void cli__document(struct cli *c, const char *kind, const void *message, const u
 /* The same in pieces. Members between the two calls begin with a comma. */
 void cli__document_begin(struct bytes *out, const char *kind);
 void cli__document_text(struct bytes *out, const char *name, const char *value);
+void cli__document_number(struct bytes *out, const char *name, uint64_t value);
 void cli__document_message(struct bytes *out, const char *name, const void *message,
                            const upb_MessageDef *def);
 void cli__document_end(struct cli *c, struct bytes *out);

@@ -161,7 +161,7 @@ enum thole_code cli__call_in(struct cli *c, const char *path, const void *reques
             cli__explain_no_leader(c, path, st);
             return st->code;
         }
-        nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * NS_PER_MS}, NULL);
+        cli__pause_ms(RETRY_MS);
     }
     void *message =
         proto_decode(reply_kind, slice_of(reply->data, reply->size), false, arena, NULL);

@@ -16,11 +16,12 @@
 #include "agent/repair/zero_file.h"
 #include "base/clock.h"
 #include "base/map.h"
+#include "proto/decode.h"
 #include "registry/registry.h"
 #include "thole/v1/snapshots.upbdefs.h"
 
 #define TRIES 3
-#define RETRY_S 1
+#define RETRY_MS 1000
 
 struct item {
     upb_StringView name;
@@ -46,11 +47,6 @@ struct backup {
 
 /* ---- One shard ------------------------------------------------------------------------------- */
 
-static bool same(upb_StringView a, upb_StringView b)
-{
-    return slice_equal(registry_str(a), registry_str(b));
-}
-
 /* The file's entry; NULL if the file is of another shard or cluster. */
 static const thole_v1_BackupFile *entry(const struct backup *b, const struct item *i,
                                         const struct snapshot_check *k, uint64_t checksum,
@@ -58,8 +54,8 @@ static const thole_v1_BackupFile *entry(const struct backup *b, const struct ite
 {
     const thole_v1_SnapshotFile *head = snapshot_check_head(k);
     if (thole_v1_SnapshotFile_shard_id(head) != i->id ||
-        !same(thole_v1_SnapshotFile_shard(head), i->name) ||
-        (b->cluster.size > 0 && !same(thole_v1_SnapshotFile_cluster_id(head), b->cluster))) {
+        !proto_equal(thole_v1_SnapshotFile_shard(head), i->name) ||
+        (b->cluster.size > 0 && !proto_equal(thole_v1_SnapshotFile_cluster_id(head), b->cluster))) {
         return NULL;
     }
     thole_v1_BackupFile *f = backup_file_of(head, snapshot_check_fed(k), checksum, arena);
@@ -135,7 +131,7 @@ static enum thole_code save_one(void *ctx, struct cli *mine, size_t item, struct
     }
     enum thole_code code = fetch(b, mine, i, path, &own, st);
     for (int n = 1; n < TRIES && code != THOLE_OK && !own && may_retry(st); n++) {
-        nanosleep(&(struct timespec){.tv_sec = RETRY_S}, NULL);
+        cli__pause_ms(RETRY_MS);
         code = fetch(b, mine, i, path, &own, st);
     }
     free(path);
@@ -220,7 +216,7 @@ static enum thole_code save_registry(struct backup *b, struct thole_status *st)
 static enum thole_code check_cluster(struct backup *b, struct thole_status *st)
 {
     if (b->dir.count == 0 ||
-        same(thole_v1_Backup_cluster_id(b->dir.all[b->dir.count - 1]), b->cluster)) {
+        proto_equal(thole_v1_Backup_cluster_id(b->dir.all[b->dir.count - 1]), b->cluster)) {
         return THOLE_OK;
     }
     char *path = backup_dir_file(&b->dir, b->items[0].file);

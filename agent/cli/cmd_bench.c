@@ -241,7 +241,7 @@ static void run_for(const struct bench_mode *mode, void *state, uint32_t seconds
 {
     uint64_t end = clock_now(&clock_system) + seconds * NS_PER_S;
     while (clock_now(&clock_system) < end) {
-        nanosleep(&(struct timespec){.tv_nsec = 10 * NS_PER_MS}, NULL);
+        cli__pause_ms(10);
         mode->tick(state);
     }
 }

@@ -396,7 +396,7 @@ int cli__command_watch(struct cli *c)
             clock_now(&clock_system) >= end_ns) {
             break;
         }
-        nanosleep(&(struct timespec){.tv_nsec = 200 * NS_PER_MS}, NULL);
+        cli__pause_ms(200);
         code = THOLE_OK;
     }
     return code == THOLE_OK ? cli__flush() : cli__say_status("the watch ended", &st);

@@ -11,6 +11,7 @@
 #include "agent/cli/rows.h"
 #include "base/clock.h"
 #include "base/limits.h"
+#include "registry/registry.h"
 #include "thole/v1/control.upbdefs.h"
 #include "thole/v1/diagnostics.upb.h"
 #include "thole/v1/diagnostics.upbdefs.h"
@@ -149,11 +150,6 @@ static void add_rows(struct bundle *b, enum rows_kind kind, const char *name)
     rows_deinit(&rows);
 }
 
-static struct slice view_slice(upb_StringView view)
-{
-    return slice_of(view.data, view.size);
-}
-
 static void add_report(struct bundle *b, const char *folder, const thole_v1_HostReport *r)
 {
     struct bytes text = {0};
@@ -164,8 +160,8 @@ static void add_report(struct bundle *b, const char *folder, const thole_v1_Host
         bytes_append_str(&text, "\n");
         add_text(b, folder, "status.json", bytes_slice(&text));
     }
-    add_text(b, folder, "metrics.txt", view_slice(thole_v1_HostReport_metrics(r)));
-    add_text(b, folder, "log.txt", view_slice(thole_v1_HostReport_log(r)));
+    add_text(b, folder, "metrics.txt", registry_str(thole_v1_HostReport_metrics(r)));
+    add_text(b, folder, "log.txt", registry_str(thole_v1_HostReport_log(r)));
     text.size = 0;
     bytes_printf(&text, "system: %.*s\nlog-level: %.*s\n", CLI_SV(thole_v1_HostReport_system(r)),
                  CLI_SV(thole_v1_HostReport_log_levels(r)));

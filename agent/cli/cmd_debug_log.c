@@ -14,11 +14,6 @@ struct log_printer {
 
 /* ---- Documents ------------------------------------------------------------------------------- */
 
-static void put_number(struct bytes *out, const char *name, uint64_t v)
-{
-    bytes_printf(out, ",\"%s\":\"%" PRIu64 "\"", name, v);
-}
-
 static void put_command(struct cli *c, const struct inspect_record *r, struct bytes *out)
 {
     struct bytes json = {0};
@@ -37,12 +32,12 @@ static void put_entry(struct cli *c, const struct inspect_record *r, struct byte
 {
     char time_text[40];
     bytes_printf(out, ",\"logEpoch\":%" PRIu32, r->epoch);
-    put_number(out, "index", r->index);
-    put_number(out, "term", r->term);
+    cli__document_number(out, "index", r->index);
+    cli__document_number(out, "term", r->term);
     cli__document_text(out, "time", cli__time((int64_t)r->now_ms, time_text, sizeof time_text));
     if (r->session != 0) {
-        put_number(out, "session", r->session);
-        put_number(out, "sequence", r->sequence);
+        cli__document_number(out, "session", r->session);
+        cli__document_number(out, "sequence", r->sequence);
     }
     if (r->request_id.size > 0) {
         bytes_append_str(out, ",\"requestId\":\"");
@@ -57,17 +52,15 @@ static void put_entry(struct cli *c, const struct inspect_record *r, struct byte
 /* The members of a JSON object, and its end. */
 static void put_record(struct cli *c, const struct inspect_record *r, struct bytes *out)
 {
-    char file[32];
-    snprintf(file, sizeof file, "%08" PRIu32 ".seg", r->file);
     bytes_append_str(out, "{\"kind\":");
     cli__json_string(slice_str(r->kind), out);
-    cli__document_text(out, "file", file);
+    cli__document_text(out, "file", r->file);
     bytes_printf(out, ",\"offset\":%" PRIu32, r->offset);
-    put_number(out, "write", r->write);
-    put_number(out, "bytes", r->bytes);
+    cli__document_number(out, "write", r->write);
+    cli__document_number(out, "bytes", r->bytes);
     if (r->replica_id != 0) {
-        put_number(out, "replica", r->replica_id);
-        put_number(out, "shard", r->shard_id);
+        cli__document_number(out, "replica", r->replica_id);
+        cli__document_number(out, "shard", r->shard_id);
     }
     if (r->entry) {
         put_entry(c, r, out);
@@ -155,9 +148,8 @@ static void print_line(struct log_printer *p, const struct inspect_record *r)
         cli__line("%-21s  %5s  %7s  %5s  %8s  %5s  %-8s  %-24s  %7s  CONTENT", "WHERE", "SHARD",
                   "REPLICA", "EPOCH", "INDEX", "TERM", "KIND", "TIME", "BYTES");
     }
-    cli__line("%08" PRIu32 ".seg+%-8" PRIu32 "  %5s  %7s  %5s  %8s  %5s  %-8s  %-24s  %7" PRIu64
-              "%s%s",
-              r->file, r->offset, shard, replica, epoch, index, term, r->kind, time_text, r->bytes,
+    cli__line("%s+%-8" PRIu32 "  %5s  %7s  %5s  %8s  %5s  %-8s  %-24s  %7" PRIu64 "%s%s", r->file,
+              r->offset, shard, replica, epoch, index, term, r->kind, time_text, r->bytes,
               what.size > 1 ? "  " : "", (const char *)what.data);
     bytes_deinit(&what);
 }

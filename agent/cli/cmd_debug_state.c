@@ -28,34 +28,29 @@ static const char *place_of(const struct inspect_replica *r, const struct inspec
 
 /* ---- Documents ------------------------------------------------------------------------------- */
 
-static void put_number(struct bytes *out, const char *name, uint64_t v)
-{
-    bytes_printf(out, ",\"%s\":\"%" PRIu64 "\"", name, v);
-}
-
 static void put_state(const struct inspect_replica *r, const struct inspect_state *s,
                       struct bytes *out)
 {
     char time_text[40];
-    put_number(out, "applied", s->applied);
+    cli__document_number(out, "applied", s->applied);
     if (s->now_ms != 0) {
         cli__document_text(out, "appliedTime",
                            cli__time((int64_t)s->now_ms, time_text, sizeof time_text));
     }
-    put_number(out, "bytes", s->bytes);
-    put_number(out, "sessions", s->sessions);
-    put_number(out, "requestIds", s->request_ids);
+    cli__document_number(out, "bytes", s->bytes);
+    cli__document_number(out, "sessions", s->sessions);
+    cli__document_number(out, "requestIds", s->request_ids);
     if (s->where == STATE_DATABASE && s->kv.exists) {
-        put_number(out, "revision", (uint64_t)s->kv.revision);
-        put_number(out, "keys", s->kv.keys);
-        put_number(out, "leases", s->kv.leases);
-        put_number(out, "logicalBytes", s->kv.bytes);
+        cli__document_number(out, "revision", (uint64_t)s->kv.revision);
+        cli__document_number(out, "keys", s->kv.keys);
+        cli__document_number(out, "leases", s->kv.leases);
+        cli__document_number(out, "logicalBytes", s->kv.bytes);
         bytes_printf(out, ",\"auth\":%s", s->kv.auth ? "true" : "false");
     }
     if (s->problem[0] != '\0') {
         cli__document_text(out, "problem", s->problem);
     }
-    put_number(out, "generation", r->generation);
+    cli__document_number(out, "generation", r->generation);
 }
 
 static void put_replica(struct inspect *i, const struct inspect_replica *r, struct bytes *out)
@@ -63,17 +58,17 @@ static void put_replica(struct inspect *i, const struct inspect_replica *r, stru
     struct inspect_state s;
     inspect_state_of(i, r, &s);
     bytes_printf(out, "{\"replica\":\"%" PRIu64 "\"", r->replica_id);
-    put_number(out, "shard", r->shard_id);
+    cli__document_number(out, "shard", r->shard_id);
     cli__document_text(out, "state", place_of(r, &s));
     if (!r->removed && !r->damaged) {
         cli__document_text(out, "type", r->machine_type);
         bytes_printf(out, ",\"typeVersion\":%" PRIu32, r->machine_version);
-        put_number(out, "term", r->term);
-        put_number(out, "vote", r->vote);
-        put_number(out, "commit", r->commit);
-        put_number(out, "logStart", r->start_index);
-        put_number(out, "lastIndex", r->last_index);
-        put_number(out, "logBytes", r->log_bytes);
+        cli__document_number(out, "term", r->term);
+        cli__document_number(out, "vote", r->vote);
+        cli__document_number(out, "commit", r->commit);
+        cli__document_number(out, "logStart", r->start_index);
+        cli__document_number(out, "lastIndex", r->last_index);
+        cli__document_number(out, "logBytes", r->log_bytes);
         put_state(r, &s, out);
     }
     bytes_append_str(out, "}");
@@ -200,8 +195,7 @@ static int print_keys(struct cli *c, struct inspect *i, const struct filter *f)
         bytes_append_str(&p.out, ",\"keys\":[");
     }
     for (size_t it = 0; (p.r = inspect_next_replica(i, &it)) != NULL && result == CLI_OK;) {
-        bool has_keys = strcmp(p.r->machine_type, KV_MACHINE_TYPE) == 0 && !p.r->witness;
-        if (is_wanted(f, p.r) && has_keys && !p.r->removed && !p.r->damaged &&
+        if (is_wanted(f, p.r) && inspect_has_keys(p.r) &&
             inspect_keys(i, p.r, on_key, &p, &st) != THOLE_OK) {
             result = cli__say_status("cannot read the state database", &st);
         }

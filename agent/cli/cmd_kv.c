@@ -209,7 +209,7 @@ static int await_walk(struct cli *c, const struct kv_target *t, int64_t revision
         if (thole_kv_v1_StoreStatus_walked_revision(m) >= revision) {
             return CLI_OK;
         }
-        nanosleep(&(struct timespec){.tv_nsec = 100 * NS_PER_MS}, NULL);
+        cli__pause_ms(100);
     }
 }
 

@@ -194,10 +194,7 @@ int cli__command_kv_lease_keep_alive(struct cli *c)
         c->arena = arena;
         more = code == CLI_OK && !cli_flag(c, OPT_ONCE);
         if (more) {
-            int64_t wait_ms = ttl * 1000 / 3;
-            nanosleep(&(struct timespec){.tv_sec = wait_ms / 1000,
-                                         .tv_nsec = wait_ms % 1000 * (int64_t)NS_PER_MS},
-                      NULL);
+            cli__pause_ms((uint64_t)ttl * 1000 / 3);
         }
     }
     return code;

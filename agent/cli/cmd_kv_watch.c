@@ -140,7 +140,7 @@ static int follow(struct kv_watch *w)
                 return cli__say_status("the watch ended", &st);
             }
             /* The query of the next page fails if the hosts stay away. */
-            nanosleep(&(struct timespec){.tv_nsec = 200 * NS_PER_MS}, NULL);
+            cli__pause_ms(200);
         }
         code = read_pages(w);
     }

@@ -172,7 +172,7 @@ static int wait_for(struct cli *c, uint64_t id)
         /* The host was lost: another host has the same rows. */
         if (code == THOLE_UNAVAILABLE || st.reason == THOLE_REASON_OUTCOME_UNKNOWN ||
             code == THOLE_OK) {
-            nanosleep(&(struct timespec){.tv_nsec = 300 * NS_PER_MS}, NULL);
+            cli__pause_ms(300);
             code = THOLE_OK;
         }
     }

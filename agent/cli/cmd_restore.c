@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/map.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 #include "registry/registry.h"
 
 #define TRIES 4
@@ -46,18 +47,6 @@ struct restore {
     size_t roles, pools;
     struct parallel parallel;
 };
-
-static bool same(upb_StringView a, upb_StringView b)
-{
-    return slice_equal(registry_str(a), registry_str(b));
-}
-
-static void pause_ms(uint64_t ms)
-{
-    nanosleep(
-        &(struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000 * NS_PER_MS)},
-        NULL);
-}
 
 /* ---- The backup ------------------------------------------------------------------------------ */
 
@@ -159,7 +148,7 @@ static bool is_restored(const thole_v1_Shard *row, const struct item *i)
 {
     const thole_v1_ShardSeed *seed = thole_v1_Shard_seed(row);
     return seed != NULL && i->file != NULL && !thole_v1_Shard_deleting(row) &&
-           same(thole_v1_ShardSeed_source(seed), i->name) &&
+           proto_equal(thole_v1_ShardSeed_source(seed), i->name) &&
            thole_v1_ShardSeed_index(seed) ==
                thole_v1_SnapshotPoint_index(thole_v1_BackupFile_point(i->file));
 }
@@ -173,6 +162,15 @@ static bool may_exist(const struct restore *r, const thole_v1_Shard *row)
                           (i->file == NULL && i->in_pool)));
 }
 
+static enum thole_code refuse_occupied(const char *kind, upb_StringView name,
+                                       struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                      "the cluster is not empty: %s/%.*s exists, and is not from this backup; "
+                      "restore into a new cluster, or delete it",
+                      kind, CLI_SV(name));
+}
+
 static enum thole_code check_shards(struct restore *r, struct thole_status *st)
 {
     struct rows rows = {0};
@@ -180,10 +178,7 @@ static enum thole_code check_shards(struct restore *r, struct thole_status *st)
     for (size_t n = 0; code == THOLE_OK && n < rows.count; n++) {
         const thole_v1_Shard *row = rows.items[n];
         if (!may_exist(r, row)) {
-            code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
-                              "the cluster is not empty: shards/%.*s exists, and is not from this "
-                              "backup; restore into a new cluster, or delete it",
-                              CLI_SV(thole_v1_Shard_name(row)));
+            code = refuse_occupied("shards", thole_v1_Shard_name(row), st);
         }
     }
     rows_deinit(&rows);
@@ -200,10 +195,7 @@ static enum thole_code check_pools(struct restore *r, struct thole_status *st)
             registry_pool_by_name(r->view, registry_str(thole_v1_ShardPool_name(row)));
         if (saved == NULL || thole_v1_ShardPoolSpec_count(rows_pool_spec(row)) !=
                                  thole_v1_ShardPoolSpec_count(rows_pool_spec(saved))) {
-            code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
-                              "the cluster is not empty: pools/%.*s exists, and is not from this "
-                              "backup; restore into a new cluster, or delete it",
-                              CLI_SV(thole_v1_ShardPool_name(row)));
+            code = refuse_occupied("pools", thole_v1_ShardPool_name(row), st);
         }
     }
     rows_deinit(&rows);
@@ -272,7 +264,7 @@ static enum thole_code await_pool(struct restore *r, const char *name, struct th
                               "time",
                               name);
         }
-        pause_ms(POLL_MS);
+        cli__pause_ms(POLL_MS);
     }
 }
 
@@ -343,7 +335,7 @@ static enum thole_code await_shard(struct restore *r, struct cli *mine, const st
             return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
                               "it does not serve yet; it goes on; --timeout gives more time");
         }
-        pause_ms(POLL_MS);
+        cli__pause_ms(POLL_MS);
     }
 }
 
@@ -429,7 +421,7 @@ static enum thole_code restore_one(void *ctx, struct cli *mine, size_t item,
             code == THOLE_PERMISSION_DENIED || n + 1 == TRIES) {
             break;
         }
-        pause_ms(1000);
+        cli__pause_ms(1000);
         code = THOLE_OK;
     }
     if (code != THOLE_OK) {
@@ -493,7 +485,7 @@ static const char *why_missing(const struct restore *r, const struct item *i)
         return i->failure;
     }
     for (size_t n = 0; i->file == NULL && n < count; n++) {
-        if (same(thole_v1_BackupGap_shard(gaps[n]), i->name)) {
+        if (proto_equal(thole_v1_BackupGap_shard(gaps[n]), i->name)) {
             return "the backup has nothing of it";
         }
     }

@@ -39,7 +39,7 @@ static void *watch_main(void *ctx)
         if (rows_watch(&t->watcher, 0, on_row, t, &st) != THOLE_OK) {
             top_model_problem(&t->model, st.message);
         }
-        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        cli__pause_ms(1000);
     }
     return NULL;
 }
@@ -89,9 +89,7 @@ static void *poll_main(void *ctx)
         if (n > 0) {
             top_model_settle(&t->model);
         }
-        unsigned ms = n > 0 ? t->poll_ms : 50;
-        nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * (long)NS_PER_MS},
-                  NULL);
+        cli__pause_ms(n > 0 ? t->poll_ms : 50);
     }
     return NULL;
 }
@@ -244,7 +242,7 @@ static int run_terminal(struct top *t)
                 return CLI_OK;
             }
         } else {
-            nanosleep(&(struct timespec){.tv_nsec = FRAME_MS * (long)NS_PER_MS}, NULL);
+            cli__pause_ms(FRAME_MS);
         }
     }
 }

@@ -499,12 +499,16 @@ bool cli__name_begins(const char *name, const char *const *words, size_t count, 
 
 const struct cli_command *cli__command_find(const char *const *words, size_t count)
 {
+    const struct cli_command *found = NULL;
+    size_t most = 0;
     for (size_t i = 0; i < cli_command_count; i++) {
         const char *rest = NULL;
         size_t own = cli__name_words(cli_commands[i].name);
-        if (own <= count && cli__name_begins(cli_commands[i].name, words, own, &rest)) {
-            return &cli_commands[i];
+        if (own > most && own <= count &&
+            cli__name_begins(cli_commands[i].name, words, own, &rest)) {
+            found = &cli_commands[i];
+            most = own;
         }
     }
-    return NULL;
+    return found;
 }

@@ -191,6 +191,11 @@ void cli__document_text(struct bytes *out, const char *name, const char *value)
     cli__json_string(slice_str(value), out);
 }
 
+void cli__document_number(struct bytes *out, const char *name, uint64_t value)
+{
+    bytes_printf(out, ",\"%s\":\"%" PRIu64 "\"", name, value);
+}
+
 void cli__document_message(struct bytes *out, const char *name, const void *message,
                            const upb_MessageDef *def)
 {

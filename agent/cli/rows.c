@@ -483,7 +483,7 @@ static enum thole_code watch(struct watching *w, struct thole_status *st)
                    w->revision == 0) {
             return st->code;
         } else {
-            nanosleep(&(struct timespec){.tv_nsec = 300 * NS_PER_MS}, NULL);
+            cli__pause_ms(300);
         }
     }
     return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, "the time is over");

@@ -4,6 +4,15 @@
 #include <time.h>
 
 #include "agent/cli/cli.h"
+#include "base/clock.h"
+
+void cli__pause_ms(uint64_t ms)
+{
+    const struct timespec pause = {.tv_sec = (time_t)(ms / 1000),
+                                   .tv_nsec = (long)(ms % 1000 * NS_PER_MS)};
+
+    (void)nanosleep(&pause, NULL);
+}
 
 const char *cli__age(int64_t since_ms, char *ret, size_t size)
 {

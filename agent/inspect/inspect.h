@@ -67,7 +67,9 @@ struct inspect_state {
 };
 void inspect_state_of(struct inspect *i, const struct inspect_replica *r,
                       struct inspect_state *ret);
-/* Keys of a kv replica, as they are now. */
+/* Is its state keys in the database, as far as this program knows the machine type? */
+bool inspect_has_keys(const struct inspect_replica *r);
+/* Keys of such a replica, as they are now. */
 THOLE_MUST_CHECK enum thole_code inspect_keys(struct inspect *i, const struct inspect_replica *r,
                                               bool (*each)(void *ctx,
                                                            const struct kv_key_seen *key),
@@ -78,8 +80,9 @@ THOLE_MUST_CHECK enum thole_code inspect_keys(struct inspect *i, const struct in
 /* A record, or an entry of a run of entries, in the order of the log. Records that are replaced,
  * removed, or copies are among them. */
 struct inspect_record {
-    uint32_t file, offset; /* where the record begins: SEGMENT_NAME_FORMAT of the log */
-    uint64_t write;        /* the number of the synced write */
+    const char *file; /* the log's file that the record begins in */
+    uint32_t offset;
+    uint64_t write; /* the number of the synced write */
     uint64_t replica_id, shard_id;
     const char *machine_type; /* "": unknown */
     const char *kind;         /* IDENTITY, START, HARD, HOST, DAMAGED; of entries: NOOP, COMMAND,

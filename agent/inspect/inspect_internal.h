@@ -32,8 +32,6 @@ struct inspect {
 
 /* The state database; NULL: there is none, or it cannot be opened (`state_why`). */
 struct state_db *inspect__state(struct inspect *i);
-/* Is its state in the database, as far as this program knows the machine type? */
-bool inspect__is_persistent(const struct inspect_replica *r);
 void inspect__find(inspect_finding_fn each, void *ctx, bool problem, const char *object,
                    const char *advice, const char *format, ...)
     __attribute__((format(printf, 6, 7)));

@@ -228,9 +228,10 @@ static void put_record(struct walk *w, struct slice key, const struct log_scan_r
 static void on_record(void *ctx, const struct log_where *where, const struct log_scan_record *s)
 {
     struct walk *w = ctx;
+    char file[24];
     const struct inspect_replica *known = map_get(&w->i->by_id, s->entry.replica_id);
     struct inspect_record r = {
-        .file = where->file,
+        .file = file,
         .offset = where->offset,
         .write = where->sequence,
         .replica_id = s->entry.replica_id,
@@ -243,6 +244,7 @@ static void on_record(void *ctx, const struct log_where *where, const struct log
         .text = "",
     };
     struct slice key = store_key_slice(&s->key);
+    snprintf(file, sizeof file, SEGMENT_NAME_FORMAT, where->file);
     bytes_clear(&w->text);
     if (!s->intact) {
         r.text = "damaged: its checksum is wrong";

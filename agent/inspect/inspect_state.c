@@ -22,7 +22,7 @@ struct state_db *inspect__state(struct inspect *i)
     return i->state;
 }
 
-bool inspect__is_persistent(const struct inspect_replica *r)
+bool inspect_has_keys(const struct inspect_replica *r)
 {
     return !r->removed && !r->damaged && !r->witness &&
            strcmp(r->machine_type, KV_MACHINE_TYPE) == 0;
@@ -113,7 +113,7 @@ void inspect_state_of(struct inspect *i, const struct inspect_replica *r, struct
     if (r->removed || r->damaged || r->witness) {
         return;
     }
-    if (inspect__is_persistent(r)) {
+    if (inspect_has_keys(r)) {
         look_at_database(i, r, ret);
     } else {
         look_at_snapshots(i, r, ret);
@@ -124,7 +124,7 @@ enum thole_code inspect_keys(struct inspect *i, const struct inspect_replica *r,
                              bool (*each)(void *ctx, const struct kv_key_seen *key), void *ctx,
                              struct thole_status *st)
 {
-    if (!inspect__is_persistent(r)) {
+    if (!inspect_has_keys(r)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "replica %" PRIu64 " has no keys here", r->replica_id);
     }

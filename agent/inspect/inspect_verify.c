@@ -66,7 +66,7 @@ static void verify_replicas(struct inspect *i, inspect_finding_fn each, void *ct
     for (size_t k = 0; k < i->replica_count; k++) {
         const struct inspect_replica *r = &i->replicas[k];
         struct inspect_state s = {0};
-        if (inspect__is_persistent(r)) {
+        if (inspect_has_keys(r)) {
             inspect_state_of(i, r, &s);
         }
         if (s.problem[0] != '\0') {

@@ -169,7 +169,7 @@ static struct host_now host_now(const struct availability_check *check, const th
     while ((zero = registry_next_replica_of_shard(check->view, REGISTRY_SHARD_ID, after, &buf)) !=
            NULL) {
         after = thole_v1_Replica_id(zero);
-        if (upb_StringView_IsEqual(thole_v1_Replica_host_id(zero), thole_v1_Host_id(row))) {
+        if (proto_equal(thole_v1_Replica_host_id(zero), thole_v1_Host_id(row))) {
             ASSERT(now.replicas > 0);
             now.replicas--;
         }
@@ -249,7 +249,7 @@ static uint32_t pool_unready(const struct availability_check *check, const thole
         if (name.size < prefix.size || memcmp(name.data, prefix.data, prefix.size) != 0) {
             break;
         }
-        unready += upb_StringView_IsEqual(thole_v1_Shard_pool(shard), pool) &&
+        unready += proto_equal(thole_v1_Shard_pool(shard), pool) &&
                    (services__conditions_differ(check, shard, &now) & CONDITIONS_NOT_READY) != 0;
     }
     return unready;

@@ -1,5 +1,6 @@
 /* thole.v1.Shards. */
 #include "agent/services/services_internal.h"
+#include "proto/decode.h"
 
 #include <inttypes.h>
 
@@ -175,7 +176,7 @@ static void transfer_done(struct router_request *r)
     if (row != NULL) {
         thole_v1_TransferLeaderResponse_set_leader_host(reply, thole_v1_Replica_host(row));
     }
-    if (!upb_StringView_IsEqual(c->from, thole_v1_TransferLeaderResponse_leader_host(reply))) {
+    if (!proto_equal(c->from, thole_v1_TransferLeaderResponse_leader_host(reply))) {
         services__operations_record_transfer(
             c, shard, thole_v1_TransferLeaderResponse_leader_host(reply), "");
     }
@@ -193,7 +194,7 @@ static uint64_t replica_on(struct call *c, const thole_v1_Shard *shard, upb_Stri
            NULL) {
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
-            upb_StringView_IsEqual(thole_v1_Replica_host(row), host)) {
+            proto_equal(thole_v1_Replica_host(row), host)) {
             return after;
         }
     }

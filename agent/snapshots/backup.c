@@ -125,17 +125,12 @@ size_t backup_first_kept(const thole_v1_Backup *const *all, const bool *is_whole
     return 0;
 }
 
-static bool same(upb_StringView a, upb_StringView b)
-{
-    return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
-}
-
 bool backup_head_matches(const thole_v1_SnapshotFile *head, const thole_v1_BackupFile *f,
                          upb_StringView cluster)
 {
     const thole_v1_SnapshotPoint *p = thole_v1_BackupFile_point(f);
-    return same(thole_v1_SnapshotFile_cluster_id(head), cluster) &&
-           same(thole_v1_SnapshotFile_shard(head), thole_v1_BackupFile_shard(f)) &&
+    return proto_equal(thole_v1_SnapshotFile_cluster_id(head), cluster) &&
+           proto_equal(thole_v1_SnapshotFile_shard(head), thole_v1_BackupFile_shard(f)) &&
            thole_v1_SnapshotFile_shard_id(head) == thole_v1_SnapshotPoint_shard_id(p) &&
            thole_v1_SnapshotFile_epoch(head) == thole_v1_SnapshotPoint_epoch(p) &&
            thole_v1_SnapshotFile_index(head) == thole_v1_SnapshotPoint_index(p) &&
