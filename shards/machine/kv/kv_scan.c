@@ -164,8 +164,9 @@ struct kv_scan {
     bool with_values;
     enum thole_code code;
     struct thole_status st;
-    /* Latest keys: the next one, not yet taken. */
+    /* Latest keys: the next one, not yet taken. A range of one key needs no iterator. */
     struct state_iter *latest;
+    struct buf *one;
     bool has_latest;
     bool taken; /* `next` was returned by the last call: move on in the next one */
     struct kv_item next;
@@ -190,10 +191,30 @@ static bool fail(struct kv_scan *s, enum thole_code code)
     return false;
 }
 
+static void find_one(struct kv_scan *s)
+{
+    struct bytes key = {0};
+
+    kv__key(&key, KV_PREFIX_LATEST, s->keys.from);
+    enum thole_code code = kv__get(s->r, bytes_slice(&key), &s->one, &s->st);
+    bytes_deinit(&key);
+    s->has_latest = code == THOLE_OK;
+    if (code != THOLE_OK && code != THOLE_NOT_FOUND) {
+        (void)fail(s, code);
+    } else if (s->has_latest &&
+               !kv__latest_decode(slice_of(s->one->data, s->one->size), &s->next)) {
+        s->has_latest = fail(s, kv__damaged(&s->st, "key"));
+    }
+}
+
 static void advance_latest(struct kv_scan *s)
 {
     struct slice key, stored;
 
+    if (s->keys.one) {
+        s->has_latest = false;
+        return;
+    }
     s->has_latest = state_iter_next(s->latest, &key, &stored);
     if (s->has_latest && !kv__latest_decode(stored, &s->next)) {
         s->has_latest = fail(s, kv__damaged(&s->st, "key"));
@@ -279,8 +300,12 @@ struct kv_scan *kv__scan_new(const struct kv_reader *r, const struct kv_keys *ke
     if (!keys->one && keys->to.size > 0 && slice_compare(keys->from, keys->to) >= 0) {
         return s; /* an empty range */
     }
-    s->latest = iter_of(s, KV_PREFIX_LATEST);
-    advance_latest(s);
+    if (keys->one) {
+        find_one(s);
+    } else {
+        s->latest = iter_of(s, KV_PREFIX_LATEST);
+        advance_latest(s);
+    }
     if (revision < r->revision) {
         s->history = iter_of(s, KV_PREFIX_HISTORY);
         if (read_ahead(s)) {
@@ -369,6 +394,7 @@ void kv__scan_free(struct kv_scan *s)
         bytes_deinit(&s->past_key);
         bytes_deinit(&s->ahead_key);
         bytes_deinit(&s->key_copy);
+        buf_unref(s->one);
         buf_unref(s->fetched);
         free(s);
     }
