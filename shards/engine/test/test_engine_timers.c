@@ -198,9 +198,10 @@ static void test_timer_many_due_at_once_take_several_ticks(void **state)
     struct cluster *c = alarm_cluster(502);
     propose_ok(c, "many 1000");
     RUN_UNTIL(c, 2000, all_fired(c, 2500));
-    assert_int_equal(shown[0].ticks, 3);
+    const uint64_t ticks = (2500 + THOLE_TICK_ITEMS_MAX - 1) / THOLE_TICK_ITEMS_MAX;
+    assert_int_equal(shown[0].ticks, ticks);
     cluster_run(c, 2000);
-    assert_int_equal(shown[0].ticks, 3); /* none without need */
+    assert_int_equal(shown[0].ticks, ticks); /* none without need */
     cluster_free(c);
 }
 

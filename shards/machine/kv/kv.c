@@ -6,9 +6,10 @@
 #include "shards/machine/builtin.h"
 #include "shards/machine/kv/kv_internal.h"
 
-/* Changes that the walk of a compaction looks at with each command (a TICK: as many as it may do),
- * and how long after an entry the next TICK should come while the walk is under way. */
+/* Changes that the walk of a compaction looks at with each command and with each TICK, and how long
+ * after an entry the next TICK should come while the walk is under way. */
 #define WALK_PER_ENTRY 32
+#define WALK_PER_TICK 1000
 #define WALK_PAUSE_MS 10
 
 /* ---- Open and close -------------------------------------------------------------------------- */
@@ -172,7 +173,7 @@ static enum thole_code apply_tick(struct kv_exec *x, struct thole_status *st)
 
     if (code == THOLE_OK && kv__walk_pending(&x->kv->state)) {
         arena_reset(x->arena);
-        code = kv__walk(x, THOLE_TICK_ITEMS_MAX, st);
+        code = kv__walk(x, WALK_PER_TICK, st);
     }
     return code;
 }

@@ -207,29 +207,33 @@ enum thole_code kv__do_keep_alive(struct kv_exec *x, const etcdserverpb_LeaseKee
     return code;
 }
 
-/* The first due record; `*ret_found` false if there is none. */
-static enum thole_code first_due(const struct kv_reader *r, struct kv_lease *ret, bool *ret_found,
-                                 struct thole_status *st)
+/* The first `max` due records. */
+static enum thole_code first_due(const struct kv_reader *r, size_t max, struct kv_lease *ret,
+                                 size_t *ret_count, struct thole_status *st)
 {
     struct slice key, value;
     uint8_t from[17] = {0}; /* the next key after that record */
+    enum thole_code code = THOLE_OK;
+    size_t n = 0;
 
     /* What was due before is gone: do not walk over its remains, of which many may be of one
      * millisecond. */
     put_be64(from, r->kv->due_floor_ms);
     put_be64(from + 8, (uint64_t)r->kv->due_floor_id);
     struct state_iter *it = kv__iter_prefix(r, KV_PREFIX_DUE, slice_of(from, sizeof from));
-    *ret_found = state_iter_next(it, &key, &value);
-    enum thole_code code = state_iter_status(it, st);
-    if (code == THOLE_OK && *ret_found) {
+    while (code == THOLE_OK && n < max && state_iter_next(it, &key, &value)) {
         if (key.size != 17) {
             code = kv__damaged(st, "lease");
         } else {
-            *ret = (struct kv_lease){.id = (int64_t)get_be64(key.data + 9),
-                                     .due_ms = get_be64(key.data + 1)};
+            ret[n++] = (struct kv_lease){.id = (int64_t)get_be64(key.data + 9),
+                                         .due_ms = get_be64(key.data + 1)};
         }
     }
+    if (code == THOLE_OK) {
+        code = state_iter_status(it, st);
+    }
     state_iter_free(it);
+    *ret_count = n;
     return code;
 }
 
@@ -237,10 +241,10 @@ enum thole_code kv__lease_next_due(const struct kv_reader *r, uint64_t *ret,
                                    struct thole_status *st)
 {
     struct kv_lease first = {0};
-    bool found = false;
-    enum thole_code code = first_due(r, &first, &found, st);
+    size_t count = 0;
+    enum thole_code code = first_due(r, 1, &first, &count, st);
 
-    *ret = found ? first.due_ms : UINT64_MAX;
+    *ret = count > 0 ? first.due_ms : UINT64_MAX;
     return code;
 }
 
@@ -268,37 +272,31 @@ static enum thole_code expire_one(struct kv_exec *x, const struct kv_lease *due,
     return THOLE_OK;
 }
 
-/* The due records are deleted together at the end. A search for attached keys that finds none would
- * walk over all deletions of the batch that follow them, which are these. */
+/* The due records are searched for together, because a search costs more than an expiry. They are
+ * deleted together at the end: a search for attached keys that finds none would walk over all
+ * deletions of the batch that follow them, which are these. */
 enum thole_code kv__expire(struct kv_exec *x, struct thole_status *st)
 {
-    enum thole_code code = THOLE_OK;
-    struct kv_lease past[THOLE_TICK_ITEMS_MAX];
-    size_t past_count = 0;
+    struct kv_lease due[THOLE_TICK_ITEMS_MAX];
+    size_t count = 0, past = 0;
+    enum thole_code code = first_due(&x->reader, THOLE_TICK_ITEMS_MAX, due, &count, st);
 
-    for (size_t done = 0; code == THOLE_OK; done++) {
-        struct kv_lease due = {0};
-        bool found = false;
+    for (size_t done = 0; code == THOLE_OK && past < count && done < THOLE_TICK_ITEMS_MAX; done++) {
         size_t keys = 0;
-
-        code = first_due(&x->reader, &due, &found, st);
-        x->kv->next_due_ms = found ? due.due_ms : UINT64_MAX;
-        if (code != THOLE_OK || !found || due.due_ms > x->kv->state.alive_ms ||
-            done >= THOLE_TICK_ITEMS_MAX) {
+        if (due[past].due_ms > x->kv->state.alive_ms) {
             break;
         }
-        x->kv->due_floor_ms = due.due_ms;
-        x->kv->due_floor_id = due.id;
-        past[past_count++] = due;
-        code = expire_one(x, &due, &keys, st);
+        x->kv->due_floor_ms = due[past].due_ms;
+        x->kv->due_floor_id = due[past].id;
+        code = expire_one(x, &due[past++], &keys, st);
         done += keys;
         arena_reset(x->arena);
     }
-    for (size_t i = 0; i < past_count; i++) {
-        key_due(&x->key, &past[i]);
+    for (size_t i = 0; i < past; i++) {
+        key_due(&x->key, &due[i]);
         kv__batch_delete(x, bytes_slice(&x->key));
     }
-    return code;
+    return code == THOLE_OK ? kv__lease_next_due(&x->reader, &x->kv->next_due_ms, st) : code;
 }
 
 /* ---- Queries --------------------------------------------------------------------------------- */

@@ -83,7 +83,9 @@ struct thole_slice {
 
 /* The times of the earliest timers of a machine, one for each clock; THOLE_NEVER: none. */
 #define THOLE_NEVER UINT64_MAX
-#define THOLE_TICK_ITEMS_MAX 1000 /* done in one TICK */
+/* Done in one TICK. Machines share threads: other shards wait meanwhile, but not between two TICKs
+ * of a shard. */
+#define THOLE_TICK_ITEMS_MAX 64
 struct thole_due {
     uint64_t now_ms;
     uint64_t alive_ms;
