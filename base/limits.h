@@ -6,10 +6,14 @@
 #define KIB 1024
 #define MIB (1024 * 1024)
 
-/* One proposal's or query's payload. */
-#define LIMIT_PAYLOAD_BYTES (1 * MIB)
-/* Results of proposals and queries. */
-#define LIMIT_RESULT_BYTES (2 * MIB)
+/* One proposal's or query's payload: as etcd's default. A larger one would need
+ * results that clients of gRPC refuse: see below. */
+#define LIMIT_PAYLOAD_BYTES (3 * MIB / 2)
+#define LIMIT_PAYLOAD_TEXT "1.5 MiB"
+/* Results of proposals and queries: an item and its previous version have a payload's bytes each.
+ * Clients of gRPC take messages of 4 MiB unless they are told otherwise. */
+#define LIMIT_RESULT_BYTES (2 * LIMIT_PAYLOAD_BYTES + 256 * KIB)
+#define LIMIT_RESULT_TEXT "3.25 MiB"
 /* Streamed answers: a piece, unless one item of the machine is larger, and the readers of a host. A
  * reader keeps a view of its machine for at most LIMIT_ANSWER_IDLE_MS between two pieces, and
  * LIMIT_ANSWER_MS in all. */
@@ -18,7 +22,7 @@
 #define LIMIT_ANSWER_IDLE_MS (30 * 1000)
 #define LIMIT_ANSWER_MS (10 * 60 * 1000)
 /* One run of entries in the log; a run holds at least one entry, so a payload must fit. */
-#define LIMIT_RUN_BYTES (1 * MIB + 64 * KIB)
+#define LIMIT_RUN_BYTES (LIMIT_PAYLOAD_BYTES + 64 * KIB)
 /* Entries of one append message: at least one entry, then up to this. */
 #define LIMIT_APPEND_BYTES (1 * MIB)
 /* One bus frame: an append message that just passed its limit with one more entry, and headers. */

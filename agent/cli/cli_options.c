@@ -191,11 +191,11 @@ const struct option_def cli_options[OPT_OPTIONS] = {
     [OPT_SORT_BY] = {.name = "sort-by",
                      .kind = OPTION_CHOICE,
                      .value = "key|version|create|modify|value",
-                     .help = "sort by this; the whole answer has then at most 2 MiB"},
+                     .help = "sort by this; the whole answer has then at most 3.25 MiB"},
     [OPT_ORDER] = {.name = "order",
                    .kind = OPTION_CHOICE,
                    .value = "ascend|descend",
-                   .help = "sort so; the whole answer has then at most 2 MiB"},
+                   .help = "sort so; the whole answer has then at most 3.25 MiB"},
     [OPT_ESCAPED] = {.name = "escaped",
                      .kind = OPTION_FLAG,
                      .help = "arguments with keys and values have escapes: \\xNN, \\n, \\t, "

@@ -187,7 +187,7 @@ void router_serve_forward(struct agent *a, struct bus_request *q)
         return;
     }
     if (f.payload.size > LIMIT_PAYLOAD_BYTES) {
-        refuse(q, "the payload is larger than 1 MiB");
+        refuse(q, "the payload is larger than " LIMIT_PAYLOAD_TEXT);
         return;
     }
     struct forwarded_request *s = pool_take(&a->forwarded);

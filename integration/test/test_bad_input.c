@@ -200,7 +200,7 @@ static void test_oversize_proposal_is_refused(void **state)
     }
     fclose(f);
     snprintf(command, sizeof command, "propose orders --data-file %s", path);
-    assert_refused("1048576", command);
+    assert_refused("1572864", command);
     assert_goes_on();
 }
 

@@ -60,7 +60,7 @@ void engine__read_submit(struct loop *l, struct engine_request *q)
                              "a witness holds no data");
     } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
         engine__request_fail(q, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                             "the query exceeds 1 MiB");
+                             "the query exceeds " LIMIT_PAYLOAD_TEXT);
     } else if (q->stale) {
         serve_stale(l, r, q);
     } else {

@@ -101,7 +101,7 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
     } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
         code = THOLE_INVALID_ARGUMENT;
         reason = THOLE_REASON_TOO_LARGE;
-        message = "the payload exceeds 1 MiB";
+        message = "the payload exceeds " LIMIT_PAYLOAD_TEXT;
     } else if (q->request_id.size > LIMIT_REQUEST_ID_BYTES) {
         code = THOLE_INVALID_ARGUMENT;
         reason = THOLE_REASON_TOO_LARGE;

@@ -206,7 +206,8 @@ enum thole_code engine__machine_query(struct machine *m, void *view, struct slic
         engine__machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
     if (code == THOLE_RESOURCE_EXHAUSTED && sink.full) {
         return THOLE_FAIL(st, code, THOLE_REASON_TOO_LARGE,
-                          "the answer is larger than 2 MiB: ask for less, or for a stream");
+                          "the answer is larger than " LIMIT_RESULT_TEXT
+                          ": ask for less, or for a stream");
     }
     return code;
 }

@@ -12,7 +12,7 @@
 static void test_forward_goes_round_with_and_without_payload(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {0, 1, 127, 128, 20000, 1 << 20};
+    static const size_t sizes[] = {0, 1, 127, 128, 20000, LIMIT_PAYLOAD_BYTES};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct buf *b = buf_new(sizes[i]);
         struct forwarded f;

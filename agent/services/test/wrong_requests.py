@@ -147,8 +147,8 @@ ROWS = [
     ("Cluster/Watch", {"from_revision": FUTURE}, "OUT_OF_RANGE", "BAD_REQUEST", "from_revision"),
     ("Data/Propose", {"text": "x"}, BAD, "BAD_REQUEST", "shard"),
     ("Data/Propose", {"shard": "nowhere", "text": "x"}, MISSING, "NO_SUCH_SHARD", None),
-    ("Data/Propose", {"shard": "{shard}", "text": "x" * (1 << 20) + "x"}, BAD, "TOO_LARGE", "text"),
-    ("Data/Propose", {"shard": "{shard}", "data": b"x" * (1 << 20) + b"x"}, BAD, "TOO_LARGE", "data"),
+    ("Data/Propose", {"shard": "{shard}", "text": "x" * (3 << 19) + "x"}, BAD, "TOO_LARGE", "text"),
+    ("Data/Propose", {"shard": "{shard}", "data": b"x" * (3 << 19) + b"x"}, BAD, "TOO_LARGE", "data"),
     ("Data/Propose", {"shard": "{shard}", "text": "x", "session": 7}, BAD, "BAD_REQUEST", "sequence"),
     ("Data/Propose", {"shard": "{shard}", "text": "x", "sequence": 7}, BAD, "BAD_REQUEST", "session"),
     (
@@ -160,7 +160,7 @@ ROWS = [
     ),
     ("Data/Query", {"text": "x"}, BAD, "BAD_REQUEST", "shard"),
     ("Data/Query", {"shard": "nowhere", "text": "x"}, MISSING, "NO_SUCH_SHARD", None),
-    ("Data/Query", {"shard": "{shard}", "text": "x" * (1 << 20) + "x"}, BAD, "TOO_LARGE", "text"),
+    ("Data/Query", {"shard": "{shard}", "text": "x" * (3 << 19) + "x"}, BAD, "TOO_LARGE", "text"),
     (
         "Data/Query",
         {"shard": "{shard}", "text": "get", "max_staleness_ms": 5},

@@ -103,9 +103,9 @@ static void test_engine_results_are_bounded(void **state)
     check_results(c, 0, 600 * 8, 512);
     check_results(c, 1000, 64 * KIB, 512);
     check_results(c, 10000, 8 + 10000, 512);
-    c->hosts[0].tally.padding = 2 * MIB - 8;
+    c->hosts[0].tally.padding = LIMIT_RESULT_BYTES - 8;
     propose_ok(c, "the first");
-    check_results(c, 100 * KIB, 8 + 100 * KIB, 16 * MIB / (2 * MIB));
+    check_results(c, 100 * KIB, 8 + 100 * KIB, 16 * MIB / LIMIT_RESULT_BYTES);
     cluster_free(c);
 }
 

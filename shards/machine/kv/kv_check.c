@@ -22,16 +22,17 @@ const struct kv_refusal kv__not_a_number = {THOLE_FAILED_PRECONDITION,
                                             "the value is not a 64-bit decimal number"};
 const struct kv_refusal kv__number_out_of_range = {THOLE_FAILED_PRECONDITION,
                                                    "the sum is out of the range of 64 bits"};
-const struct kv_refusal kv__too_large = {
-    THOLE_RESOURCE_EXHAUSTED, "the answer would be larger than 2 MiB; nothing was changed"};
+const struct kv_refusal kv__too_large = {THOLE_RESOURCE_EXHAUSTED,
+                                         "the answer would be larger than " LIMIT_RESULT_TEXT
+                                         "; nothing was changed"};
 const struct kv_refusal kv__malformed = {THOLE_INVALID_ARGUMENT, "not a command of thole.kv.v1"};
 const struct kv_refusal kv__too_many_alarms = {THOLE_RESOURCE_EXHAUSTED,
                                                "a store has at most 64 alarms"};
 const struct kv_refusal kv__read_only = {THOLE_INVALID_ARGUMENT,
                                          "a query must not change anything"};
 
-const struct kv_refusal kv__value_too_large = {THOLE_INVALID_ARGUMENT,
-                                               "the value would be larger than 1 MiB"};
+const struct kv_refusal kv__value_too_large = {
+    THOLE_INVALID_ARGUMENT, "the value would be larger than " LIMIT_PAYLOAD_TEXT};
 
 const struct kv_refusal *kv__check_range(const etcdserverpb_RangeRequest *m)
 {

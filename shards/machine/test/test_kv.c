@@ -725,12 +725,12 @@ static void test_kv_a_transaction_that_fails_half_way_leaves_nothing(void **stat
 static void test_kv_an_answer_that_is_too_large_undoes_the_command(void **state)
 {
     struct fixture *f = *state;
-    char *large = xmalloc(900 * KIB + 1), key[] = "a";
+    char *large = xmalloc(1200 * KIB + 1), key[] = "a";
     thole_kv_v1_Command *m = command(f);
     etcdserverpb_DeleteRangeRequest *d = thole_kv_v1_Command_mutable_delete_range(m, f->arena);
 
-    memset(large, 'x', 900 * KIB);
-    large[900 * KIB] = '\0';
+    memset(large, 'x', 1200 * KIB);
+    large[1200 * KIB] = '\0';
     for (; key[0] <= 'c'; key[0]++) {
         put(f, key, large, 0);
     }
@@ -739,7 +739,7 @@ static void test_kv_an_answer_that_is_too_large_undoes_the_command(void **state)
     etcdserverpb_DeleteRangeRequest_set_range_end(d, sv("z"));
     etcdserverpb_DeleteRangeRequest_set_prev_kv(d, true);
     refused(f, m, THOLE_RESOURCE_EXHAUSTED,
-            "the answer would be larger than 2 MiB; nothing was changed");
+            "the answer would be larger than 3.25 MiB; nothing was changed");
     assert_int_equal(thole_kv_v1_StoreStatus_keys(status(f)), 3);
     etcdserverpb_DeleteRangeRequest_set_prev_kv(d, false);
     assert_int_equal(apply(f, m), 0);
@@ -861,12 +861,12 @@ static void test_kv_what_cannot_be_read_in_pieces_is_left_to_the_query(void **st
 static void test_kv_a_whole_answer_that_is_too_large_says_so(void **state)
 {
     struct fixture *f = *state;
-    char *large = xmalloc(900 * KIB + 1), key[] = "a";
+    char *large = xmalloc(1200 * KIB + 1), key[] = "a";
     thole_kv_v1_Query *q;
     struct thole_status st = {0};
 
-    memset(large, 'x', 900 * KIB);
-    large[900 * KIB] = '\0';
+    memset(large, 'x', 1200 * KIB);
+    large[1200 * KIB] = '\0';
     for (; key[0] <= 'c'; key[0]++) {
         put(f, key, large, 0);
     }

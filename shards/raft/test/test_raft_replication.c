@@ -641,7 +641,7 @@ TEST(uncommitted_entry_limit)
     assert_int_equal(status().commit, fits + 1);
     assert_int_equal(c.nodes[1].raft->lead->uncommitted_bytes, 0);
     assert_int_equal(node_propose(&c, 1, MIB - 1000), THOLE_OK); /* freed */
-    assert_int_equal(node_propose(&c, 1, MIB + 1), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(node_propose(&c, 1, LIMIT_PAYLOAD_BYTES + 1), THOLE_INVALID_ARGUMENT);
     cluster_deinit(&c);
 }
 

@@ -26,7 +26,7 @@
  * completion delays the others, up to the in-flight limit, but must not block on this handle. Watch
  * callbacks run on other threads, one at a time per watch, and must be quick. Ownership: functions
  * copy strings and payloads before they return; the arguments of a callback are valid until it
- * returns. Limits: payload 1 MiB, result 2 MiB (thole_query_stream: none), THOLE_IN_FLIGHT_MAX
+ * returns. Limits: payload 1.5 MiB, result 3.25 MiB (thole_query_stream: none), THOLE_IN_FLIGHT_MAX
  * operations submitted and not completed. */
 #ifndef THOLE_THOLE_H
 #define THOLE_THOLE_H
@@ -379,7 +379,7 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_call(struct thole *t, const str
 /* A query with an answer of any size, in pieces: `piece` gets them in order, on the caller's
  * thread, and sets the pace. All of them together are the answer, from one state of the machine;
  * *ret_index (may be NULL) is its index. Types that answer in one piece only give that, of at most
- * 2 MiB. `piece` returns false to stop: CANCELLED. It may block: up to 30 seconds, or the answer
+ * 3.25 MiB. `piece` returns false to stop: CANCELLED. It may block: up to 30 seconds, or the answer
  * ends with ABORTED; after 10 minutes DEADLINE_EXCEEDED. UNAVAILABLE: the replica that was read
  * went away; ask again from the beginning. RESOURCE_EXHAUSTED QUEUE_FULL: a host serves 64 answers
  * at a time. `op` is a THOLE_QUERY; its timeout is that of the beginning. */

@@ -127,7 +127,7 @@ struct thole_entry {
     uint64_t term;  /* of the leader that appended it */
     uint64_t now_ms, alive_ms; /* see "Time" above */
     struct thole_slice command;
-    struct thole_sink *result; /* for the proposer; at most 2 MiB */
+    struct thole_sink *result; /* for the proposer; at most 3.25 MiB */
     uint64_t code;             /* out, 0 at first: a number for the proposer, beside the result */
 };
 
@@ -219,7 +219,7 @@ struct thole_machine_type {
      * of the batches only. */
     enum thole_code (*apply)(void *machine, struct thole_apply *batch, struct thole_status *st);
     /* Answer from the view. Errors go to the caller: INVALID_ARGUMENT for a bad query. DATA_LOSS
-     * says that the data is damaged, and also fails the replica. At most 2 MiB. */
+     * says that the data is damaged, and also fails the replica. At most 3.25 MiB. */
     enum thole_code (*query)(void *machine, const void *view, struct thole_slice query,
                              struct thole_sink *answer, struct thole_status *st);
     /* A consistent, immutable view of the state after the last apply. Must be O(1): it delays the
@@ -249,7 +249,7 @@ struct thole_machine_type {
      * let `query` answer in one piece. Errors as in `query`. */
     enum thole_code (*read_open)(void *machine, const void *view, struct thole_slice query,
                                  void **ret_reader, struct thole_status *st);
-    /* Write the next piece: stop soon after `bytes` of it, at 2 MiB at the latest. Set *ret_end
+    /* Write the next piece: stop soon after `bytes` of it, at 3.25 MiB at the latest. Set *ret_end
      * (false at first) with the last. A piece may be empty, to bound the work of one call. Any
      * error but DATA_LOSS (as in `query`) ends this answer only. */
     enum thole_code (*read_next)(void *machine, void *reader, size_t bytes,
