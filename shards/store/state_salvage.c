@@ -103,17 +103,22 @@ enum thole_code state_inspect(const char *path, struct state_db **ret, struct th
 {
     char *whole = whole_path(path);
     const char *used = !exists(path) && exists(whole) ? whole : path; /* as state__prepare */
+    struct state_db *db = NULL;
     enum thole_code code =
-        exists(used) ? state__open(&(struct state_db_options){.path = used}, true, ret, st)
+        exists(used) ? state__open(&(struct state_db_options){.path = used}, true, &db, st)
                      : THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "no state database");
 
     free(whole);
-    if (code == THOLE_OK && (code = state__check_format(*ret, st)) == THOLE_FAILED_PRECONDITION) {
-        state__close(*ret);
+    if (code != THOLE_OK) {
         return code;
     }
-    code = code == THOLE_DATA_LOSS ? THOLE_OK : code;
-    return code;
+    code = state__check_format(db, st);
+    if (code != THOLE_OK && code != THOLE_DATA_LOSS) { /* its damage is met again by readers */
+        state__close(db);
+        return code;
+    }
+    *ret = db;
+    return THOLE_OK;
 }
 
 enum thole_code state_inspect_all(struct state_db *db, uint64_t *ret_records,
