@@ -10,7 +10,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #define LOST_BECAUSE "the registry was restored without it"
 
@@ -185,22 +184,6 @@ static enum thole_code check_state(const struct state *s, struct thole_status *s
     return THOLE_OK;
 }
 
-struct memory_source {
-    struct thole_source base;
-    struct slice rest;
-};
-
-static int64_t read_memory(struct thole_source *base, void *data, size_t size)
-{
-    struct memory_source *s = CONTAINER_OF(base, struct memory_source, base);
-    size_t n = size < s->rest.size ? size : s->rest.size;
-    if (n > 0) {
-        memcpy(data, s->rest.data, n);
-        s->rest = slice_of(s->rest.data + n, s->rest.size - n);
-    }
-    return (int64_t)n;
-}
-
 struct memory_sink {
     struct thole_sink base;
     struct bytes *out;
@@ -245,7 +228,7 @@ enum thole_code registry_refound(struct slice in, const struct registry_refound 
                                  struct thole_status *st)
 {
     struct state s;
-    struct memory_source source = {.base = {sizeof(struct thole_source), read_memory}, .rest = in};
+    struct memory_source source = registry__memory_source(in);
     enum thole_code code = registry__restore(&source.base, &s, st);
     if (code != THOLE_OK) {
         return code;

@@ -184,7 +184,11 @@ void registry_command_set_request_id(thole_registry_v1_Command *c, struct slice 
 /* The bytes to propose to shard zero; the caller owns the reference. */
 struct bufslice registry_command_encode(const thole_registry_v1_Command *c, upb_Arena *arena);
 
-/* ---- Beginning again from a snapshot --------------------------------------------------------- */
+/* ---- Snapshots outside a group --------------------------------------------------------------- */
+
+/* A registry with the rows of the snapshot `in`, for views. DATA_LOSS CORRUPT. */
+THOLE_MUST_CHECK enum thole_code registry_of_snapshot(struct slice in, struct registry **ret,
+                                                      struct thole_status *st);
 
 /* The one host of the new cluster, and where the snapshot is on it. */
 struct registry_refound {

@@ -296,6 +296,11 @@ enum thole_code registry__no_such_replica(struct txn *t, uint64_t id);
 
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 
+struct memory_source {
+    struct thole_source base;
+    struct slice rest;
+};
+struct memory_source registry__memory_source(struct slice bytes); /* borrowed */
 enum thole_code registry__save(const struct state *s, struct thole_sink *out,
                                struct thole_status *st);
 enum thole_code registry__restore(struct thole_source *in, struct state *ret,

@@ -38,8 +38,6 @@ struct backup {
     uint64_t number;
     upb_StringView cluster;
     struct zero_file zero;
-    struct registry *registry;
-    struct registry_view *view;
     struct item *items; /* the first is the registry */
     size_t count;
     struct parallel parallel;
@@ -170,7 +168,7 @@ static void list_shards(struct backup *b)
     find_older(b, &older);
     for (;;) {
         struct registry_shard_buf buf;
-        if ((row = registry_next_shard(b->view, name, &buf)) == NULL) {
+        if ((row = registry_next_shard(b->zero.view, name, &buf)) == NULL) {
             break;
         }
         name = registry_str(thole_v1_Shard_name(row));
@@ -202,7 +200,7 @@ static enum thole_code save_registry(struct backup *b, struct thole_status *st)
         code = zero_file_open(path, &b->zero, st);
     }
     if (code == THOLE_OK) {
-        code = zero_file_view(&b->zero, &b->registry, &b->view, st);
+        code = zero_file_read(&b->zero, st);
     }
     if (code == THOLE_OK) {
         b->cluster = thole_v1_SnapshotFile_cluster_id(snapshot_check_head(b->zero.check));
@@ -236,7 +234,7 @@ static thole_v1_Backup *manifest(struct backup *b, int64_t begin_ms)
     thole_v1_Backup_set_cluster_id(m, b->cluster);
     thole_v1_Backup_set_begin_time_ms(m, begin_ms);
     thole_v1_Backup_set_end_time_ms(m, (int64_t)clock_system.wall_ms(&clock_system));
-    thole_v1_Backup_set_revision(m, registry_view_revision(b->view));
+    thole_v1_Backup_set_revision(m, registry_view_revision(b->zero.view));
     thole_v1_BackupFile **to = thole_v1_Backup_resize_files(m, b->count, arena);
     for (size_t n = 0; n < b->count; n++) {
         const struct item *i = &b->items[n];
@@ -295,10 +293,6 @@ static void backup_deinit(struct backup *b)
         free(b->items[n].gap);
     }
     free(b->items);
-    if (b->view != NULL) {
-        registry_view_release(b->view);
-    }
-    registry_free(b->registry);
     zero_file_close(&b->zero);
     backup_dir_close(&b->dir);
 }

@@ -38,8 +38,6 @@ struct restore {
     struct backup_dir dir;
     const thole_v1_Backup *backup;
     struct zero_file zero;
-    struct registry *registry;
-    struct registry_view *view;
     struct map files; /* by shard id */
     struct item *items;
     size_t count;
@@ -81,11 +79,11 @@ static void list_items(struct restore *r)
     struct slice name = {0};
     const thole_v1_Shard *row;
     size_t room = 0;
-    while ((row = registry_next_shard(r->view, name, &buf)) != NULL) {
+    while ((row = registry_next_shard(r->zero.view, name, &buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
         uint64_t id = thole_v1_Shard_id(row);
         const thole_v1_ShardPool *pool =
-            registry_pool_by_name(r->view, registry_str(thole_v1_Shard_pool(row)));
+            registry_pool_by_name(r->zero.view, registry_str(thole_v1_Shard_pool(row)));
         if (id == REGISTRY_SHARD_ID || thole_v1_Shard_deleting(row) ||
             (pool != NULL && thole_v1_ShardPool_deleting(pool))) {
             continue;
@@ -114,7 +112,7 @@ static enum thole_code read_backup(struct restore *r, struct thole_status *st)
         code = zero_file_open(path, &r->zero, st);
     }
     if (code == THOLE_OK) {
-        code = zero_file_view(&r->zero, &r->registry, &r->view, st);
+        code = zero_file_read(&r->zero, st);
     }
     if (code == THOLE_OK) {
         list_items(r);
@@ -192,7 +190,7 @@ static enum thole_code check_pools(struct restore *r, struct thole_status *st)
     for (size_t n = 0; code == THOLE_OK && n < rows.count; n++) {
         const thole_v1_ShardPool *row = rows.items[n];
         const thole_v1_ShardPool *saved =
-            registry_pool_by_name(r->view, registry_str(thole_v1_ShardPool_name(row)));
+            registry_pool_by_name(r->zero.view, registry_str(thole_v1_ShardPool_name(row)));
         if (saved == NULL || thole_v1_ShardPoolSpec_count(rows_pool_spec(row)) !=
                                  thole_v1_ShardPoolSpec_count(rows_pool_spec(saved))) {
             code = refuse_occupied("pools", thole_v1_ShardPool_name(row), st);
@@ -238,7 +236,7 @@ static enum thole_code restore_roles(struct restore *r, struct thole_status *st)
     struct slice name = {0};
     const thole_v1_Role *saved;
     enum thole_code code = THOLE_OK;
-    while (code == THOLE_OK && (saved = registry_next_role(r->view, name)) != NULL) {
+    while (code == THOLE_OK && (saved = registry_next_role(r->zero.view, name)) != NULL) {
         name = registry_str(thole_v1_Role_name(saved));
         code = restore_role(r, saved, st);
     }
@@ -295,7 +293,7 @@ static enum thole_code restore_pools(struct restore *r, struct thole_status *st)
     struct slice name = {0};
     const thole_v1_ShardPool *saved;
     enum thole_code code = THOLE_OK;
-    while (code == THOLE_OK && (saved = registry_next_pool(r->view, name)) != NULL) {
+    while (code == THOLE_OK && (saved = registry_next_pool(r->zero.view, name)) != NULL) {
         name = registry_str(thole_v1_ShardPool_name(saved));
         if (!thole_v1_ShardPool_deleting(saved)) {
             code = restore_pool(r, saved, st);
@@ -527,10 +525,6 @@ static void restore_deinit(struct restore *r)
     free(r->items);
     map_deinit(&r->files);
     rows_deinit(&r->hosts);
-    if (r->view != NULL) {
-        registry_view_release(r->view);
-    }
-    registry_free(r->registry);
     zero_file_close(&r->zero);
     backup_dir_close(&r->dir);
 }

@@ -1,10 +1,7 @@
 /* Reading a snapshot file of the registry. See zero_file.h. */
 #include "agent/repair/zero_file.h"
 
-#include <string.h>
-
 #include "base/file.h"
-#include "base/worker.h"
 
 /* A registry has a few hundred bytes per shard; this bounds what is read into memory. */
 #define FILE_BYTES_MAX (UINT64_C(4) << 30)
@@ -75,6 +72,10 @@ enum thole_code zero_file_open(const char *path, struct zero_file *ret, struct t
 
 void zero_file_close(struct zero_file *z)
 {
+    if (z->view != NULL) {
+        registry_view_release(z->view);
+    }
+    registry_free(z->registry);
     buf_unref(z->bytes);
     snapshot_check_free(z->check);
     *z = (struct zero_file){0};
@@ -86,43 +87,11 @@ struct slice zero_file_machine(const struct zero_file *z)
                     z->body.size - SNAPSHOT_FILE_TRAILER_BYTES - z->machine);
 }
 
-struct memory_source {
-    struct thole_source base;
-    struct slice rest;
-};
-
-static int64_t read_memory(struct thole_source *base, void *data, size_t size)
+enum thole_code zero_file_read(struct zero_file *z, struct thole_status *st)
 {
-    struct memory_source *s = CONTAINER_OF(base, struct memory_source, base);
-    size_t n = size < s->rest.size ? size : s->rest.size;
-    if (n > 0) {
-        memcpy(data, s->rest.data, n);
-        s->rest = slice_of(s->rest.data + n, s->rest.size - n);
-    }
-    return (int64_t)n;
-}
-
-enum thole_code zero_file_view(const struct zero_file *z, struct registry **ret_registry,
-                               struct registry_view **ret_view, struct thole_status *st)
-{
-    struct registry *r = registry_new();
-    const struct thole_machine_type *type = registry_machine_type(r);
-    struct memory_source source = {.base = {sizeof(struct thole_source), read_memory},
-                                   .rest = zero_file_machine(z)};
-    struct thole_restore from = {.size = sizeof from, .in = &source.base};
-    const struct thole_machine_env env = {
-        .size = sizeof env, .version = type->version, .replica_id = 1, .type_ctx = type->type_ctx};
-    void *machine = NULL;
-    enum thole_code code = type->open(&env, &machine, st);
+    enum thole_code code = registry_of_snapshot(zero_file_machine(z), &z->registry, st);
     if (code == THOLE_OK) {
-        code = type->restore(machine, &from, st);
-        type->close(machine);
-    }
-    if (code == THOLE_OK) {
-        *ret_view = registry_view_acquire(r);
-        *ret_registry = r;
-    } else {
-        registry_free(r);
+        z->view = registry_view_acquire(z->registry);
     }
     return code;
 }

@@ -10,6 +10,8 @@ struct zero_file {
     struct snapshot_check *check;
     struct slice body;
     size_t machine; /* where the machine's bytes begin in the body */
+    struct registry *registry;
+    struct registry_view *view; /* the rows, after zero_file_read; NULL before */
 };
 
 /* Reads the file into memory and checks it. NOT_FOUND: no file; DATA_LOSS CORRUPT,
@@ -20,11 +22,7 @@ THOLE_MUST_CHECK enum thole_code zero_file_open(const char *path, struct zero_fi
 void zero_file_close(struct zero_file *z); /* a zeroed one is fine */
 
 struct slice zero_file_machine(const struct zero_file *z);
-/* The rows of the file. The caller releases the view, then frees the registry. DATA_LOSS
- * CORRUPT. */
-THOLE_MUST_CHECK enum thole_code zero_file_view(const struct zero_file *z,
-                                                struct registry **ret_registry,
-                                                struct registry_view **ret_view,
-                                                struct thole_status *st);
+/* Reads the rows. DATA_LOSS CORRUPT. */
+THOLE_MUST_CHECK enum thole_code zero_file_read(struct zero_file *z, struct thole_status *st);
 
 #endif

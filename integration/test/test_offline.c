@@ -184,12 +184,16 @@ static void test_random_bytes_are_survived(void **state)
     snprintf(copy, sizeof copy, "%s/copy", c->dir);
     /* Only the used part of the segment: the rest is zeros. */
     for (int round = 0; round < 15; round++) {
+        char bytes[32];
         seed = hash64(&seed, sizeof seed, 3);
+        uint64_t random = hash64(&seed, sizeof seed, 5);
+        for (int n = 0; n < 6; n++) { /* in octal, for the shell */
+            snprintf(bytes + 4 * n, 5, "\\%03o", (unsigned)(random >> (8 * n)) & 0xff);
+        }
         shell("rm -rf %s; cp -a %s %s; f=$(find %s -type f -size +0 | sort | awk "
               "'{a[NR]=$0} END {print a[1+%u%%NR]}'); s=$(stat -c %%s $f); [ $s -lt 4000 ] || "
-              "s=4000; head -c 6 /dev/urandom | dd of=$f bs=1 seek=$((%u %% s)) conv=notrunc "
-              "status=none",
-              copy, c->hosts[0].data_dir, copy, copy, (unsigned)(seed >> 33),
+              "s=4000; printf '%s' | dd of=$f bs=1 seek=$((%u %% s)) conv=notrunc status=none",
+              copy, c->hosts[0].data_dir, copy, copy, (unsigned)(seed >> 33), bytes,
               (unsigned)(seed & 0xffff));
         int status = OFFLINE(c, "doctor %s", copy);
         assert_true(status >= 0 && status <= 4);

@@ -394,14 +394,14 @@ void fixture_save(struct fixture *f, struct bytes *out)
     bytes_deinit(&sink.bytes);
 }
 
-struct memory_source {
+struct piece_source {
     struct thole_source source;
     struct slice rest;
 };
 
 static int64_t memory_read(struct thole_source *s, void *data, size_t size)
 {
-    struct memory_source *m = (struct memory_source *)(void *)s;
+    struct piece_source *m = (struct piece_source *)(void *)s;
     /* In odd pieces, as a stream would deliver them. */
     size_t n = size < 13 ? size : 13;
     n = n < m->rest.size ? n : m->rest.size;
@@ -414,7 +414,7 @@ static int64_t memory_read(struct thole_source *s, void *data, size_t size)
 
 enum thole_code fixture_restore(struct fixture *f, struct slice bytes, struct thole_status *st)
 {
-    struct memory_source source = {
+    struct piece_source source = {
         .source = {sizeof(struct thole_source), memory_read},
         .rest = bytes,
     };

@@ -444,15 +444,6 @@ static uint64_t create_awaiting(struct fixture *f, const char *name, uint32_t co
     return fixture_run(f, &c);
 }
 
-static uint64_t give_up(struct fixture *f, const char *shard)
-{
-    struct cmd c = cmd_new("user");
-    thole_registry_v1_DeleteShard *d =
-        thole_registry_v1_Operation_mutable_delete_shard(cmd_op(&c), c.arena);
-    thole_registry_v1_DeleteShard_set_name(d, upb_StringView_FromString(shard));
-    return fixture_run(f, &c);
-}
-
 /* Only shards that are created for the first time await data: one that was given up begins empty,
  * and so do those of a larger count later. */
 static void registry_pool_that_awaits_restore_forms_no_shard_empty(void **state)
@@ -461,7 +452,8 @@ static void registry_pool_that_awaits_restore_forms_no_shard_empty(void **state)
     assert_int_equal(create_awaiting(f, "p", 3), THOLE_OK);
     assert_int_equal(reconcile(f, "p", 1, 2), THOLE_OK);
     assert_true(awaits(f, "p-0") && awaits(f, "p-1"));
-    assert_int_equal(give_up(f, "p-1"), THOLE_OK); /* while the pool is still being created */
+    assert_int_equal(do_delete_shard(f, "p-1"),
+                     THOLE_OK); /* while the pool is still being created */
     assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 3);
     assert_true(awaits(f, "p-0") && awaits(f, "p-2"));
