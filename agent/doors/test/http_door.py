@@ -19,18 +19,12 @@ import sys
 import tempfile
 import time
 
-DEADLINE_S = 30
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "shards" / "machine" / "test"))
+from etcd_testing import DEADLINE_S, eventually, start_etcd
 
 
 def b64(text):
     return base64.b64encode(text.encode()).decode()
-
-
-def eventually(what, check):
-    deadline = time.monotonic() + DEADLINE_S
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 class Host:
@@ -237,18 +231,10 @@ def beside_etcd(ours, ours_with_users, work):
     if shutil.which("etcd") is None:
         print("no etcd beside: etcd-server is not installed")
         return
-    ports = []
-    for _ in range(2):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            ports.append(s.getsockname()[1])
-    client, peer = (f"http://127.0.0.1:{port}" for port in ports)
-    with (work / "etcd.log").open("w", encoding="utf-8") as log, subprocess.Popen(
-            ["etcd", "--name", "h", "--data-dir", work / "etcd", "--listen-client-urls", client,
-             "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-             "--initial-cluster", f"h={peer}"], stdout=log, stderr=log) as etcd:
+    etcd, address = start_etcd(work / "etcd")
+    with etcd:
         try:
-            door = Door(ports[0])
+            door = Door(int(address.rsplit(":", 1)[1]))
 
             def up():
                 try:

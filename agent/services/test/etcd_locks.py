@@ -6,40 +6,24 @@ etcd: the same calls to both, and equal answers. Needs python3-grpcio; otherwise
 """
 import contextlib
 import os
+import pathlib
 import queue
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 
 try:
     import grpc
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 except ImportError:
     sys.exit(77)
 
-DEADLINE_S = 30
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "shards" / "machine" / "test"))
+from etcd_testing import DEADLINE_S, eventually, load, start_etcd
+
 LEASE_S = 100
-
-
-def load(path):
-    pool = descriptor_pool.DescriptorPool()
-    with open(path, "rb") as file:
-        for proto in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
-            pool.Add(proto)
-    factory = message_factory.MessageFactory(pool)
-    return lambda name: factory.GetPrototype(pool.FindMessageTypeByName(name))
-
-
-def eventually(what, check):
-    deadline = time.monotonic() + DEADLINE_S
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 SERVICES = {"Lock": "v3lockpb", "Election": "v3electionpb"}
@@ -272,28 +256,19 @@ def real_etcd(message):
         yield None
         return
     with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(2):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                ports.append(free.getsockname()[1])
-        client, peer = (f"http://127.0.0.1:{port}" for port in ports)
-        process = stack.enter_context(subprocess.Popen(
-            ["etcd", "--data-dir", work, "--listen-client-urls", client, "--advertise-client-urls", client,
-             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
-             f"default={peer}", "--logger", "zap", "--log-level", "error"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        process, client = start_etcd(work)
+        stack.enter_context(process)
         stack.callback(process.kill)
 
         def is_up():
             try:
-                with urllib.request.urlopen(client + "/health", timeout=1) as answer:
+                with urllib.request.urlopen(f"http://{client}/health", timeout=1) as answer:
                     return b'"true"' in answer.read()
             except OSError:
                 return False
 
         eventually("etcd starts", is_up)
-        yield Server(message, f"127.0.0.1:{ports[0]}")
+        yield Server(message, client)
 
 
 def main():

@@ -12,7 +12,6 @@ import argparse
 import os
 import random
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -21,11 +20,11 @@ import time
 
 try:
     import grpc
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 except ImportError:
     sys.exit(77)
 
-DEADLINE_S = 30
+from etcd_testing import DEADLINE_S, load, start_etcd
+
 KEYS = [b"a", b"a\0", b"a\0b", b"ab", b"b", b"b\xff", b"c", b"d/1", b"d/2", b"d/3", b"\0", b"\xff", b"\xff\xff"]
 VALUES = [b"", b"1", b"2", b"10", b"x" * 1024, b"y" * 1025, b"z" * 5000]
 LEASES = [1, 2, 3, 7, 1 << 40, -5]
@@ -71,17 +70,13 @@ class Messages:
     """The classes of our own protos, from the descriptors that the build made."""
 
     def __init__(self, path):
-        pool = descriptor_pool.DescriptorPool()
-        with open(path, "rb") as file:
-            for proto in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
-                pool.Add(proto)
-        self.pool, self.factory = pool, message_factory.MessageFactory(pool)
+        self.load = load(path)
 
     def __getattr__(self, name):
         ours = ("Command", "Query", "EventsResponse", "LoginResponse", "SaltResponse")
         data = ("QueryRequest", "QueryResponse")
         package = "thole.kv.v1." if name in ours else "thole.v1." if name in data else "etcdserverpb."
-        made = self.factory.GetPrototype(self.pool.FindMessageTypeByName(package + name))
+        made = self.load(package + name)
         setattr(self, name, made)
         return made
 
@@ -181,22 +176,9 @@ class Etcd(Client):
         # Every write of etcd is synced: in memory the test is many times faster.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.directory = tempfile.mkdtemp(prefix="thole-etcd-", dir=memory)
-        client, peer = self.free_port(), self.free_port()
-        url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        self.process = subprocess.Popen(
-            ["etcd", "--data-dir", self.directory, "--listen-client-urls", url, "--advertise-client-urls", url]
-            + ["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url]
-            + ["--initial-cluster", f"default={peer_url}", "--log-level", "error", "--bcrypt-cost", "4"],
-            stderr=subprocess.DEVNULL,
-        )
-        super().__init__(messages, f"127.0.0.1:{client}")
+        self.process, address = start_etcd(self.directory, "--bcrypt-cost", "4")
+        super().__init__(messages, address)
         grpc.channel_ready_future(self.channel).result(DEADLINE_S)
-
-    @staticmethod
-    def free_port():
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            return s.getsockname()[1]
 
     def close(self):
         super().close()
