@@ -8,6 +8,7 @@ Whoever holds the lock adds to a counter in the store, in a transaction that dem
 must then be as the holder read it, or somebody else has held the lock at the same time; and the fencing token of whoever
 wrote it last, which is stored with it, must be smaller. Some holders never unlock, some calls are given up early, some
 leases are revoked while their call waits. Prints "contending" at the begin."""
+import pathlib
 import random
 import sys
 import threading
@@ -15,22 +16,15 @@ import time
 
 try:
     import grpc
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 except ImportError:
     sys.exit(77)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "shards" / "machine" / "test"))
+from etcd_testing import load
 
 CONTENDERS = 12
 LEASE_S = 3
 AFTER_S = 60  # for everybody to get the lock once more when all hosts are there
-
-
-def load(path):
-    pool = descriptor_pool.DescriptorPool()
-    with open(path, "rb") as file:
-        for proto in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
-            pool.Add(proto)
-    factory = message_factory.MessageFactory(pool)
-    return lambda name: factory.GetPrototype(pool.FindMessageTypeByName(name))
 
 
 class Contender(threading.Thread):

@@ -14,6 +14,7 @@ slow: many streams are opened and not read while MIB are written; then the first
 read everything. A stream that reads gets everything meanwhile.
 
 leaderless: a stream with the metadata `hasleader` ends, another one goes on. Prints "watching" when they are open."""
+import pathlib
 import random
 import sys
 import threading
@@ -21,26 +22,20 @@ import time
 
 try:
     import grpc
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 except ImportError:
     sys.exit(77)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "shards" / "machine" / "test"))
+from etcd_testing import load
 
 TIMEOUT_S = 60
 OPTIONS = [("grpc.max_receive_message_length", 1 << 30), ("grpc.max_reconnect_backoff_ms", 500)]
 
 
-def load(path):
-    pool = descriptor_pool.DescriptorPool()
-    with open(path, "rb") as file:
-        for proto in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
-            pool.Add(proto)
-    factory = message_factory.MessageFactory(pool)
-    return lambda name: factory.GetPrototype(pool.FindMessageTypeByName("etcdserverpb." + name))
-
-
 class Client:
     def __init__(self, descriptors, addresses):
-        self.message = load(descriptors)
+        of = load(descriptors)
+        self.message = lambda name: of("etcdserverpb." + name)
         self.channels = [grpc.insecure_channel(address, options=OPTIONS) for address in addresses]
 
     def call(self, at, method, name, timeout=5, **fields):
