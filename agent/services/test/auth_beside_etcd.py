@@ -11,6 +11,7 @@ key only; and what happens to watchers whose user loses a right, which go on in 
 import argparse
 import base64
 import ctypes
+import pathlib
 import random
 import shutil
 import sys
@@ -23,16 +24,12 @@ except ImportError:
 
 from watch_beside_etcd import DEADLINE_S, Stream
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "shards" / "machine" / "test"))
+from etcd_testing import eventually
+
 EMPTY = "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"
 BAD_TOKEN = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
 DENIED = "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
-
-
-def eventually(what, check):
-    end = time.monotonic() + DEADLINE_S
-    while not check():
-        assert time.monotonic() < end, what
-        time.sleep(0.002)
 
 
 def service_run(beside):
@@ -283,11 +280,7 @@ class Users:
 
     def lock(self, user):
         """A call that waits for the lock w/lock."""
-        pool = self.m.pool
-        ask, answer = (
-            self.m.factory.GetPrototype(pool.FindMessageTypeByName(f"v3lockpb.Lock{kind}"))
-            for kind in ("Request", "Response")
-        )
+        ask, answer = (self.m.load(f"v3lockpb.Lock{kind}") for kind in ("Request", "Response"))
         call = self.client.channel.unary_unary(
             "/v3lockpb.Lock/Lock",
             request_serializer=lambda m: m.SerializeToString(),
