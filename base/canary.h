@@ -64,6 +64,7 @@
     X(stalled_host_vouches, 114)     \
     X(pause_by_wall_clock, 115)      \
     X(move_never_ends, 116)          \
+    X(stall_never_ends, 118)         \
     X(wrong_clock_leads, 117)
 
 enum canary {

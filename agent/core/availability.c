@@ -65,6 +65,9 @@ void agent__outages_disk_changed(struct agent *a)
 /* For how long this host has not been able to write what would change its view. */
 static uint64_t stalled_ms(struct agent *a)
 {
+    if (!CANARY(stall_never_ends)) {
+        agent__outages_disk_changed(a); /* a host without peers is not told when a stall ends */
+    }
     uint64_t now = clock_now(&clock_system), since = atomic_load(&a->stalled_ns);
     return since == 0 ? 0 : 1 + (now > since ? now - since : 0) / NS_PER_MS;
 }

@@ -57,6 +57,14 @@ static const struct step disk_hangs[] = {
     {.at_ns = AT(18000), .kind = STEP_DELETE, .shard = 2},
 };
 
+/* The only host starts without space, and its disk hangs while the space returns. It was not ready for ever. */
+static const struct step disk_hangs_alone[] = {
+    {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 0, .amount = ONE_VOTER_NEW},
+    {.at_ns = AT(20000), .kind = STEP_LOW_SPACE, .host = 0, .for_ns = FOR(25000)},
+    {.at_ns = AT(22000), .kind = STEP_CRASH, .host = 0, .for_ns = FOR(3000)},
+    {.at_ns = AT(24000), .kind = STEP_SLOW_DISK, .host = 0, .for_ns = FOR(40000)},
+};
+
 /* A replica fails on a host whose wall clock is 22 hours ahead. It was rebuilt 22 hours later. */
 static const struct step clock_ahead[] = {
     {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 0, .amount = THREE_VOTERS_NEW},
@@ -85,6 +93,8 @@ static const struct known_story all[] = {
     {"removed_restarts", "removed_ends_early", 4, PEERS, false, 0, STEPS(removed_restarts)},
     {"only_voter_fails", "failed_voter_counts", 3, JOIN, false, 0, STEPS(only_voter_fails)},
     {"disk_hangs", "stalled_host_vouches", 5, JOIN, false, 0, STEPS(disk_hangs)},
+    {"disk_hangs_alone", "stall_never_ends", 1, AGENT_BOOTSTRAP_DEV, false, 0,
+     STEPS(disk_hangs_alone)},
     {"clock_ahead", "pause_by_wall_clock", 3, JOIN, false, 0, STEPS(clock_ahead)},
     {"scaled_while_moving", "move_never_ends", 5, JOIN, false, 0, STEPS(scaled_while_moving)},
 };
