@@ -299,8 +299,8 @@ static bool waits_for_lost_hosts(const struct registry_view *v, const thole_v1_S
 {
     struct registry_replica_buf buf;
     const thole_v1_Replica *r;
-    for (uint64_t id = 0;
-         (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(shard), id, &buf)) != NULL;) {
+    uint64_t id = 0;
+    while ((r = registry_next_replica_of_shard(v, thole_v1_Shard_id(shard), id, &buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         struct uuid host;
         const thole_v1_Host *h = uuid_parse(registry_str(thole_v1_Replica_host_id(r)), &host)
@@ -312,7 +312,7 @@ static bool waits_for_lost_hosts(const struct registry_view *v, const thole_v1_S
             return false;
         }
     }
-    return disks__any_lost();
+    return id != 0 && disks__any_lost();
 }
 
 static bool shards_settled(const struct registry_view *v, char *ret, size_t size)
