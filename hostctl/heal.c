@@ -46,7 +46,7 @@ static bool on_live_host(const struct hostctl *h, const thole_v1_Replica *r)
 }
 
 /* The replica to rebuild now, or NULL. */
-static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t shard_id,
+static const thole_v1_Replica *find_failed(const struct hostctl *h, const thole_v1_Shard *shard,
                                            struct registry_replica_buf *buf)
 {
     uint64_t found = 0;
@@ -55,7 +55,8 @@ static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t sha
     uint32_t voting = 0;
     uint32_t running = 0;
     uint64_t after = 0;
-    while ((r = registry_next_replica_of_shard(h->view, shard_id, after, buf)) != NULL) {
+    while ((r = registry_next_replica_of_shard(h->view, thole_v1_Shard_id(shard), after, buf)) !=
+           NULL) {
         int32_t phase = thole_v1_Replica_phase(r);
         after = thole_v1_Replica_id(r);
         if (thole_v1_Replica_desired(r) != thole_v1_REPLICA_DESIRED_RUN) {
@@ -72,6 +73,9 @@ static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t sha
             votes = is_voting(r);
         }
     }
+    /* A running replica has the role that is wanted; a failed one may have been without a vote. */
+    uint32_t in_force = thole_v1_ShardStatus_voting(thole_v1_Shard_status(shard));
+    voting = in_force > 0 ? in_force : voting;
     bool safe = found != 0 && (!votes || running * 2 > voting);
     return safe ? registry_replica(h->view, found, buf) : NULL;
 }
@@ -133,7 +137,7 @@ void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s)
         !thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard))) {
         return;
     }
-    const thole_v1_Replica *r = find_failed(h, s->id, &replica_buf);
+    const thole_v1_Replica *r = find_failed(h, shard, &replica_buf);
     if (r == NULL) {
         return;
     }

@@ -120,6 +120,10 @@ static void check_claims(int n, struct agent *a, const struct registry_view *v)
         uint64_t allowed_ns = by_voter ? TRUTH_NS : TRUTH_BY_ROWS_NS;
         bool wrong = claim.available && seen_ns != 0 && world__now_ns() - seen_ns > LOOK_NS;
         uint64_t since = since_ns(&wrong_ns, thole_v1_Shard_id(row), n, wrong);
+        if (since != 0 && since < disturbed_ns[n]) { /* of the claims before */
+            (void)since_ns(&wrong_ns, thole_v1_Shard_id(row), n, false);
+            since = since_ns(&wrong_ns, thole_v1_Shard_id(row), n, wrong);
+        }
         if (since != 0 && world__now_ns() - since > allowed_ns) {
             world__fail("h%d says for %.1f s that shard %s is available, which has no quorum",
                         n + 1, (double)(world__now_ns() - since) / 1e9, name);

@@ -355,7 +355,7 @@ static void run_plan(struct repairing *v, const thole_v1_RepairPlan *plan)
     upb_Arena *a = upb_Arena_New();
     size_t size = 0;
     v->chosen = thole_v1_RepairPlan_chosen_replica(plan);
-    v->really_lost = disks__is_lost(v->shard_id);
+    v->really_lost = !disks__can_serve(v->shard_id);
     clients__lose_shard(v->shard_id); /* the repair may lose what other replicas had */
     thole_v1_RunRepairRequest *q = thole_v1_RunRepairRequest_new(a);
     thole_v1_RunRepairRequest_set_shard(q, upb_StringView_FromString(v->shard));

@@ -211,6 +211,18 @@ bool disks__survives(uint64_t shard_id, int without)
     return true;
 }
 
+bool disks__can_serve(uint64_t shard_id)
+{
+    for (size_t i = 0; i < held_count; i++) {
+        const struct raft_config *c = &held[i].config;
+        if (held[i].shard_id == shard_id && half_survives(c, false, -1) &&
+            (!c->joint || half_survives(c, true, -1))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool disks__has_replica(int n, uint64_t shard_id)
 {
     for (size_t i = 0; i < held_count; i++) {

@@ -57,7 +57,8 @@ static const struct step disk_hangs[] = {
     {.at_ns = AT(18000), .kind = STEP_DELETE, .shard = 2},
 };
 
-/* The only host starts without space, and its disk hangs while the space returns. It was not ready for ever. */
+/* The only host starts without space, and its disk hangs while the space returns. It was not ready
+ * for ever. */
 static const struct step disk_hangs_alone[] = {
     {.at_ns = AT(3000), .kind = STEP_CREATE, .shard = 0, .amount = ONE_VOTER_NEW},
     {.at_ns = AT(20000), .kind = STEP_LOW_SPACE, .host = 0, .for_ns = FOR(25000)},

@@ -55,6 +55,9 @@ bool disks__damage(int n, uint64_t shard_id);
 bool disks__is_damaged(uint64_t replica_id);
 /* Shards that lost a quorum of disks, and were not repaired since. */
 bool disks__is_lost(uint64_t shard_id);
+/* Are there replicas with a configuration of which a quorum has its data? They may go on without
+ * hearing of a repair. */
+bool disks__can_serve(uint64_t shard_id);
 bool disks__any_lost(void); /* was any disk lost, or damaged? */
 void disks__note_repaired(uint64_t shard_id);
 void verbs__do(const struct step *p);

@@ -194,6 +194,41 @@ static void heal_failed_restore_is_tried_elsewhere(void **state)
     cluster_free(h);
 }
 
+static bool says_quorum_lost(struct cluster *h)
+{
+    struct registry_shard_buf buf;
+    struct registry_view *v = cluster_view(h);
+    const thole_v1_Condition *c =
+        registry_shard_condition(registry_shard(v, cluster_shard_id(h, "f"), &buf), "Degraded");
+    bool says = c != NULL && thole_v1_Condition_status(c) &&
+                slice_equal(registry_str(thole_v1_Condition_reason(c)), slice_str("QuorumLost"));
+    registry_view_release(v);
+    return says;
+}
+
+/* The only voter's host is drained, and the new replica fails before it has the vote. It counted
+ * as half of the votes: the shard was called lost, and nothing was rebuilt. */
+static void heal_new_replica_that_fails_before_its_vote(void **state)
+{
+    (void)state;
+    struct cluster *h = hosts_with_flaky(6, 3, 1);
+    uint64_t n = host_of_f(h, true);
+    assert_true(cluster_add(h, "f", 10));
+    for (uint64_t i = 0; i < 3; i++) { /* a new replica gets a snapshot */
+        h->hosts[i].flaky_restore = true;
+    }
+    assert_int_equal(cluster_host_state(h, n, thole_v1_HOST_STATE_DRAINING), THOLE_OK);
+    RUN_UNTIL(h, 10000, events_of_f(h, "ReplicaFailed", "a test fails restore") >= 1);
+    cluster_run(h, 500);
+    assert_false(says_quorum_lost(h));
+    for (uint64_t i = 0; i < 3; i++) {
+        h->hosts[i].flaky_restore = false;
+    }
+    RUN_UNTIL(h, 60000, cluster_settled(h, "f") && host_of_f(h, true) != n);
+    assert_true(cluster_add(h, "f", 3));
+    cluster_free(h);
+}
+
 /* The number of replicas that failed after this time, of any shard on any host. */
 static size_t failed_since(struct cluster *h, int64_t after_ms)
 {
@@ -330,6 +365,7 @@ int main(void)
         cmocka_unit_test(heal_machine_that_keeps_failing_is_tried_less_and_less),
         cmocka_unit_test(heal_never_takes_the_majority),
         cmocka_unit_test(heal_failed_restore_is_tried_elsewhere),
+        cmocka_unit_test(heal_new_replica_that_fails_before_its_vote),
         cmocka_unit_test(heal_host_where_replicas_keep_failing_gets_nothing_new),
         cmocka_unit_test(heal_commands_that_fail_everywhere_count_against_no_host),
     };

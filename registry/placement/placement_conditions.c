@@ -57,6 +57,8 @@ static struct lost count_lost(const struct placement *p)
     struct lost c = {0};
     uint32_t votes = 0;
     uint32_t lost_votes = 0;
+    uint32_t running = 0;
+    uint32_t in_force = thole_v1_ShardStatus_voting(thole_v1_Shard_status(p->shard));
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
         bool lost = !m->host_up || m->failed;
@@ -64,8 +66,11 @@ static struct lost count_lost(const struct placement *p)
         c.lost += m->run && m->voting && lost;
         votes += still_votes(m);
         lost_votes += still_votes(m) && lost;
+        running += still_votes(m) && m->running && !lost;
     }
-    c.quorum = lost_votes > 0 && lost_votes * 2 >= votes;
+    /* A running replica has its vote; a lost one may never have got it. */
+    c.quorum =
+        lost_votes > 0 && lost_votes * 2 >= votes && (in_force == 0 || running * 2 <= in_force);
     if (c.quorum) {
         c.voting = votes;
         c.lost = lost_votes;

@@ -41,7 +41,7 @@ static void compare(const char *path)
         bytes_append(&want, part, n);
     }
     (void)fclose(f);
-    if (want.size != trace.size || memcmp(want.data, trace.data, want.size) != 0) {
+    if (!slice_equal(bytes_slice(&want), bytes_slice(&trace))) {
         (void)fprintf(stderr, "%s differs; now:\n%.*s", path, (int)trace.size,
                       (const char *)trace.data);
         fail();
