@@ -156,6 +156,9 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
         if (!other->up) {
             continue; /* no answer: proposals would wait for a whole timeout */
         }
+        if (engine_peer_refuses(h->o.engine, &id, local->shard_id)) {
+            continue; /* its beats say so before its row does */
+        }
         if (best.host == NULL || (preferred && !best.preferred) ||
             (preferred == best.preferred && other->expected < best.host->expected)) {
             best = (struct choice){other, after, preferred};
