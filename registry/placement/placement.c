@@ -244,9 +244,12 @@ static bool matches_cover(const struct placement *p, const thole_v1_Host *host)
     return false;
 }
 
-/* Replicas of users' shards on a host. */
+/* Replicas of users' shards on a host. Those that are moving away count until their rows are gone:
+ * what is expected to leave makes no room yet. */
 static uint32_t users_load(const struct placement *p, const struct placement_host *h)
 {
+    uint32_t rows = registry__count_of_host(&p->v->s, &h->id);
+    uint32_t load = h->load > rows ? h->load : rows;
     struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     const thole_v1_Replica *row;
@@ -256,10 +259,10 @@ static uint32_t users_load(const struct placement *p, const struct placement_hos
         after = thole_v1_Replica_id(row);
         if (uuid_parse(registry_str(thole_v1_Replica_host_id(row)), &id) &&
             uuid_equal(&id, &h->id)) {
-            return h->load - 1;
+            return load - 1;
         }
     }
-    return h->load;
+    return load;
 }
 
 static void count_failures(const struct placement *p, struct placement_host *h)
